@@ -1,0 +1,118 @@
+"""What an operator can set: environment variables `EYESPOT_*`, each with its unit, its range and one sentence."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from eyespot.errors import InvalidSetting
+
+PREFIX = "EYESPOT_"
+_OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
+_MIB = 1024 * 1024
+_LATER: dict[str, Any] = {"in_effect": False}
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, in the order of DESIGN section 7."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every IPv4 address.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+
+    model: str = Field("auto", description="Entry of the manifest; `auto` is the first whose weights are here.")
+    manifest: Path = Field(Path("weights/manifest.toml"), description="File that says which networks exist.")
+    labels_dir: Path = Field(Path("labels"), description="Folder of label files that are not beside the manifest.")
+    data_dir: Path = Field(Path("data"), description="Folder for what the server writes; made when missing.")
+
+    engine: Literal["auto", "openvino", "torch", "onnxruntime", "torchscript"] = Field(
+        "auto", description="Library that computes; `auto` is openvino."
+    )
+    precision: Literal["auto", "f32", "bf16", "int8"] = Field("auto", description="Number format; `auto` is f32.")
+    workers: int | None = Field(None, ge=1, le=1024, description="Images computed at once; by default planned.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads for each worker; by default planned.")
+    queue: int = Field(64, ge=0, le=100_000, description="Images that may wait; one more is refused.")
+    deadline_seconds: float = Field(10, gt=0, le=3600, description="Seconds that a caller waits at most for an image.")
+    drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds between SIGTERM and the closing of the port.")
+
+    max_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB, description="Bytes of one encoded image.")
+    max_pixels: int = Field(25_000_000, ge=1024, le=1_000_000_000, description="Pixels of one JPEG; others half.")
+    formats: Annotated[tuple[Literal["jpeg", "png", "webp"], ...], NoDecode] = Field(
+        ("jpeg", "png", "webp"), min_length=1, description="Image formats that are read, separated by commas."
+    )
+    batch_max: int = Field(64, ge=1, le=10_000, description="Images in one batch.", json_schema_extra=_LATER)
+    batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Bytes of one batch.", json_schema_extra=_LATER)
+
+    cache_url: str = Field(
+        "memory://",
+        pattern=r"^(memory://.*|rediss?://.+|off)$",
+        description="Where answers are remembered: `memory://`, `redis://…` or `off`.",
+        json_schema_extra=_LATER,
+    )
+    audit_url: str = Field(
+        "sqlite",
+        pattern=r"^(sqlite(:///.+)?|postgresql(\+\w+)?://.+|off)$",
+        description="Where recognitions are recorded: `sqlite` (in the data folder), `postgresql://…` or `off`.",
+        json_schema_extra=_LATER,
+    )
+    audit_days: int = Field(30, ge=1, le=36_500, description="Days that a record is kept.", json_schema_extra=_LATER)
+    audit_required: bool = Field(False, description="Refuse what cannot be recorded.", json_schema_extra=_LATER)
+    uploads: Literal["off", "on"] = Field("off", description="Keep the images.", json_schema_extra=_LATER)
+    uploads_days: int = Field(30, ge=1, le=36_500, description="Days that an image is kept.", json_schema_extra=_LATER)
+    uploads_max_bytes: int = Field(
+        1024 * _MIB, ge=0, description="Bytes of kept images together; the oldest go first.", json_schema_extra=_LATER
+    )
+
+    api_keys: SecretStr | None = Field(None, description="`name:secret[:admin],…`.", json_schema_extra=_LATER)
+    rate_limit: str | None = Field(None, description="Such as `100/minute`, per client.", json_schema_extra=_LATER)
+    trusted_proxies: str | None = Field(
+        None, description="Networks whose X-Forwarded-For is believed.", json_schema_extra=_LATER
+    )
+    cors_origins: str | None = Field(None, description="Origins that may call from a page.", json_schema_extra=_LATER)
+
+    log_format: Literal["auto", "lines", "json"] = Field(
+        "auto", description="`lines` for people, `json` for programs; `auto` is lines on a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
+
+    def without_effect(self) -> list[str]:
+        """Names of the settings that were set, and that this version knows but does not act on yet."""
+        return [variable(name) for name in sorted(self.model_fields_set) if not in_effect(name)]
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def in_effect(name: str) -> bool:
+    """Whether this version acts on the field."""
+    return Settings.model_fields[name].json_schema_extra != _LATER
+
+
+def load() -> Settings:
+    """The settings of this process's environment.
+
+    Raises:
+        InvalidSetting: a name is unknown (the nearest known one is named), or a value cannot be.
+    """
+    known = {variable(name) for name in Settings.model_fields} | _OF_THE_CLIENT
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
+            raise InvalidSetting(f"unknown setting {name}; did you mean {nearest}?")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = variable(str(first["loc"][0]))
+        raise InvalidSetting(f"{name}={os.environ.get(name, '')!r}: {first['msg']}") from error

@@ -1,0 +1,97 @@
+"""What an operator sees: events in a log, numbers in `/metrics`."""
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+_logger = logging.getLogger("eyespot")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter, which nobody asked for
+
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+def event(name: str, level: int = logging.INFO, /, *, exc_info: BaseException | None = None, **facts: object) -> None:
+    """Log that something happened: a name in the past tense, and facts as fields."""
+    _logger.log(level, name, exc_info=exc_info, extra={"facts": facts})
+
+
+def configure_logging(log_format: str, level: str) -> None:
+    """Send events to standard error: `lines` for people, `json` for programs, `auto` for whichever is looking."""
+    people = log_format == "lines" or (log_format == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines() if people else _Json())
+    for logger in (_logger, logging.getLogger("uvicorn")):
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(level.upper())
+    # uvicorn tells of its own start and stop; ours say the same with facts.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, _logger.level))
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        facts = " ".join(f"{key}={value}" for key, value in getattr(record, "facts", {}).items())
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+        line = f"{moment} {record.levelname.lower():7} {record.getMessage()}  {facts}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class Metrics:
+    """The numbers of one server, in a registry of its own, so that two servers in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.requests = Counter("eyespot_requests", "Requests answered.", ["route", "status"], registry=registry)
+        self.request_seconds = Histogram(
+            "eyespot_request_seconds",
+            "From the first byte to the last.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.step_seconds = Histogram(
+            "eyespot_step_seconds", "Time in one step of the journey.", ["step"], buckets=_SECONDS, registry=registry
+        )
+        self.queue_depth = Gauge("eyespot_queue_depth", "Images that wait for a worker.", registry=registry)
+        self.workers_busy = Gauge("eyespot_workers_busy", "Workers that are computing.", registry=registry)
+        self.refused = Counter("eyespot_refused", "Requests refused.", ["code"], registry=registry)
+        self.cancelled = Counter(
+            "eyespot_cancelled", "Images not begun, since they were late or their caller had left.", registry=registry
+        )
+        self.image_errors = Counter(
+            "eyespot_image_errors", "Images that could not be recognised.", ["code"], registry=registry
+        )
+        self.model_info = Gauge(
+            "eyespot_model_info",
+            "The network that answers; always 1.",
+            ["name", "digest", "engine", "precision"],
+            registry=registry,
+        )

@@ -1,0 +1,140 @@
+"""The nouns: each dataclass is the domain object, its JSON, its OpenAPI schema and what the client returns."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+type_uri = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an image becomes the pixels of one network; the numbers travel with its weights.
+
+    `resize` and `crop` are pixels; `mean` and `std` are per RGB channel, of values scaled to [0, 1].
+    """
+
+    resize: int
+    crop: int
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class that the network knows."""
+
+    class_id: Annotated[int, Field(ge=0, description="Index of the class in the network's output.")]
+    wnid: Annotated[str, Field(description="WordNet 3.0 id of the class.")]
+    label: Annotated[str, Field(description="Name of the class; unique.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class, and how sure the network is of it."""
+
+    class_id: Annotated[int, Field(ge=0, description="Index of the class in the network's output.")]
+    wnid: Annotated[str, Field(description="WordNet 3.0 id of the class.")]
+    label: Annotated[str, Field(description="Name of the class.")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="Softmax of the logits; all classes together make 1.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """The image that was recognised."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes, as they were sent.")]
+    format: Annotated[str, Field(description="JPEG, PNG or WEBP, told from the first bytes.")]
+    width: Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
+    height: Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The network that answered."""
+
+    name: Annotated[str, Field(description="Entry of the manifest.")]
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the weight file.")]
+    engine: Annotated[str, Field(description="Library that computes: openvino or torch.")]
+    precision: Annotated[str, Field(description="Number format of the computation: f32.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What is in one image: the reply of `/predict`."""
+
+    predictions: Annotated[list[Prediction], Field(description="Highest confidence first.")]
+    image: ImageInfo
+    model: ModelInfo
+    cached: Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
+    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Published accuracy in percent, and on what."""
+
+    top1: float
+    on: str
+    top5: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may be."""
+
+    max_bytes: Annotated[int, Field(description="Bytes of one encoded image.")]
+    max_pixels: Annotated[int, Field(description="Width times height of a JPEG; a PNG or WebP may have half of it.")]
+    formats: Annotated[list[str], Field(description="Formats that are read.")]
+    max_top_k: Annotated[int, Field(description="Largest top_k.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The network and what it accepts: the reply of `/model`."""
+
+    name: str
+    digest: str
+    architecture: str
+    engine: str
+    precision: str
+    input_size: Annotated[int, Field(description="Side of the square that the network sees, in pixels.")]
+    classes: Annotated[int, Field(description="Number of classes.")]
+    accuracy: Accuracy | None
+    license: str
+    stand_in: Annotated[bool, Field(description="Whether this network stands in for one whose weights are missing.")]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that readiness depends on."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The reply of `/readyz`; the checks only with `?verbose`."""
+
+    ready: bool
+    checks: list[Check] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request was refused (RFC 9457, `application/problem+json`)."""
+
+    type: Annotated[str, Field(description="urn:eyespot:problem: and the code.")]
+    title: Annotated[str, Field(description="The kind of problem, in a few words.")]
+    status: Annotated[int, Field(description="The HTTP status.")]
+    detail: Annotated[str, Field(description="What happened, and what to do about it.")]
+    code: Annotated[str, Field(description="The kind of problem, for programs.")]
+    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    limit: Annotated[int | float | None, Field(description="The limit that was broken.")] = None
+    value: Annotated[int | float | str | None, Field(description="The value that broke it.")] = None
+    checks: Annotated[list[Check] | None, Field(description="Of /readyz?verbose.")] = None

@@ -1,0 +1,24 @@
+"""What computes: a Protocol over numpy, with one engine a module; nothing outside an engine imports its library."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Logits = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """One loaded network.
+
+    `infer` may be called from several threads at once. Its input is uint8 RGB of shape (n, side, side, 3), as it was
+    decoded. It returns float32 logits of shape (n, classes) and, when asked, the last feature map, float32 of shape
+    (n, channels, height, width).
+    """
+
+    name: str
+    precision: str
+
+    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]: ...

@@ -1,0 +1,91 @@
+"""The reference engine: torch in float32, from which every export is made and against which it is proved."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from eyespot.errors import EngineUnavailable, WeightsCorrupt
+from eyespot.types import Recipe
+from eyespot.vision.engines import Features, Logits, Pixels
+
+
+class Network(torch.nn.Module):
+    """A classifier from pixels as they are, uint8 (n, side, side, 3), to its logits and its last feature map.
+
+    The global pooling and the final layer are taken out of the network and applied here, so that the feature map can be
+    handed out. The logits are then the final layer of the map's mean, which is also what class-activation mapping needs
+    (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+    """
+
+    def __init__(self, network: torch.nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        modules = dict(network.named_modules())
+        pooling = [name for name, module in modules.items() if isinstance(module, torch.nn.AdaptiveAvgPool2d)]
+        linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
+        if not pooling or not linear:
+            raise EngineUnavailable("only networks that end in global average pooling and one linear layer can be used")
+        self.head = modules[linear[-1]]
+        network.set_submodule(pooling[-1], torch.nn.Identity())
+        network.set_submodule(linear[-1], torch.nn.Identity())
+        self.body = network
+        mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
+        self.scale = torch.nn.Buffer((1 / (255 * std)).view(1, 3, 1, 1))
+        self.shift = torch.nn.Buffer((mean / std).view(1, 3, 1, 1))
+        with torch.inference_mode():
+            flat = self.body(torch.zeros(1, 3, recipe.crop, recipe.crop))
+        side = round((flat.shape[1] / self.head.in_features) ** 0.5)
+        self.map_shape = (self.head.in_features, side, side)
+        self.eval()
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do it.
+        values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        flat = self.body(values * self.scale - self.shift)
+        features = flat.unflatten(1, self.map_shape)
+        return self.head(features.mean((2, 3))), features
+
+
+def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe) -> Network:
+    """The network with its weights, strictly loaded, in evaluation mode.
+
+    Raises:
+        EngineUnavailable: the architecture is none that is known.
+        WeightsCorrupt: the file is no state dict of this architecture with this number of classes.
+    """
+    network = _build(architecture, classes)
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise WeightsCorrupt(f"{weights} does not fit {architecture} with {classes} classes: {first_line}") from error
+    return Network(network.eval(), recipe)
+
+
+def _build(architecture: str, classes: int) -> Any:
+    if architecture == "efficientnet_lite0":
+        from efficientnet_lite_pytorch import EfficientNet
+
+        return EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
+    try:
+        return torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+    except ValueError as error:
+        raise EngineUnavailable(f"no architecture is called {architecture!r}: {error}") from error
+
+
+class TorchEngine:
+    """torch, eager, float32."""
+
+    name = "torch"
+    precision = "f32"
+
+    def __init__(self, network: Network, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._network = network
+
+    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
+        with torch.inference_mode():
+            logits, feature_map = self._network(torch.from_numpy(np.ascontiguousarray(pixels)))
+        return logits.numpy(), feature_map.numpy() if features else None

@@ -1,0 +1,87 @@
+"""What `/openapi.json` says of `/predict` beyond the types: its three bodies, its parameters and a true reply."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from eyespot.web.images import Parameters
+
+# The reply of EfficientNet-Lite0 to the sample image that comes with the package.
+RECOGNITION: dict[str, Any] = {
+    "predictions": [
+        {"class_id": 285, "wnid": "n02124075", "label": "Egyptian cat", "confidence": 0.38632},
+        {"class_id": 282, "wnid": "n02123159", "label": "tiger cat", "confidence": 0.364206},
+        {"class_id": 281, "wnid": "n02123045", "label": "tabby", "confidence": 0.175957},
+    ],
+    "image": {
+        "sha256": "fc898c685c70f36d349c985193d1121103966bad43aa69cb3d7114cb0430150f",
+        "format": "JPEG",
+        "width": 451,
+        "height": 300,
+    },
+    "model": {
+        "name": "efficientnet-lite0",
+        "digest": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "engine": "openvino",
+        "precision": "f32",
+    },
+    "cached": False,
+    "request_id": "6f1c0e9ad3b14a57",
+}
+
+# The sample image again, as a PNG of 32 x 21 pixels and 16 colours, so that "Try it out" works as it stands.
+SMALL_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAVBAMAAADV4/HZAAAAMFBMVEW8pJ2ylIOxiGqjhHOke16idFOWd2GTb1aWa0ySZUGEZlGC"
+    "X0iGWTh1VkBxSy5VMx2hsI8DAAABcElEQVR42gFlAZr+ATM1YmkURU+fYxHarr0DyQACzgb6EzIv4DD+ACQNABXv8AL/QMBBQNEg"
+    "APzv0UECQu/uAgD+w/HfQA3Chv4esBDdzd4EALwNAL3wQPDP4AzwAUH/7wQAAEUP2r/8APrd7B/i//zAAgAhNUH6p3v5/bqe//1n"
+    "BEACAzMrn+CvAJ0i8AAIAAADBACr3oJJV8/+9idCKv/kM93dAPp0IUnInO73FFJP+4EAE2sC7ggA39Ts4AUAA/8CoRDtlQQDEKTH"
+    "LdCHmUHvWsg5UA/sAzPuIyQBF/kTNM5RkWErEukDY6dBetAJ9fU7sw8fvQnjWAQQ7bRPnsw0BAJAMM6qmjEAAgT+uzT/AEEMETMA"
+    "7FEA4AACIzDcgVL+wP2gOR3tFRBSAALgQP7KBAIAwH4AX9DwVv4AAgAA8P6vIDAELfgxAz20zwAE/tD/AN0g3lUSxC7tbfYXEQId"
+    "8BAA/gDfzOqs0MvwFKAAnTidxT2VWoQAAAAASUVORK5CYII="
+)
+
+_PARAMETERS = TypeAdapter(Parameters).json_schema()["properties"]
+_IMAGE = {"type": "string", "format": "binary", "description": "The encoded image: JPEG, PNG or WebP."}
+
+
+def _schema(name: str) -> dict[str, Any]:
+    return {key: value for key, value in _PARAMETERS[name].items() if key not in ("title", "description")}
+
+
+def predict_request() -> dict[str, Any]:
+    """Parameters and bodies of `/predict`, which are read by hand and so are unknown to FastAPI."""
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "description": f"{_PARAMETERS[name]['description']} A value in the body wins over this one.",
+                "schema": _schema(name),
+            }
+            for name in _PARAMETERS
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
+            "content": {
+                "multipart/form-data": {
+                    "schema": {"type": "object", "required": ["file"], "properties": {"file": _IMAGE, **_PARAMETERS}}
+                },
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {
+                            "image": {
+                                "type": "string",
+                                "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI.",
+                            },
+                            **_PARAMETERS,
+                        },
+                    },
+                    "example": {"image": SMALL_PNG, "top_k": 3},
+                },
+                **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
+            },
+        },
+    }

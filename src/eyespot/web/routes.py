@@ -1,0 +1,181 @@
+"""The routes: what each URL answers."""
+
+import asyncio
+import time
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import TypeAdapter
+
+from eyespot import errors
+from eyespot.recognizer import Image, Recognized, Recognizer
+from eyespot.types import Label, ModelCard, Readiness, Recognition
+from eyespot.web import STATIC, images, openapi, problems
+from eyespot.web.middleware import CLIENT_LEFT
+
+router = APIRouter()
+_RECOGNITION = TypeAdapter(Recognition)
+_LABELS = TypeAdapter(tuple[Label, ...])
+_MODEL = TypeAdapter(ModelCard)
+_READINESS = TypeAdapter(Readiness)
+
+_NO_STORE = {"Cache-Control": "no-store"}
+# Everything a page of ours needs comes from here; Swagger UI sets styles and draws icons from data: URIs.
+_PAGE = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/predict",
+    response_model=Recognition,
+    summary="What is in an image",
+    responses={
+        200: {"content": {"application/json": {"example": openapi.RECOGNITION}}},
+        **problems.documented(
+            errors.NoImage,
+            errors.SeveralImages,
+            errors.BadJson,
+            errors.BadBase64,
+            errors.BadForm,
+            errors.ImageTooLarge,
+            errors.BodyTooLarge,
+            errors.UnsupportedBody,
+            errors.UnsupportedFormat,
+            errors.BrokenImage,
+            errors.TooManyPixels,
+            errors.TooSmall,
+            errors.TooManyScans,
+            errors.InvalidParameter,
+            errors.Overloaded,
+            errors.Draining,
+            errors.TooLate,
+        ),
+    },
+    openapi_extra=openapi.predict_request(),
+)
+async def predict(request: Request) -> Response:
+    """Recognise one image: a form with one file, base64 in JSON, or the image itself as the body."""
+    recognizer: Recognizer = request.app.state.recognizer
+    limits = recognizer.classifier.card.limits
+    started = time.monotonic()
+    image, parameters = await images.read(request, limits.max_bytes, limits.max_top_k)
+    read_seconds = time.monotonic() - started
+    recognizer.metrics.step_seconds.labels("read").observe(read_seconds)
+    recognized = await _unless_client_leaves(request, recognizer, image)
+    if recognized is None:
+        return Response(status_code=CLIENT_LEFT)
+    steps = {name: round(seconds * 1000, 1) for name, seconds in {"read": read_seconds, **recognized.steps}.items()}
+    request.state.facts["steps"] = steps
+    request.state.facts["sha256"] = image.sha256
+    recognition = Recognition(
+        predictions=recognizer.classifier.top(recognized.confidences, parameters.top_k, parameters.min_confidence),
+        image=recognized.image,
+        model=recognizer.classifier.info,
+        cached=recognized.cached,
+        request_id=request.state.request_id,
+    )
+    timing = ", ".join(f"{name};dur={milliseconds}" for name, milliseconds in steps.items())
+    return _json(_RECOGNITION.dump_json(recognition), {"Server-Timing": timing})
+
+
+# `curl -T` sends a PUT. The same operation, so it is told of once.
+router.add_api_route("/predict", predict, methods=["PUT"], include_in_schema=False)
+
+
+async def _unless_client_leaves(request: Request, recognizer: Recognizer, image: Image) -> Recognized | None:
+    """The recognition, or None as soon as the client hangs up; what has not been begun then never is."""
+    work = asyncio.ensure_future(recognizer.recognize(image))
+    departure = asyncio.ensure_future(request.receive())  # after the body, the next message says that the client left
+    try:
+        await asyncio.wait((work, departure), return_when=asyncio.FIRST_COMPLETED)
+        return await work if work.done() else None
+    finally:
+        work.cancel()
+        departure.cancel()
+
+
+@router.get(
+    "/labels", response_model=list[Label], summary="The classes", responses=problems.documented(errors.InvalidParameter)
+)
+async def labels(
+    request: Request,
+    lang: Annotated[  # noqa: ARG001
+        Literal["en", "zh"], Query(description="Language; `zh` answers with the English names so far.")
+    ] = "en",
+) -> Response:
+    """Every class that the network knows, in the order of class_id."""
+    return _json(_LABELS.dump_json(request.app.state.recognizer.classifier.labels))
+
+
+@router.get("/model", response_model=ModelCard, summary="The network", responses=problems.documented())
+async def model(request: Request) -> Response:
+    """Which network answers, how good it is, and what it accepts."""
+    return _json(_MODEL.dump_json(request.app.state.recognizer.classifier.card))
+
+
+@router.get("/livez", summary="Alive?")
+@router.head("/livez", include_in_schema=False)
+async def livez() -> Response:
+    """200 while the process answers at all; touches nothing."""
+    return _json(b'{"alive":true}', _NO_STORE)
+
+
+@router.get(
+    "/readyz",
+    response_model=Readiness,
+    response_model_exclude_none=True,
+    summary="Ready for traffic?",
+    responses=problems.documented(errors.Overloaded, errors.Draining),
+)
+@router.head("/readyz", include_in_schema=False)
+async def readyz(
+    request: Request, verbose: Annotated[str | None, Query(description="Name the checks.")] = None
+) -> Response:
+    """200 when this server should be sent requests; 503 while it is stopping, or its workers are stuck."""
+    recognizer: Recognizer = request.app.state.recognizer
+    checks = recognizer.checks()
+    shown = checks if verbose is not None else None
+    if recognizer.pool.draining:
+        answer = problems.response(request, errors.Draining(retry_after=recognizer.pool.retry_after()), shown)
+    elif recognizer.pool.is_stuck():
+        stuck = errors.Overloaded(
+            "Every place is taken, and nothing finishes.", retry_after=recognizer.pool.retry_after()
+        )
+        answer = problems.response(request, stuck, shown)
+    else:
+        return _json(_READINESS.dump_json(Readiness(True, shown), exclude_none=True), _NO_STORE)
+    answer.headers.update(_NO_STORE)
+    return answer
+
+
+@router.get(
+    "/metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Counters, gauges and histograms in the Prometheus text format."""
+    registry = request.app.state.recognizer.metrics.registry
+    return Response(generate_latest(registry), headers={**_NO_STORE, "Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/", include_in_schema=False)
+@router.head("/", include_in_schema=False)
+async def page() -> Response:
+    return FileResponse(STATIC / "index.html", headers=_PAGE)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    return FileResponse(STATIC / "docs.html", headers=_PAGE)

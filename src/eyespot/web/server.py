@@ -1,0 +1,99 @@
+"""One process that serves the app: the port, the signals, and an end that loses no request."""
+
+import logging
+import math
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from eyespot.errors import PortTaken
+from eyespot.telemetry import event
+
+_KEEP_ALIVE_SECONDS = (
+    75  # longer than the 60 s after which common balancers drop an idle connection, or they meet a reset
+)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at that address which does not listen yet: whoever connects is refused until the model is ready.
+
+    Raises:
+        PortTaken: the address is in use, is not this machine's, or needs more rights.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return bound
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a stop of our own.
+
+    SIGTERM: not ready from now on, still listening for `drain_seconds` while balancers take notice, then accepted
+    requests finish, exit code 0. SIGINT is somebody at a terminal: the same without the wait. Either again: at once.
+    """
+
+    def __init__(self, app: FastAPI, bound: socket.socket, drain_seconds: float, deadline_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=math.ceil(deadline_seconds) + 5,
+                # Client addresses come from our own reading of proxies.
+                proxy_headers=False,
+            )
+        )
+        self._app = app
+        self._bound = bound
+        self._drain_seconds = drain_seconds
+        self._stop_at = math.inf
+
+    def serve_until_stopped(self, on_ready: Callable[[], None]) -> None:
+        """Open the app, listen, call `on_ready`, and return when a signal has ended it.
+
+        Raises:
+            StartError: the app cannot be opened, or another process began to listen on the same address meanwhile.
+        """
+        self._on_ready = on_ready
+        self.run(sockets=[self._bound])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        log = logging.getLogger("uvicorn.error")
+        log.disabled = True  # it would print the traceback of an error that we raise ourselves
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise self._app.state.start_error from None
+        except OSError as error:
+            await self.lifespan.shutdown()
+            raise PortTaken(f"cannot listen: {error.strerror or error}") from error
+        finally:
+            log.disabled = False
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._stop_at < math.inf:
+            self.should_exit = self.force_exit = True
+            return
+        wait = self._drain_seconds if sig == signal.SIGTERM and self.started else 0
+        self._stop_at = time.monotonic() + wait
+        if self.started:
+            self._app.state.recognizer.pool.draining = True
+        event("stop_requested", signal=signal.Signals(sig).name, drain_seconds=wait)
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or time.monotonic() >= self._stop_at
+        return await super().on_tick(counter)
