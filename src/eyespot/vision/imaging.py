@@ -5,9 +5,11 @@ the decoder raises on hostile bytes is `BrokenImage`.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,9 @@ MAX_SEGMENTS = 10_000  # a camera writes tens; each costs the decoder a turn of 
 # A JPEG is decoded at a reduced DCT scale as long as its short side stays this many times the resize size. Measured on
 # enlarged photographs: the top-1 of the full decode on more than 98 % of them.
 _REDUCED_SIDE = 2.9
+
+# Pillow warns of what is odd in a client's file, a broken EXIF block say; it is decoded or refused, and that is all.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 # The plugins' own classes rather than Image.open: nothing but the format that the bytes announce is tried, MPO is read
 # as the JPEG that it begins with, and Pillow's process-wide pixel limit, which warns before it refuses, stays out.
@@ -51,20 +56,25 @@ _OTHER_FORMATS = {
 _ISO_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
 
 _ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = {
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
+
+
+class _Turn(NamedTuple):
+    """What makes a stored image upright, and how a box of the upright one lies in the stored one."""
+
+    transpose: Image.Transpose
+    swapped: bool  # width and height
+    from_right: bool
+    from_bottom: bool
+
+
+_TURNS = {
+    2: _Turn(Image.Transpose.FLIP_LEFT_RIGHT, swapped=False, from_right=True, from_bottom=False),
+    3: _Turn(Image.Transpose.ROTATE_180, swapped=False, from_right=True, from_bottom=True),
+    4: _Turn(Image.Transpose.FLIP_TOP_BOTTOM, swapped=False, from_right=False, from_bottom=True),
+    5: _Turn(Image.Transpose.TRANSPOSE, swapped=True, from_right=False, from_bottom=False),
+    6: _Turn(Image.Transpose.ROTATE_270, swapped=True, from_right=False, from_bottom=True),
+    7: _Turn(Image.Transpose.TRANSVERSE, swapped=True, from_right=True, from_bottom=True),
+    8: _Turn(Image.Transpose.ROTATE_90, swapped=True, from_right=True, from_bottom=False),
 }
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -186,18 +196,36 @@ def _jpeg_markers(data: bytes) -> Iterator[int]:
 
 
 def decode(image: Image.Image, recipe: Recipe) -> tuple[int, int, Pixels]:
-    """Width and height of the upright first frame, and its crop. Raises whatever Pillow raises."""
-    width, height = image.size
+    """Width and height of the upright first frame, and its crop. Raises whatever Pillow raises.
+
+    The crop is taken before it is turned, for the same pixels at a fraction of the work. At a reduced scale its box is
+    that of the full image divided, not that of the reduced one, whose size is rounded up: on photographs of odd sizes
+    that kept the mean difference to the full decode at 0.14 levels instead of 0.61.
+    """
+    size, scale = image.size, 1.0
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         side = round(_REDUCED_SIDE * recipe.resize)
-        image.draft(None, (side, side))
+        if drafted := image.draft(None, (side, side)):
+            scale = size[0] / drafted[1][2]
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-        if turn in _SIDEWAYS:
-            width, height = height, width
-    return width, height, crop(to_rgb(image), recipe)
+    turn = _TURNS.get(_orientation(image))
+    upright = size[::-1] if turn and turn.swapped else size
+    box = crop_box(upright, recipe)
+    if turn:
+        box = _stored_box(box, size, turn)
+    pixels = crop(to_rgb(image), box, scale, recipe)
+    return *upright, np.asarray(pixels.transpose(turn.transpose) if turn else pixels)
+
+
+def _stored_box(box: Box, size: Size, turn: _Turn) -> Box:
+    left, top, right, bottom = box
+    if turn.swapped:
+        left, top, right, bottom = top, left, bottom, right
+    if turn.from_right:
+        left, right = size[0] - right, size[0] - left
+    if turn.from_bottom:
+        top, bottom = size[1] - bottom, size[1] - top
+    return left, top, right, bottom
 
 
 def _orientation(image: Image.Image) -> int:
@@ -239,7 +267,9 @@ def crop_box(size: Size, recipe: Recipe) -> Box:
     )
 
 
-def crop(image: Image.Image, recipe: Recipe) -> Pixels:
-    """The pixels of the crop at the network's scale, uint8 of shape (crop, crop, 3)."""
-    side = (recipe.crop, recipe.crop)
-    return np.asarray(image.resize(side, _RESAMPLING[recipe.interpolation], box=crop_box(image.size, recipe)))
+def crop(image: Image.Image, box: Box, scale: float, recipe: Recipe) -> Image.Image:
+    """The box of an image that was decoded at 1 / `scale`, as the network takes it: `recipe.crop` pixels a side."""
+    width, height = image.size
+    left, top, right, bottom = (edge / scale for edge in box)
+    inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))  # the last bits of a float
+    return image.resize((recipe.crop, recipe.crop), _RESAMPLING[recipe.interpolation], box=inside)

@@ -19,7 +19,6 @@ from eyespot.types import Accuracy, Recipe
 
 CONNECT_SECONDS = 5
 _READ_SECONDS = 30
-_CHUNK = 1 << 20
 _TORCHVISION = "torchvision:"
 
 Progress = Callable[[int, int], None]
@@ -202,7 +201,7 @@ def _download(url: str, part: Path, entry: Entry, progress: Progress) -> None:
     have = part.stat().st_size if part.exists() else 0
     if have >= entry.bytes:
         have = 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = httpx.Timeout(_READ_SECONDS, connect=CONNECT_SECONDS)
     try:
         with httpx.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
@@ -211,7 +210,7 @@ def _download(url: str, part: Path, entry: Entry, progress: Progress) -> None:
                 have = 0
             with part.open("ab" if have else "wb") as file:
                 progress(have, entry.bytes)
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in response.iter_raw():
                     have += len(chunk)
                     if have > entry.bytes:
                         break  # check() says the rest

@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 from pydantic_core import from_json
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from eyespot.errors import (
@@ -188,8 +188,15 @@ async def _from_form(request: Request) -> _Body:
         form = await parser.parse()
     except MultiPartException as error:
         raise BadForm(f"The form cannot be read: {error.message}") from error
-    if not parser.ended and form:
-        raise BadForm("The form ends before its closing boundary.")
+    try:
+        if not parser.ended and form:
+            raise BadForm("The form ends before its closing boundary.")
+        return _Body(_file_of(form), {name: value for name, value in form.items() if name in NAMES})
+    finally:
+        await form.close()
+
+
+def _file_of(form: FormData) -> bytes:
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if len(files) > 1:
         raise SeveralImages(f"The form holds {len(files)} files where one belongs.", limit=1, value=len(files))
@@ -200,4 +207,4 @@ async def _from_form(request: Request) -> _Body:
     image = named[0]
     if not isinstance(image, UploadFile):
         raise NoImage("The form's image is a text, not a file: with curl, write -F file=@cat.jpg, with the @.")
-    return _Body(image.file.read(), {name: value for name, value in form.items() if name in NAMES})
+    return image.file.read()

@@ -136,15 +136,24 @@ async def livez() -> Response:
     response_model_exclude_none=True,
     summary="Ready for traffic?",
     responses=problems.documented(errors.Overloaded, errors.Draining),
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "verbose",
+                "in": "query",
+                "description": "Name the checks; needs no value.",
+                "allowEmptyValue": True,
+                "schema": {"type": "string"},
+            }
+        ]
+    },
 )
 @router.head("/readyz", include_in_schema=False)
-async def readyz(
-    request: Request, verbose: Annotated[str | None, Query(description="Name the checks.")] = None
-) -> Response:
+async def readyz(request: Request) -> Response:
     """200 when this server should be sent requests; 503 while it is stopping, or its workers are stuck."""
     recognizer: Recognizer = request.app.state.recognizer
     checks = recognizer.checks()
-    shown = checks if verbose is not None else None
+    shown = checks if "verbose" in request.query_params else None
     if recognizer.pool.draining:
         answer = problems.response(request, errors.Draining(retry_after=recognizer.pool.retry_after()), shown)
     elif recognizer.pool.is_stuck():

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 
@@ -87,5 +86,5 @@ class TorchEngine:
 
     def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
         with torch.inference_mode():
-            logits, feature_map = self._network(torch.from_numpy(np.ascontiguousarray(pixels)))
+            logits, feature_map = self._network(torch.tensor(pixels))
         return logits.numpy(), feature_map.numpy() if features else None

@@ -1,0 +1,51 @@
+"""What several test files need: images, servers, and the reasons why a test may be skipped."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import EVAL, Served, serve_process
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine lacks, with the reason; with REQUIRE_TOOLS=1 a missing tool is a failure instead."""
+    for item in items:
+        for marker in item.iter_markers("needs"):
+            (tool,) = marker.args
+            missing = not EVAL.exists() if tool == "eval" else shutil.which(tool) is None
+            if missing and (tool == "eval" or os.environ.get("REQUIRE_TOOLS") != "1"):
+                reason = "../shared/eval is not here" if tool == "eval" else f"{tool} is not installed"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("EYESPOT_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def data_dir(pytestconfig: pytest.Config) -> Path:
+    """A data folder that outlives the run, so that the networks are exported once. test_export makes one anew."""
+    return pytestconfig.cache.mkdir("eyespot-data")
+
+
+@pytest.fixture(scope="session")
+def server(data_dir: Path) -> Iterator[Served]:
+    """`eyespot serve` with the network whose weights come in a package."""
+    with serve_process(EYESPOT_MODEL="efficientnet-lite0", EYESPOT_DATA_DIR=str(data_dir)) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def eval_server(data_dir: Path) -> Iterator[Served]:
+    """`eyespot serve` with the real ResNet-18 of ../shared/eval."""
+    environment = {"EYESPOT_MANIFEST": str(EVAL / "manifest.toml"), "EYESPOT_MODEL": "resnet18-eval"}
+    with serve_process(**environment, EYESPOT_DATA_DIR=str(data_dir)) as served:
+        yield served

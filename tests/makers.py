@@ -1,0 +1,95 @@
+"""Images made here rather than kept as files."""
+
+import io
+import struct
+import zlib
+from functools import cache
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@cache
+def photograph(name: str = "chelsea") -> Image.Image:
+    """A photograph that scikit-image ships: chelsea (a cat), coffee, rocket, astronaut, cat …"""
+    return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+
+
+@cache
+def jpeg(name: str = "chelsea", **options: object) -> bytes:
+    return encode(photograph(name), "JPEG", quality=90, **options)
+
+
+def flat(size: tuple[int, int] = (64, 48), color: object = (200, 30, 90), mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, size, color)
+
+
+ORIENTATIONS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def turned(image: Image.Image, orientation: int, kind: str = "JPEG", **options: object) -> bytes:
+    """The image stored turned, with the EXIF orientation that turns it upright again."""
+    turn = ORIENTATIONS[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image if turn is None else image.transpose(turn), kind, exif=exif, **options)
+
+
+def png_claiming(width: int, height: int, body: bytes = b"") -> bytes:
+    """A PNG whose header claims a size that its data does not have."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = body or zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated until there are `count` more."""
+    data = encode(photograph().resize((64, 64)), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:-2] + data[start:-2] * count + b"\xff\xd9"
+
+
+def many_segments(count: int) -> bytes:
+    """A JPEG with that many empty comments before the image."""
+    data = encode(flat())
+    return data[:2] + b"\xff\xfe\x00\x02" * count + data[2:]
+
+
+def sixteen_bit() -> bytes:
+    grey = np.asarray(photograph().convert("L")).astype(np.uint16) * 257
+    return encode(Image.fromarray(grey), "PNG")
+
+
+def animated(kind: str = "WEBP") -> bytes:
+    frames = [photograph(), flat(photograph().size), flat(photograph().size, (0, 0, 255))]
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+
+
+def mpo() -> bytes:
+    return encode(photograph(), "MPO", save_all=True, append_images=[flat(photograph().size)], quality=90)
+
+
+def strip(width: int = 60000, height: int = 8) -> bytes:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
+    return encode(Image.fromarray(pixels), "PNG")

@@ -1,0 +1,161 @@
+"""Servers for the tests: the real command in a process, and the app with a fake engine in a thread."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from eyespot.pool import WorkerPool
+from eyespot.recognizer import Recognizer
+from eyespot.settings import Settings
+from eyespot.telemetry import Metrics
+from eyespot.types import Label, Recipe
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.weights import Entry
+from eyespot.web.app import create_app
+from eyespot.web.server import Server, bind
+
+ROOT = Path(__file__).parents[1]
+EVAL = ROOT.parent / "shared" / "eval"
+EYESPOT = Path(sys.executable).with_name("eyespot")
+RECIPE = Recipe(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[str] | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return httpx.URL(self.url).port or 80
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment with settings added."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("EYESPOT_")}, **settings}
+
+
+@contextmanager
+def serve_process(**settings: str) -> Iterator[Served]:
+    """`eyespot serve` on a free port, ready; ended, if it still runs, when the block is left."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "json", "EYESPOT_DATA_DIR": folder, **settings}
+        settings.setdefault("EYESPOT_MANIFEST", str(ROOT / "weights" / "manifest.toml"))
+        process = subprocess.Popen(
+            [EYESPOT, "serve"], env=environment(**settings), stderr=subprocess.PIPE, text=True, cwd=folder
+        )
+        served = Served("", process)
+        ready = threading.Event()
+        reader = threading.Thread(target=_read_events, args=(process, served, ready), daemon=True)
+        reader.start()
+        try:
+            assert ready.wait(120), "the server did not start"
+            assert served.url, f"the server ended: {served.events}"
+            yield served
+        finally:
+            process.kill()
+            process.wait()
+            reader.join()
+            assert process.stderr
+            process.stderr.close()
+
+
+def _read_events(process: subprocess.Popen[str], served: Served, ready: threading.Event) -> None:
+    assert process.stderr
+    for line in process.stderr:
+        served.events.append(json.loads(line) if line.startswith("{") else {"event": "text", "text": line})
+        if served.events[-1]["event"] == "server_ready":
+            served.url = served.events[-1]["url"]
+            ready.set()
+    ready.set()
+
+
+class FakeEngine:
+    """Ten classes: the class is the mean of the pixels. Can be held, to see what happens while it computes."""
+
+    name = "fake"
+    precision = "f32"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.calls = 0
+        self.started = threading.Semaphore(0)
+
+    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
+        self.calls += 1
+        self.started.release()
+        self.go.wait(60)
+        logits = np.zeros((len(pixels), 10), np.float32)
+        logits[range(len(pixels)), (pixels.mean((1, 2, 3)) / 25.6).astype(int)] = 5
+        return logits, np.zeros((len(pixels), 4, 7, 7), np.float32) if features else None
+
+
+def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
+    entry = Entry(
+        name="fake",
+        folder=Path("/nowhere"),
+        architecture="none",
+        file="fake.pth",
+        sha256="0" * 64,
+        bytes=1,
+        labels="ten",
+        license="none",
+        recipe=RECIPE,
+    )
+    labels = tuple(Label(i, f"n{i:08}", f"class {i}") for i in range(10))
+    return Classifier(entry, labels, engine, **options)
+
+
+@contextmanager
+def serve_fake(
+    engine: FakeEngine | None = None, *, raises: Exception | None = None, **settings: Any
+) -> Iterator[Served]:
+    """The app around a fake engine, listening on a free port, in a thread of this process."""
+    engine = engine or FakeEngine()
+    config = Settings(**{"workers": 2, "queue": 2, "drain_seconds": 0, **settings})
+
+    @asynccontextmanager
+    async def open_fake(_: Settings) -> AsyncIterator[Recognizer]:
+        metrics = Metrics()
+        pool = WorkerPool(config.workers or 1, config.queue, config.deadline_seconds, metrics)
+        classifier = fake_classifier(
+            engine, max_bytes=config.max_bytes, max_pixels=config.max_pixels, formats=config.formats
+        )
+        if raises:
+            classifier.see = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
+        yield Recognizer(classifier, pool, metrics)
+        engine.go.set()
+        pool.close()
+
+    bound = bind("127.0.0.1", 0)
+    server = Server(create_app(config, open_fake), bound, config.drain_seconds, config.deadline_seconds)
+    ready = threading.Event()
+    thread = threading.Thread(target=server.serve_until_stopped, args=(ready.set,))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}")
+    finally:
+        engine.go.set()
+        server.should_exit = True
+        thread.join()
+        bound.close()

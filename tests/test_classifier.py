@@ -1,0 +1,131 @@
+import io
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from eyespot.errors import EngineUnavailable, GoldenImageFailed, WeightsMissing
+from eyespot.vision.classifier import Classifier, softmax
+from tests import makers
+from tests.serving import ROOT, FakeEngine, fake_classifier
+
+MANIFEST = ROOT / "weights" / "manifest.toml"
+CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "cougar", "lynx"}
+
+
+@pytest.fixture(scope="module")
+def classifier(data_dir: Path) -> Classifier:
+    return Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=data_dir, threads=2)
+
+
+@pytest.fixture(scope="module")
+def reference(data_dir: Path) -> Classifier:
+    return Classifier.open(MANIFEST, "efficientnet-lite0", engine="torch", data_dir=data_dir, threads=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("chelsea", CATS), ("coffee", {"espresso", "cup", "coffee mug"}), ("rocket", {"missile"})]
+)
+def test_photographs_are_recognised(classifier: Classifier, name: str, labels: set[str]) -> None:
+    assert {found.label for found in classifier.classify(makers.jpeg(name))} & labels
+    assert classifier.classify(makers.jpeg(name), top_k=1)[0].label in labels | {"projectile"}
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut", "hubble_deep_field", "retina"])
+def test_engines_and_imaging_agree_with_torch_and_torchvision(
+    classifier: Classifier, reference: Classifier, name: str
+) -> None:
+    """The reference: torchvision's own transforms, and torch."""
+    data = makers.jpeg(name)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    view = transforms.Compose([transforms.Resize(256, interpolation=bicubic), transforms.CenterCrop(224)])
+    pixels = np.asarray(view(Image.open(io.BytesIO(data)).convert("RGB")))
+    expected = softmax(reference._engine.infer(pixels[None])[0][0])
+    best = int(expected.argmax())
+    for seen in (classifier.see(data), reference.see(data)):
+        assert int(seen.confidences.argmax()) == best
+        assert abs(float(seen.confidences[best] - expected[best])) <= 0.03
+
+
+@pytest.mark.parametrize("orientation", makers.ORIENTATIONS)
+def test_a_photograph_is_the_same_in_every_orientation(classifier: Classifier, orientation: int) -> None:
+    upright = classifier.classify(makers.encode(makers.photograph("coffee"), quality=95), 1)[0]
+    turned = classifier.classify(makers.turned(makers.photograph("coffee"), orientation, quality=95), 1)[0]
+    assert turned.label == upright.label
+    assert abs(turned.confidence - upright.confidence) <= 0.05
+
+
+def test_many_threads_get_their_own_answers(classifier: Classifier) -> None:
+    names = ["chelsea", "coffee", "rocket", "astronaut"] * 6
+    alone = {name: classifier.classify(makers.jpeg(name)) for name in set(names)}
+    together: dict[int, object] = {}
+
+    def work(i: int) -> None:
+        together[i] = classifier.classify(makers.jpeg(names[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(names))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(together[i] == alone[name] for i, name in enumerate(names))
+
+
+def test_confidences_are_ordered_and_sum_to_one(classifier: Classifier) -> None:
+    everything = classifier.classify(makers.jpeg(), top_k=1000)
+    confidences = [found.confidence for found in everything]
+    assert len(everything) == 1000
+    assert confidences == sorted(confidences, reverse=True)
+    assert sum(confidences) == pytest.approx(1, abs=1e-3)
+    assert classifier.classify(makers.jpeg(), top_k=1000, min_confidence=0.1) == [
+        found for found in everything if found.confidence >= 0.1
+    ]
+
+
+def test_softmax_survives_large_logits() -> None:
+    assert softmax(np.array([1e4, 0, -1e4], np.float32)).tolist() == [1, 0, 0]
+
+
+def test_the_stand_in_says_so(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("eyespot").propagate = True
+    with caplog.at_level("WARNING", "eyespot"):
+        stand_in = Classifier.open(MANIFEST, data_dir=data_dir)
+    if not (ROOT / "weights" / "resnet18-f37072fd.pth").exists():
+        assert stand_in.card.stand_in
+        (record,) = caplog.records
+        assert "eyespot weights fetch resnet18" in record.facts["remedy"]  # type: ignore[attr-defined]
+
+
+def test_a_network_that_was_asked_for_by_name_is_no_stand_in(classifier: Classifier) -> None:
+    assert not classifier.card.stand_in
+
+
+def test_a_named_network_without_weights_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text(MANIFEST.read_text())
+    with pytest.raises(WeightsMissing, match="resnet18-f37072fd"):
+        Classifier.open(tmp_path / "manifest.toml", "resnet18")
+
+
+@pytest.mark.parametrize("choice", [{"engine": "onnxruntime"}, {"precision": "int8"}])
+def test_what_this_version_cannot_do_is_an_error(data_dir: Path, choice: dict[str, str]) -> None:
+    with pytest.raises(EngineUnavailable, match="not available in this version"):
+        Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=data_dir, **choice)
+
+
+def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
+    fake = fake_classifier(FakeEngine(), golden_class=9)
+    with pytest.raises(GoldenImageFailed, match="class 9"):
+        fake.check_golden_image()
+
+
+def test_the_golden_image_catches_what_is_not_a_number() -> None:
+    class Broken(FakeEngine):
+        def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+            return np.full((1, 10), np.nan, np.float32), None
+
+    with pytest.raises(GoldenImageFailed):
+        fake_classifier(Broken()).check_golden_image()

@@ -1,0 +1,119 @@
+"""The command line, as a person types it."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import eyespot
+from tests import makers
+from tests.serving import EYESPOT, ROOT, environment
+from tests.test_weights import CONTENT, ENTRY, PACKAGED
+
+
+def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    settings = {"COLUMNS": "160", **settings}
+    return subprocess.run(
+        [EYESPOT, *words], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "manifest.toml").write_text(f"[net]{ENTRY}\n[packaged]{PACKAGED}")
+    return tmp_path
+
+
+def test_version(tmp_path: Path) -> None:
+    done = run("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"eyespot {eyespot.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--help"], ["serve", "classify", "weights", "EYESPOT_"]),
+        (["serve", "--help"], ["SIGTERM", "EYESPOT_PORT"]),
+        (["classify", "--help"], ["Example", "--top-k"]),
+        (["weights", "--help"], ["list", "verify", "fetch"]),
+        (["weights", "fetch", "--help"], ["--from", "--url", "HTTPS_PROXY", "Examples"]),
+    ],
+)
+def test_help_teaches(tmp_path: Path, words: list[str], told: list[str]) -> None:
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0
+    for word in told:
+        assert word in done.stdout
+
+
+def test_classify_says_a_line_an_image_and_reports_what_it_cannot_read(tmp_path: Path, data_dir: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
+    (tmp_path / "coffee.png").write_bytes(makers.encode(makers.photograph("coffee"), "PNG"))
+    (tmp_path / "text.jpg").write_text("hello")
+    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(data_dir)}
+    done = run("classify", "cat.jpg", "text.jpg", "gone.jpg", "coffee.png", cwd=tmp_path, **settings)
+    assert done.returncode == 1
+    cat, coffee = done.stdout.splitlines()
+    assert cat.startswith("cat.jpg: ")
+    assert "cat" in cat.removeprefix("cat.jpg: ")
+    assert cat.count("%") == 3
+    assert "espresso" in coffee
+    text, gone = done.stderr.splitlines()
+    assert "text.jpg: The bytes are no image" in text
+    assert "gone.jpg" in gone
+    assert "Traceback" not in done.stderr
+    one = run("classify", "--top-k", "1", "cat.jpg", cwd=tmp_path, **settings)
+    assert (one.returncode, one.stdout.count("%")) == (0, 1)
+
+
+def test_weights_list(folder: Path) -> None:
+    done = run("weights", "list", cwd=folder)
+    assert done.returncode == 0
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if "net" in line or "packaged" in line}
+    assert "missing" in rows["net"]
+    assert "here" in rows["packaged"]
+
+
+def test_weights_list_of_the_package_from_any_folder(tmp_path: Path) -> None:
+    done = run("weights", "list", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "resnet18-f37072fd.pth" in done.stdout
+    assert "efficientnet-lite0" in done.stdout
+
+
+def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:
+    copy = folder / "copy.pth"
+    copy.write_bytes(CONTENT)
+    fetched = run("weights", "fetch", "--from", str(copy), cwd=folder)
+    assert fetched.returncode == 0, fetched.stderr
+    assert hashlib.sha256((folder / "weights" / "net.pth").read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
+    assert run("weights", "verify", "net", cwd=folder).returncode == 0
+    assert "is here and right" in run("weights", "fetch", cwd=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["weights", "verify", "net"], "are missing"),
+        (["weights", "verify", "packaged"], "packaged"),
+        (["weights", "verify", "other"], "no network is called 'other'"),
+        (["weights", "fetch"], "--url"),
+        (["weights", "fetch", "packaged"], "packaged"),
+        (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
+        (["weights", "fetch", "net", "--url", "http://127.0.0.1:9/net.pth"], "127.0.0.1:9"),
+        (["classify", "cat.jpg"], "packaged"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(folder: Path, words: list[str], told: str) -> None:
+    done = run(*words, cwd=folder)
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("eyespot: ")]
+    assert len(lines) == 1
+    assert told in lines[0]
+
+
+def test_the_sample_image_travels_with_the_package() -> None:
+    assert (ROOT / "src" / "eyespot" / "sample.jpg").stat().st_size < 50_000

@@ -1,0 +1,139 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eyespot.errors import ExportRefused
+from eyespot.vision import export, weights
+from eyespot.vision.engines.openvino import OpenVinoEngine
+from eyespot.vision.weights import Entry
+from tests.serving import ROOT, FakeEngine
+
+
+@pytest.fixture(scope="module")
+def entry() -> Entry:
+    return weights.read_manifest(ROOT / "weights" / "manifest.toml")["efficientnet-lite0"]
+
+
+@pytest.fixture(scope="module")
+def made(entry: Entry, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export.Export]:
+    """An export made anew."""
+    return export.make(entry, 1000, tmp_path_factory.mktemp("exports"))
+
+
+def test_an_export_agrees_with_torch(made: tuple[Path, export.Export], entry: Entry) -> None:
+    place, record = made
+    assert record.proof.images == 8
+    assert record.proof.max_logit_difference <= 1e-3
+    assert record.digest == entry.sha256
+    assert set(record.files) == {"model.xml", "model.bin", "head.npz"}
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_weights_are_stored_in_float32(made: tuple[Path, export.Export], entry: Entry) -> None:
+    assert (made[0] / "model.bin").stat().st_size > 0.95 * entry.bytes
+
+
+def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, export.Export], entry: Entry) -> None:
+    engine = OpenVinoEngine(made[0] / "model.xml", workers=1, threads=1)
+    images = export.proof_images(entry.recipe)[:2]
+    logits, features = engine.infer(images, features=True)
+    assert logits.shape == (2, 1000)
+    assert logits.dtype == np.float32
+    assert features is not None
+    assert features.shape == (2, 1280, 7, 7)
+    head = np.load(made[0] / "head.npz")
+    np.testing.assert_allclose(features.mean((2, 3)) @ head["weight"].T + head["bias"], logits, atol=1e-3)
+    assert engine.infer(images)[1] is None
+
+
+def test_answers_stay_when_the_engine_is_used_again(made: tuple[Path, export.Export], entry: Entry) -> None:
+    engine = OpenVinoEngine(made[0] / "model.xml", workers=1, threads=1)
+    first, second = export.proof_images(entry.recipe)[:2]
+    kept, _ = engine.infer(first[None])
+    before = kept.copy()
+    engine.infer(second[None])
+    assert (kept == before).all()
+
+
+def test_a_whole_export_is_found_in_the_first_folder_that_has_it(
+    made: tuple[Path, export.Export], entry: Entry, tmp_path: Path
+) -> None:
+    found = export.find(entry, 1000, "openvino", [tmp_path, made[0].parent])
+    assert found is not None
+    assert found[0] == made[0]
+
+
+@pytest.mark.parametrize("damage", ["model.bin", "model.xml", "export.json", "classes", "digest"])
+def test_a_damaged_or_other_export_is_not_used(
+    made: tuple[Path, export.Export], entry: Entry, tmp_path: Path, damage: str
+) -> None:
+    place = tmp_path / made[0].name
+    shutil.copytree(made[0], place)
+    classes = 10 if damage == "classes" else 1000
+    if damage == "digest":
+        record = json.loads((place / "export.json").read_text())
+        (place / "export.json").write_text(json.dumps({**record, "digest": "0" * 64}))
+    elif damage != "classes":
+        (place / damage).write_bytes(b"x" + (place / damage).read_bytes()[1:])
+    assert export.find(entry, classes, "openvino", [tmp_path]) is None
+
+
+def test_another_recipe_or_other_weights_are_another_export(entry: Entry) -> None:
+    names = {
+        export.folder_name(entry, "openvino"),
+        export.folder_name(entry, "onnxruntime"),
+        export.folder_name(entry.model_copy(update={"sha256": "1" * 64}), "openvino"),
+    }
+    assert len(names) == 3
+
+
+class Shifted(FakeEngine):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+        logits, maps = super().infer(pixels)
+        logits[:, 3] += self.by
+        return logits, maps
+
+
+@pytest.mark.parametrize(("by", "refused"), [(0, False), (9e-4, False), (2e-3, True), (9, True), (float("nan"), True)])
+def test_an_export_that_disagrees_is_refused(entry: Entry, by: float, refused: bool) -> None:
+    images = export.proof_images(entry.recipe)
+    if refused:
+        with pytest.raises(ExportRefused):
+            export.prove(FakeEngine(), Shifted(by), images)
+    else:
+        assert export.prove(FakeEngine(), Shifted(by), images).max_logit_difference == pytest.approx(by, abs=1e-6)
+
+
+def test_a_top1_that_changes_within_the_tolerance_is_refused(entry: Entry) -> None:
+    class Near(FakeEngine):
+        def __init__(self, best: int) -> None:
+            super().__init__()
+            self.best = best
+
+        def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+            logits = np.zeros((len(pixels), 10), np.float32)
+            logits[:, self.best] = 1e-5
+            return logits, None
+
+    with pytest.raises(ExportRefused, match="top-1"):
+        export.prove(Near(1), Near(2), export.proof_images(entry.recipe))
+
+
+def test_the_proof_images_do_not_change(entry: Entry) -> None:
+    first, second = export.proof_images(entry.recipe), export.proof_images(entry.recipe)
+    assert (first == second).all()
+    assert first.shape == (8, 224, 224, 3)
+    assert len({image.tobytes() for image in first}) == 8
+
+
+def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Path) -> None:
+    with pytest.raises(ExportRefused, match="does not fit"):
+        export.make(entry, 7, tmp_path)
+    assert list(tmp_path.iterdir()) == []

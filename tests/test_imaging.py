@@ -1,0 +1,273 @@
+import contextlib
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooManyScans, TooSmall, UnsupportedFormat
+from eyespot.types import Recipe
+from eyespot.vision import imaging
+from tests import makers
+from tests.serving import RECIPE, ROOT
+
+BICUBIC = Recipe(256, 224, "bicubic", RECIPE.mean, RECIPE.std)
+
+
+def see(data: bytes, recipe: Recipe = RECIPE, **options: object) -> imaging.Picture:
+    return imaging.see(data, recipe, **{"max_pixels": 25_000_000, **options})
+
+
+def as_torchvision_sees(image: Image.Image, interpolation: str = "bilinear") -> np.ndarray:
+    mode = transforms.InterpolationMode(interpolation)
+    view = transforms.Compose([transforms.Resize(256, interpolation=mode, antialias=True), transforms.CenterCrop(224)])
+    return np.asarray(view(image.convert("RGB")))
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut", "camera"])
+@pytest.mark.parametrize("recipe", [RECIPE, BICUBIC], ids=["bilinear", "bicubic"])
+def test_photographs_are_seen_as_torchvision_sees_them(name: str, recipe: Recipe) -> None:
+    image = makers.photograph(name)
+    seen = see(makers.encode(image, "PNG"), recipe)
+    assert seen.pixels.shape == (224, 224, 3)
+    assert seen.pixels.dtype == np.uint8
+    assert difference(seen.pixels, as_torchvision_sees(image, recipe.interpolation)) <= 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(4, 700), st.integers(4, 700), st.sampled_from([RECIPE, BICUBIC]))
+def test_any_size_is_seen_as_torchvision_sees_it(width: int, height: int, recipe: Recipe) -> None:
+    image = makers.photograph().resize((width, height))
+    seen = see(makers.encode(image, "PNG"), recipe)
+    # Upscaling from a few pixels rounds differently at the edges of the crop; everywhere else it is one or two levels.
+    apart = np.abs(seen.pixels.astype(int) - as_torchvision_sees(image, recipe.interpolation).astype(int))
+    assert apart.mean() < 0.6
+    assert np.quantile(apart, 0.99) <= 3
+
+
+@pytest.mark.parametrize("orientation", makers.ORIENTATIONS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:
+    image = makers.photograph()
+    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    seen = see(makers.turned(image, orientation, kind, **options))
+    assert (seen.width, seen.height) == image.size
+    if kind == "JPEG":
+        assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(image).astype(int)).mean() < 2
+    else:
+        assert difference(seen.pixels, as_torchvision_sees(image)) <= 2
+
+
+@pytest.mark.parametrize("orientation", makers.ORIENTATIONS)
+def test_a_large_jpeg_on_its_side_is_seen_like_the_upright_one(orientation: int) -> None:
+    large = makers.photograph().resize((4510, 3001), Image.Resampling.BICUBIC)
+    seen = see(makers.turned(large, orientation, quality=95))
+    assert (seen.width, seen.height) == large.size
+    assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(large).astype(int)).mean() < 0.5
+
+
+def test_a_broken_exif_block_does_not_matter() -> None:
+    data = makers.encode(makers.photograph(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+    assert see(data).width == 451
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (lambda: makers.encode(makers.photograph().convert("L")), "JPEG"),
+        (lambda: makers.encode(makers.photograph().convert("CMYK")), "JPEG"),
+        (lambda: makers.encode(makers.photograph().quantize(64), "PNG"), "PNG"),
+        (lambda: makers.encode(makers.photograph().convert("LA"), "PNG"), "PNG"),
+        (makers.sixteen_bit, "PNG"),
+        (makers.animated, "WEBP"),
+        (lambda: makers.animated("PNG"), "PNG"),
+        (makers.mpo, "JPEG"),
+        (lambda: makers.jpeg(progressive=True), "JPEG"),
+    ],
+    ids=["grey", "cmyk", "palette", "grey-alpha", "16-bit", "animated-webp", "animated-png", "mpo", "progressive"],
+)
+def test_unusual_images_look_like_the_photograph(data, kind: str) -> None:  # type: ignore[no-untyped-def]
+    seen = see(data())
+    assert seen.format == kind
+    grey = as_torchvision_sees(makers.photograph()).mean(2)
+    apart = np.abs(seen.pixels.mean(2) - grey)
+    assert np.corrcoef(seen.pixels.mean(2).ravel(), grey.ravel())[0, 1] > 0.93
+    assert apart.mean() < 12
+
+
+def test_alpha_is_laid_over_white() -> None:
+    clear = makers.flat((300, 300), (0, 0, 0, 0), "RGBA")
+    assert (see(makers.encode(clear, "PNG")).pixels == 255).all()
+    palette = makers.flat((300, 300), 0, "P")
+    assert (see(makers.encode(palette, "PNG", transparency=0)).pixels == 255).all()
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    half = Image.fromarray(np.full((300, 300), 0x8000, np.uint16))
+    assert (see(makers.encode(half, "PNG")).pixels == 128).all()
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same() -> None:
+    large = makers.photograph().resize((4510, 3000), Image.Resampling.BICUBIC)
+    data = makers.encode(large, "JPEG", quality=92)
+    seen = see(data)
+    assert (seen.width, seen.height) == (4510, 3000)
+    assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(Image.open(io.BytesIO(data))).astype(int)).mean() < 0.5
+
+
+def test_the_reduced_scale_keeps_740_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(imaging, "to_rgb", lambda image: decoded.append(image.size) or image)
+    for side in (1480, 1500, 3000, 6000):
+        see(makers.encode(makers.flat((side, side)), "JPEG"), max_pixels=40_000_000)
+    assert all(min(size) >= 740 for size in decoded)
+    assert max(min(size) for size in decoded[1:]) <= 752
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_truncation_is_a_refusal(kind: str) -> None:
+    data = makers.encode(makers.photograph().resize((60, 40)), kind)
+    cuts = {*range(400), *range(400, len(data) - 20, 37)}
+    for cut in sorted(cut for cut in cuts if cut < len(data) - 20):
+        with pytest.raises(Refusal) as caught:
+            see(data[:cut])
+        assert caught.value.status in (415, 422), cut
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["JPEG", "PNG", "WEBP", "progressive"]),
+    st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
+)
+def test_damaged_bytes_are_a_picture_or_a_refusal(kind: str, changes: list[tuple[float, int]]) -> None:
+    options = {"progressive": True} if kind == "progressive" else {}
+    data = bytearray(
+        makers.encode(makers.photograph().resize((60, 40)), kind.replace("progressive", "JPEG"), **options)
+    )
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    with contextlib.suppress(UnsupportedFormat, BrokenImage, TooManyPixels, TooSmall, TooManyScans):
+        assert see(bytes(data)).pixels.shape == (224, 224, 3)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_no_image(data: bytes) -> None:
+    with pytest.raises(Refusal):
+        see(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"GIF89a......", "GIF"),
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypavif", "AVIF"),
+        (b"<!doctype html><title>404</title>", "HTML"),
+        (b"hello", "no image"),
+        (b"", "no image"),
+    ],
+)
+def test_other_formats_are_named(data: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=name):
+        see(data)
+
+
+def test_a_format_that_is_not_allowed_is_refused() -> None:
+    with pytest.raises(UnsupportedFormat, match="PNG is not accepted"):
+        see(makers.encode(makers.flat(), "PNG"), formats=("jpeg",))
+
+
+def test_eps_and_other_plugins_cannot_be_reached() -> None:
+    with pytest.raises(UnsupportedFormat):
+        see(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "refused"),
+    [
+        ((5000, 5000), "JPEG", False),
+        ((5001, 5000), "JPEG", True),
+        ((5000, 2500), "PNG", False),
+        ((5001, 2500), "PNG", True),
+        ((5001, 2500), "WEBP", True),
+    ],
+)
+def test_pixels_are_counted_from_the_header(size: tuple[int, int], kind: str, refused: bool) -> None:
+    data = makers.encode(makers.flat(size), kind)
+    if refused:
+        with pytest.raises(TooManyPixels) as caught:
+            see(data)
+        assert caught.value.value == size[0] * size[1]
+        assert caught.value.limit == (25_000_000 if kind == "JPEG" else 12_500_000)
+    else:
+        assert (see(data).width, see(data).height) == size
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (12_501, 1000)])
+def test_a_png_that_claims_too_much_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(TooManyPixels):
+        see(makers.png_claiming(*size))
+
+
+def test_a_webp_that_claims_too_much_is_refused() -> None:
+    data = bytearray(makers.encode(makers.flat((300, 300)), "WEBP", exif=makers.Image.Exif().tobytes() or b"Exif\0\0"))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = (16383 - 1).to_bytes(3, "little") * 2
+    with pytest.raises(TooManyPixels):
+        see(bytes(data))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 300), (300, 3)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_tiny_images_are_refused(size: tuple[int, int], kind: str) -> None:
+    with pytest.raises(TooSmall) as caught:
+        see(makers.encode(makers.flat(size), kind))
+    assert (caught.value.limit, caught.value.value) == (4, min(size))
+
+
+def test_four_pixels_are_enough() -> None:
+    assert see(makers.encode(makers.flat((4, 4)), "PNG")).pixels.shape == (224, 224, 3)
+
+
+def test_thousands_of_scans_are_refused() -> None:
+    with pytest.raises(TooManyScans):
+        see(makers.many_scans(3000))
+
+
+def test_the_scans_of_an_ordinary_progressive_jpeg_are_few() -> None:
+    data = makers.jpeg(progressive=True)
+    assert 5 < data.count(b"\xff\xda") <= 12
+    imaging.check_scans(data)
+
+
+def test_scans_in_a_thumbnail_are_not_counted() -> None:
+    comment = b"\xff\xda" * 1000
+    data = makers.jpeg()
+    imaging.check_scans(data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + data[2:])
+
+
+def test_absurdly_many_segments_are_refused() -> None:
+    with pytest.raises(BrokenImage, match="segments"):
+        see(makers.many_segments(1_000_000))
+
+
+def test_a_thin_strip_costs_what_a_photograph_does() -> None:
+    """Resizing before cropping would make a bitmap of 1,920,000 x 256: 2 GB; this may take 100 MB."""
+    script = (
+        "import resource; from eyespot.vision import imaging; from tests import makers; data = makers.strip();"
+        "from eyespot.types import Recipe; recipe = Recipe(256, 224, 'bilinear', (0, 0, 0), (1, 1, 1));"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "seen = imaging.see(data, recipe, max_pixels=25_000_000);"
+        "assert (seen.width, seen.height) == (60000, 8);"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before; assert grown < 100_000, grown"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

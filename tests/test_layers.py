@@ -1,0 +1,149 @@
+"""Imports run downwards only, and a server pays only for what it runs (DESIGN section 2)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import ROOT
+
+PACKAGE = ROOT / "src" / "eyespot"
+WORDS = {"types", "errors", "settings", "telemetry"}
+
+# What each module may import of ours, besides `types`, `errors` and `telemetry`, which everything may.
+MAY_IMPORT: dict[str, set[str]] = {
+    "types": set(),
+    "errors": set(),
+    "settings": set(),
+    "telemetry": set(),
+    "vision": set(),
+    "vision.imaging": set(),
+    "vision.labels": set(),
+    "vision.weights": set(),
+    "vision.engines": set(),
+    "vision.engines.torch": {"vision.engines"},
+    "vision.engines.openvino": {"vision.engines"},
+    "vision.export": {
+        *("vision", "vision.imaging", "vision.engines", "vision.weights"),
+        *("vision.engines.torch", "vision.engines.openvino"),
+    },
+    "vision.classifier": {
+        *("vision", "vision.imaging", "vision.engines", "vision.weights", "vision.labels", "vision.export"),
+        *("vision.engines.torch", "vision.engines.openvino"),
+    },
+    "pool": set(),
+    "recognizer": {"pool", "vision.classifier"},
+    "assembly": {"", "settings", "pool", "recognizer", "vision.classifier"},
+    "web": set(),
+    "web.problems": {""},
+    "web.middleware": {"web", "web.problems"},
+    "web.images": {"recognizer", "vision.imaging"},
+    "web.openapi": {"web.images"},
+    "web.routes": {"", "recognizer", "web", "web.images", "web.openapi", "web.problems", "web.middleware"},
+    "web.app": {
+        *("", "settings", "assembly", "recognizer", "web", "web.images", "web.problems"),
+        *("web.middleware", "web.routes"),
+    },
+    "web.server": set(),
+    "cli": {
+        *("", "settings", "pool", "web.app", "web.server"),
+        *("vision", "vision.export", "vision.weights", "vision.classifier"),
+    },
+    "": set(),
+}
+INSIDE_FUNCTIONS = {
+    "vision.export": {"torch", "eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},
+    "vision.classifier": {"eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},
+    "vision.weights": {"torchvision.models"},
+    "vision.engines.torch": {"efficientnet_lite_pytorch"},
+}
+CHOICES = {
+    "torch",
+    "torchvision",
+    "openvino",
+    "onnxruntime",
+    "redis",
+    "sqlalchemy",
+    "limits",
+    "nncf",
+    "ray",
+    "matplotlib",
+}
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Full names of what a file imports (at the top, inside functions)."""
+    tree = ast.parse(path.read_text())
+    nested = {
+        node
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(outer)
+    }
+    found: tuple[set[str], set[str]] = (set(), set())
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            names = [name for alias in node.names if (name := f"{node.module}.{alias.name}")]
+            names = [name if is_ours(name) else node.module or "" for name in names]
+        found[node in nested].update(names)
+    return found
+
+
+def is_ours(name: str) -> bool:
+    return name.removeprefix("eyespot.") in MODULES and name.startswith("eyespot")
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(MODULES) == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards(module: str) -> None:
+    top, inside = imports(MODULES[module])
+    ours = {name.removeprefix("eyespot").lstrip(".") for name in top | inside if name.split(".")[0] == "eyespot"}
+    assert ours - MAY_IMPORT[module] <= {"types", "errors", "telemetry"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_a_choice_is_imported_inside_a_function(module: str) -> None:
+    top, inside = imports(MODULES[module])
+    assert inside == INSIDE_FUNCTIONS.get(module, set())
+    if not module.startswith("vision.engines."):
+        assert not {name.split(".")[0] for name in top} & CHOICES
+
+
+def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
+    probe = tmp_path / "probe.py"
+    probe.write_text("from eyespot.web import app\nfrom eyespot import cli\ndef f():\n    import torch\n")
+    assert imports(probe) == ({"eyespot.web.app", "eyespot.cli"}, {"torch"})
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import eyespot", ["numpy", "fastapi", "openvino", "PIL"]),
+        (
+            "import eyespot.vision.classifier",
+            ["torch", "openvino", "fastapi", "uvicorn", "eyespot.web", "eyespot.pool"],
+        ),
+        ("import eyespot.vision.imaging", ["torch", "openvino", "httpx"]),
+        ("import eyespot.web.app", ["torch", "torchvision", "openvino"]),
+        ("import eyespot.cli", ["torch", "torchvision", "openvino"]),
+    ],
+)
+def test_a_process_loads_only_what_it_runs(statement: str, forbidden: list[str]) -> None:
+    script = f"{statement}\nimport sys\nassert not {forbidden!r} & sys.modules.keys()".replace("[", "{").replace(
+        "]", "}"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -1,0 +1,255 @@
+"""The process: how it starts, how it refuses to start, how it stops."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import makers
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_process
+
+IMAGE = makers.jpeg()
+
+
+@pytest.fixture
+def served(data_dir: Path) -> Iterator[Served]:
+    settings = {
+        "EYESPOT_DATA_DIR": str(data_dir),
+        "EYESPOT_MODEL": "efficientnet-lite0",
+        "EYESPOT_DRAIN_SECONDS": "1.5",
+    }
+    with serve_process(**settings) as served:
+        yield served
+
+
+def names(served: Served) -> list[str]:
+    return [event["event"] for event in served.events]
+
+
+def test_it_listens_only_when_the_model_is_ready_and_says_what_it_runs(served: Served) -> None:
+    order = names(served)
+    assert order.index("workers_planned") < order.index("model_ready") < order.index("server_ready")
+    planned = next(event for event in served.events if event["event"] == "workers_planned")
+    assert planned["workers"] * planned["threads"] <= planned["cpus"]
+    with served.client() as client:
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/predict", files={"file": IMAGE}).status_code == 200
+
+
+def test_the_port_refuses_until_the_model_is_ready(tmp_path: Path) -> None:
+    """A port that is bound and does not listen refuses; a caller never hangs in its backlog."""
+    from eyespot.web.server import bind
+
+    with bind("127.0.0.1", 0) as bound, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(bound.getsockname())
+
+
+def test_the_process_does_not_import_torch_when_an_export_exists(server: Served) -> None:
+    assert server.process
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "openvino" in maps
+    assert "torch" not in maps
+
+
+def test_sigterm_drains_and_loses_nothing(served: Served) -> None:
+    assert served.process
+    with served.client() as client:
+        client.get("/livez")
+        served.process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            time.sleep(0.01)
+        draining = client.get("/readyz?verbose")
+        assert draining.json()["code"] == "draining"
+        assert int(draining.headers["retry-after"]) >= 1
+        assert draining.headers["connection"] == "close"
+        assert client.get("/livez").status_code == 200
+        answers = 0
+        while True:  # accepted for as long as the port listens
+            try:
+                with served.client() as another:
+                    reply = another.post("/predict", files={"file": IMAGE})
+            except httpx.ConnectError:
+                break
+            assert reply.status_code == 200
+            answers += 1
+        assert answers > 3
+    assert served.process.wait(30) == 0
+    assert names(served)[-1] == "server_stopped"
+    assert not [event for event in served.events if event["event"] == "text" or event["level"] == "error"]
+
+
+def test_a_request_that_was_accepted_is_finished_after_the_port_closed(served: Served) -> None:
+    assert served.process
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(head.encode() + IMAGE[:1000])
+        served.process.send_signal(signal.SIGTERM)
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", served.port)).close()
+            except ConnectionRefusedError:
+                break
+            time.sleep(0.05)
+        connection.sendall(IMAGE[1000:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert served.process.wait(30) == 0
+
+
+def test_ctrl_c_does_not_wait_for_balancers(data_dir: Path) -> None:
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0"}
+    with serve_process(**settings, EYESPOT_DRAIN_SECONDS="3000") as served:
+        assert served.process
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(30) == 0
+
+
+def test_a_second_sigterm_ends_the_drain(data_dir: Path) -> None:
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0"}
+    with serve_process(**settings, EYESPOT_DRAIN_SECONDS="3000") as served:
+        assert served.process
+        served.process.send_signal(signal.SIGTERM)
+        with served.client() as client:
+            while client.get("/readyz").status_code == 200:
+                time.sleep(0.01)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(30) == 0
+
+
+def start_fails(*, cwd: Path, **settings: str) -> str:
+    """The one line that a start which fails prints; checked for its exit code and for a traceback."""
+    settings = {"EYESPOT_MANIFEST": str(ROOT / "weights" / "manifest.toml"), "EYESPOT_PORT": "0", **settings}
+    done = subprocess.run(
+        [EYESPOT, "serve"], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(told) == 1, done.stderr
+    assert told[0].startswith("eyespot: ")
+    return told[0]
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        told = start_fails(cwd=tmp_path, EYESPOT_PORT=str(port))
+    assert f"127.0.0.1:{port}" in told
+
+
+def test_an_address_that_is_not_ours_is_told(tmp_path: Path) -> None:
+    assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="no.such.host.invalid")
+
+
+def test_missing_weights_are_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text((ROOT / "weights" / "manifest.toml").read_text())
+    told = start_fails(cwd=tmp_path, EYESPOT_MODEL="resnet18", EYESPOT_MANIFEST=str(tmp_path / "manifest.toml"))
+    assert "resnet18-f37072fd.pth" in told
+    assert "eyespot weights fetch resnet18" in told
+
+
+def test_wrong_weights_are_told_and_auto_does_not_go_around_them(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text((ROOT / "weights" / "manifest.toml").read_text())
+    with (tmp_path / "resnet18-f37072fd.pth").open("wb") as file:
+        file.truncate(46830571)
+    told = start_fails(cwd=tmp_path, EYESPOT_MANIFEST=str(tmp_path / "manifest.toml"))
+    assert "sha256" in told
+
+
+def test_an_unknown_setting_is_told(tmp_path: Path) -> None:
+    assert "did you mean EYESPOT_WORKERS?" in start_fails(cwd=tmp_path, EYESPOT_WORKER="2")
+
+
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "data folder" in start_fails(cwd=tmp_path, EYESPOT_DATA_DIR=str(tmp_path / "file"))
+    assert "data folder" in start_fails(cwd=tmp_path, EYESPOT_DATA_DIR="/proc/eyespot")
+
+
+def test_a_start_that_fails_half_way_closes_what_was_opened(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The golden image is not recognised: the pool is closed again, and its threads are gone."""
+    import asyncio
+
+    from eyespot import assembly
+    from eyespot.errors import GoldenImageFailed
+    from eyespot.settings import Settings
+    from eyespot.vision.classifier import Classifier
+
+    def fail(_: Classifier) -> None:
+        raise GoldenImageFailed
+
+    monkeypatch.setattr(Classifier, "check_golden_image", fail)
+    manifest = ROOT / "weights" / "manifest.toml"
+    settings = Settings(data_dir=data_dir, manifest=manifest, model="efficientnet-lite0")
+
+    async def start() -> None:
+        async with assembly.open_recognizer(settings):
+            pytest.fail("it started")
+
+    before = threading.active_count()
+    with pytest.raises(GoldenImageFailed):
+        asyncio.run(start())
+    assert threading.active_count() <= before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-worker")]
+
+
+def test_settings_without_effect_are_warned_of(data_dir: Path) -> None:
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_CACHE_URL": "off"}
+    with serve_process(**settings) as served:
+        (warning,) = [event for event in served.events if event["event"] == "setting_without_effect"]
+        assert warning["name"] == "EYESPOT_CACHE_URL"
+        assert warning["level"] == "warning"
+
+
+def test_people_are_told_where_to_go(data_dir: Path) -> None:
+    command = "exec eyespot serve"
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "PATH": f"{Path(sys.executable).parent}:/bin"}
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout
+        told = "".join(process.stdout.readline() for _ in range(4))
+    finally:
+        process.terminate()
+        process.terminate()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+    url = re.search(r"page\s+(http://127\.0\.0\.1:\d+)/\n", told)
+    assert url
+    assert f"docs  {url[1]}/docs" in told
+    sample = re.search(r"curl -F file=@(\S+) ", told)
+    assert sample
+    assert Path(sample[1]).is_file()
+
+
+def test_every_log_line_is_json(served: Served) -> None:
+    with served.client() as client:
+        client.post("/predict", files={"file": IMAGE})
+        client.get("/livez")
+        client.get("/readyz")
+        client.get("/metrics")
+        client.get("/nope%0A{}")
+    while "request_answered" not in names(served):
+        time.sleep(0.01)
+    answered = next(event for event in served.events if event["event"] == "request_answered")
+    assert answered["route"] == "/predict"
+    assert answered["status"] == 200
+    assert set(answered["steps"]) == {"read", "wait", "see"}
+    assert not [event for event in served.events if event["event"] == "text"]
+    assert not [event for event in served.events if event.get("route") in ("/livez", "/readyz", "/metrics")]
+    assert json.dumps(served.events)

@@ -1,0 +1,67 @@
+"""`/openapi.json` is valid, and says what the server does."""
+
+import json
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import TypeAdapter
+
+from eyespot.errors import REFUSALS
+from eyespot.settings import Settings
+from eyespot.types import Recognition
+from eyespot.web.app import create_app
+from tests.test_problems import BAD
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return json.loads(json.dumps(create_app(Settings()).openapi()))
+
+
+def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    OpenAPIV31SpecValidator(document).validate()
+
+
+def test_it_names_the_routes(document: dict[str, Any]) -> None:
+    assert {(path, method) for path, methods in document["paths"].items() for method in methods} == {
+        ("/predict", "post"),
+        ("/labels", "get"),
+        ("/model", "get"),
+        ("/livez", "get"),
+        ("/readyz", "get"),
+        ("/metrics", "get"),
+    }
+
+
+def test_it_describes_the_three_bodies_and_the_parameters(document: dict[str, Any]) -> None:
+    predict = document["paths"]["/predict"]["post"]
+    assert set(predict["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "application/json",
+        "image/*",
+        "application/octet-stream",
+    }
+    assert [(parameter["name"], parameter["in"]) for parameter in predict["parameters"]] == [
+        ("top_k", "query"),
+        ("min_confidence", "query"),
+        ("lang", "query"),
+    ]
+
+
+def test_it_describes_every_problem_that_predict_answers(document: dict[str, Any]) -> None:
+    described = {
+        (int(status), code)
+        for status, response in document["paths"]["/predict"]["post"]["responses"].items()
+        for code in response.get("content", {}).get("application/problem+json", {}).get("examples", {})
+    }
+    assert {(status, code) for _, status, code in BAD.values()} <= described
+    assert {(REFUSALS[code].status, code) for _, code in described} == described
+    assert {(503, "overloaded"), (504, "too-late"), (500, "internal"), (422, "invalid-parameter")} <= described
+
+
+def test_its_examples_fit_its_schemas(document: dict[str, Any]) -> None:
+    example = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    TypeAdapter(Recognition).validate_python(example)
+    assert "HTTPValidationError" not in json.dumps(document)

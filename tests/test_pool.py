@@ -1,0 +1,233 @@
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from eyespot import pool
+from eyespot.errors import Draining, Overloaded, TooLate
+from eyespot.pool import Plan, WorkerPool
+from eyespot.telemetry import Metrics
+
+
+@contextmanager
+def opened(workers: int = 1, queue: int = 0, deadline: float = 30) -> Iterator[WorkerPool]:
+    opened = WorkerPool(workers, queue, deadline, Metrics())
+    yield opened
+    opened.close()
+
+
+class Held:
+    """A call that computes until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.go.wait(30)
+        return "done"
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+def cancelled(pool: WorkerPool) -> float | None:
+    return pool._metrics.registry.get_sample_value("eyespot_cancelled_total")
+
+
+def run(test: Coroutine[None, None, None]) -> None:
+    asyncio.run(test)
+
+
+def test_a_result_and_an_exception_come_back() -> None:
+    async def test() -> None:
+        with opened() as pool:
+            result, waited = await pool.run(lambda a, b: a + b, 2, 3)
+            assert result == 5
+            assert waited >= 0
+            with pytest.raises(ZeroDivisionError):
+                await pool.run(lambda: 1 / 0)
+            assert (await pool.run(lambda: "still here"))[0] == "still here"
+
+    run(test())
+
+
+def test_a_full_pool_refuses_at_once_and_says_when_to_come_back() -> None:
+    async def test() -> None:
+        with opened(workers=2, queue=3) as pool:
+            held = [Held() for _ in range(5)]
+            tasks = [asyncio.create_task(pool.run(call)) for call in held]
+            await until(lambda: held[0].begun.is_set() and held[1].begun.is_set())
+            assert pool.waiting == 3
+            with pytest.raises(Overloaded) as caught:
+                await pool.run(lambda: None)
+            assert caught.value.retry_after is not None
+            assert caught.value.retry_after >= 1
+            assert caught.value.limit == 5
+            for call in held:
+                call.go.set()
+            assert [(await task)[0] for task in tasks] == ["done"] * 5
+            assert (await pool.run(lambda: "again"))[0] == "again"
+
+    run(test())
+
+
+def test_a_caller_who_gives_up_does_not_free_the_place() -> None:
+    async def test() -> None:
+        with opened() as pool:
+            held = Held()
+            task = asyncio.create_task(pool.run(held))
+            await until(held.begun.is_set)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(Overloaded):
+                await pool.run(lambda: None)
+            held.go.set()
+            await until(lambda: pool._taken == 0)
+            assert (await pool.run(lambda: "free"))[0] == "free"
+
+    run(test())
+
+
+def test_a_deadline_frees_the_caller_and_not_the_place() -> None:
+    async def test() -> None:
+        with opened(deadline=0.05) as pool:
+            held = Held()
+            with pytest.raises(TooLate):
+                await pool.run(held)
+            with pytest.raises(Overloaded):
+                await pool.run(lambda: None)
+            held.go.set()
+            await until(lambda: pool._taken == 0)
+
+    run(test())
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "left"])
+def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool) -> None:
+    async def test() -> None:
+        with opened(queue=2, deadline=0.2 if late else 30) as pool:
+            held, second = Held(), Held()
+            first = asyncio.create_task(pool.run(held))
+            await until(held.begun.is_set)
+            waiting = asyncio.create_task(pool.run(second))
+            await until(lambda: pool.waiting == 1)
+            if not late:
+                waiting.cancel()
+            with pytest.raises(TooLate if late else asyncio.CancelledError):
+                await waiting
+            assert pool.waiting == 1  # it keeps its place until its turn, so that the queue stays bounded
+            held.go.set()
+            await asyncio.wait([first])
+            await until(lambda: pool._taken == 0)
+            assert not second.begun.is_set()
+            assert cancelled(pool) == 1
+            first.exception()
+
+    run(test())
+
+
+def test_callers_who_leave_cannot_make_the_queue_grow() -> None:
+    async def test() -> None:
+        with opened(queue=3) as pool:
+            held = Held()
+            first = asyncio.create_task(pool.run(held))
+            await until(held.begun.is_set)
+            refused = 0
+            for _ in range(50):
+                task = asyncio.create_task(pool.run(lambda: None))
+                await asyncio.sleep(0)
+                task.cancel()
+                refused += isinstance((await asyncio.gather(task, return_exceptions=True))[0], Overloaded)
+            assert refused == 47
+            assert pool._executor._work_queue.qsize() == 3
+            held.go.set()
+            await first
+
+    run(test())
+
+
+def test_stuck_is_full_and_silent_for_longer_than_the_deadline() -> None:
+    async def test() -> None:
+        with opened(deadline=0.05) as pool:
+            assert not pool.is_stuck()
+            held = Held()
+            task = asyncio.create_task(pool.run(held))
+            await until(held.begun.is_set)
+            await until(pool.is_stuck)
+            held.go.set()
+            await asyncio.wait([task])
+            assert task.exception() is None or isinstance(task.exception(), TooLate)
+            await until(lambda: not pool.is_stuck())
+
+    run(test())
+
+
+def test_a_closed_pool_says_that_it_drains() -> None:
+    async def test() -> None:
+        with opened() as pool:
+            pool.close()
+            assert pool.draining
+            with pytest.raises(Draining) as caught:
+                await pool.run(lambda: None)
+            assert caught.value.retry_after == 1
+            assert pool._taken == 0
+
+    run(test())
+
+
+def cgroup(tmp_path: Path, line: str, files: dict[str, str]) -> int:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(line)
+    for name, content in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return pool.available_cpus(tmp_path / "proc", tmp_path / "cgroup")
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu.max": "max 100000"}, 16),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "10000 100000"}, 1),
+        ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+        ("0::/host/path/that/is/not/here\n", {"cpu.max": "400000 100000"}, 4),
+        ("4:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000"}, 3),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
+        ("4:memory:/\n0::/\n", {"cpu.max": "garbage"}, 16),
+        ("", {}, 16),
+        ("0::/\n", {"cpu.max": "9900000 100000"}, 16),
+    ],
+)
+def test_cpus_are_the_affinity_cut_to_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str], cpus: int
+) -> None:
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 99)
+    assert cgroup(tmp_path, line, files) == cpus
+
+
+@pytest.mark.parametrize(
+    ("given", "cpus", "planned"),
+    [
+        ((None, None), 1, Plan(1, 1)),
+        ((None, None), 8, Plan(8, 1)),
+        ((None, 4), 8, Plan(2, 4)),
+        ((2, None), 8, Plan(2, 4)),
+        ((3, None), 2, Plan(3, 1)),
+        ((3, 5), 2, Plan(3, 5)),
+    ],
+)
+def test_the_plan_uses_the_cpus_and_no_more(given: tuple[int | None, int | None], cpus: int, planned: Plan) -> None:
+    assert pool.plan(*given, cpus=cpus) == planned

@@ -1,0 +1,85 @@
+import pytest
+
+from eyespot import settings
+from eyespot.errors import InvalidSetting
+from eyespot.settings import Settings, in_effect, variable
+
+DESIGN = {
+    *("HOST", "PORT", "MODEL", "MANIFEST", "LABELS_DIR", "DATA_DIR", "ENGINE", "PRECISION", "WORKERS", "THREADS"),
+    *("QUEUE", "DEADLINE_SECONDS", "DRAIN_SECONDS", "MAX_BYTES", "MAX_PIXELS", "FORMATS", "BATCH_MAX"),
+    *("BATCH_MAX_BYTES", "CACHE_URL", "AUDIT_URL", "AUDIT_DAYS", "AUDIT_REQUIRED", "UPLOADS", "UPLOADS_DAYS"),
+    *("UPLOADS_MAX_BYTES", "API_KEYS", "RATE_LIMIT", "TRUSTED_PROXIES", "CORS_ORIGINS", "LOG_FORMAT", "LOG_LEVEL"),
+}
+
+
+def test_every_setting_of_the_design_is_known() -> None:
+    assert {variable(name) for name in Settings.model_fields} == {f"EYESPOT_{name}" for name in DESIGN}
+
+
+def test_every_setting_has_a_sentence() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_the_defaults() -> None:
+    config = settings.load()
+    assert (config.host, config.port, config.model) == ("127.0.0.1", 8000, "auto")
+    assert (config.max_bytes, config.max_pixels, config.queue) == (5 * 1024 * 1024, 25_000_000, 64)
+    assert (config.deadline_seconds, config.drain_seconds) == (10, 5)
+    assert config.formats == ("jpeg", "png", "webp")
+    assert config.without_effect() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("EYESPOT_PROT", "1", "did you mean EYESPOT_PORT"),
+        ("EYESPOT_MAX_BYTE", "1", "did you mean EYESPOT_MAX_BYTES"),
+        ("eyespot_quue", "1", "did you mean EYESPOT_QUEUE"),
+        ("EYESPOT_PORT", "99999", "EYESPOT_PORT"),
+        ("EYESPOT_PORT", "http", "EYESPOT_PORT"),
+        ("EYESPOT_QUEUE", "-1", "EYESPOT_QUEUE"),
+        ("EYESPOT_FORMATS", "jpeg,gif", "EYESPOT_FORMATS"),
+        ("EYESPOT_FORMATS", "", "EYESPOT_FORMATS"),
+        ("EYESPOT_CACHE_URL", "ftp://x", "EYESPOT_CACHE_URL"),
+        ("EYESPOT_LOG_LEVEL", "loud", "EYESPOT_LOG_LEVEL"),
+    ],
+)
+def test_a_wrong_name_or_value_is_told(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSetting, match=told):
+        settings.load()
+
+
+@pytest.mark.parametrize("name", ["EYESPOT_URL", "EYESPOT_API_KEY"])
+def test_the_names_of_the_client_are_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://localhost:8000")
+    settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CACHE_URL", "off"),
+        ("CACHE_URL", "redis://localhost:6379/0"),
+        ("AUDIT_URL", "off"),
+        ("AUDIT_URL", "postgresql://localhost/eyespot"),
+        ("API_KEYS", "me:secret:admin"),
+        ("AUDIT_REQUIRED", "true"),
+    ],
+)
+def test_what_has_no_effect_yet_is_accepted_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"EYESPOT_{name}", value)
+    assert settings.load().without_effect() == [f"EYESPOT_{name}"]
+    assert not in_effect(name.lower())
+
+
+def test_a_secret_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_API_KEYS", "me:hunter2")
+    assert "hunter2" not in repr(settings.load())
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_FORMATS", "PNG, jpeg")
+    assert settings.load().formats == ("png", "jpeg")
