@@ -30,9 +30,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Folder for what the server writes; made when missing.")
 
     engine: Literal["auto", "openvino", "torch", "onnxruntime", "torchscript"] = Field(
-        "auto", description="Library that computes; `auto` is openvino."
+        "auto",
+        description="Library that computes; `auto` is openvino. onnxruntime and torchscript are not in this version.",
     )
-    precision: Literal["auto", "f32", "bf16", "int8"] = Field("auto", description="Number format; `auto` is f32.")
+    precision: Literal["auto", "f32", "bf16", "int8"] = Field(
+        "auto", description="Number format; `auto` is f32. bf16 and int8 are not in this version."
+    )
     workers: int | None = Field(None, ge=1, le=1024, description="Images computed at once; by default planned.")
     threads: int | None = Field(None, ge=1, le=1024, description="Engine threads for each worker; by default planned.")
     queue: int = Field(64, ge=0, le=100_000, description="Images that may wait; one more is refused.")

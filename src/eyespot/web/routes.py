@@ -39,6 +39,7 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
     "/predict",
     response_model=Recognition,
     summary="What is in an image",
+    tags=["recognition"],
     responses={
         200: {"content": {"application/json": {"example": openapi.RECOGNITION}}},
         **problems.documented(
@@ -105,7 +106,11 @@ async def _unless_client_leaves(request: Request, recognizer: Recognizer, image:
 
 
 @router.get(
-    "/labels", response_model=list[Label], summary="The classes", responses=problems.documented(errors.InvalidParameter)
+    "/labels",
+    response_model=list[Label],
+    summary="The classes",
+    tags=["recognition"],
+    responses=problems.documented(errors.InvalidParameter),
 )
 async def labels(
     request: Request,
@@ -117,13 +122,15 @@ async def labels(
     return _json(_LABELS.dump_json(request.app.state.recognizer.classifier.labels))
 
 
-@router.get("/model", response_model=ModelCard, summary="The network", responses=problems.documented())
+@router.get(
+    "/model", response_model=ModelCard, summary="The network", tags=["recognition"], responses=problems.documented()
+)
 async def model(request: Request) -> Response:
     """Which network answers, how good it is, and what it accepts."""
     return _json(_MODEL.dump_json(request.app.state.recognizer.classifier.card))
 
 
-@router.get("/livez", summary="Alive?")
+@router.get("/livez", summary="Alive?", tags=["operation"])
 @router.head("/livez", include_in_schema=False)
 async def livez() -> Response:
     """200 while the process answers at all; touches nothing."""
@@ -135,6 +142,7 @@ async def livez() -> Response:
     response_model=Readiness,
     response_model_exclude_none=True,
     summary="Ready for traffic?",
+    tags=["operation"],
     responses=problems.documented(errors.Overloaded, errors.Draining),
     openapi_extra={
         "parameters": [
@@ -170,6 +178,7 @@ async def readyz(request: Request) -> Response:
 @router.get(
     "/metrics",
     summary="Numbers for Prometheus",
+    tags=["operation"],
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )

@@ -1,0 +1,140 @@
+"""What the manual and the README say is so: the reference parts are those of the code, and the examples are run."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_process
+
+DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
+VARYING = {"request_id", "stand_in"}
+
+
+def examples() -> Iterator[tuple[str, list[str], str]]:
+    """(document, commands, reply) of every console block with a curl line."""
+    for name in DOCUMENTS:
+        for block in re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
+            lines = block.splitlines()
+            commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+            reply = "\n".join(line for line in lines if not line.startswith("$ "))
+            if any("localhost:8000" in command or "eyespot classify" in command for command in commands):
+                yield name, commands, reply
+
+
+EXAMPLES = list(examples())
+
+
+@pytest.fixture(scope="module")
+def documented(data_dir: Path) -> Iterator[Served]:
+    """The server that the examples were run against: the packaged network, in the folder of the checkout."""
+    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_WORKERS": "2", "EYESPOT_DATA_DIR": str(data_dir)}
+    with serve_process(**settings) as served:
+        yield served
+
+
+def same(said: Any, is_: Any, key: str = "") -> None:
+    """Equal, but for what differs from run to run and for the last digits of confidences."""
+    if key in VARYING:
+        return
+    assert type(said) is type(is_), (key, said, is_)
+    if isinstance(said, dict):
+        assert list(said) == list(is_)
+        for name in said:
+            same(said[name], is_[name], name)
+    elif isinstance(said, list):
+        assert len(said) == len(is_)
+        for one, other in zip(said, is_, strict=True):
+            same(one, other, key)
+    elif isinstance(said, float):
+        assert said == pytest.approx(is_, abs=0.01), key
+    else:
+        assert said == is_, key
+
+
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example[0]}: {example[1][-1][:50]}")
+def test_examples_are_true(documented: Served, data_dir: Path, example: tuple[str, list[str], str]) -> None:
+    _, commands, reply = example
+    script = " && ".join(commands).replace("localhost:8000", documented.url).replace("curl ", "curl --silent ")
+    script = script.replace(".venv/bin/eyespot", str(EYESPOT))
+    variables = environment(EYESPOT_MODEL="efficientnet-lite0", EYESPOT_DATA_DIR=str(data_dir))
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    if reply.startswith("#"):  # metrics: the lines that are shown are among those that there are
+        assert set(reply.splitlines()) <= set(done.stdout.splitlines())
+    elif "classify" in script:
+        percent = re.compile(r"\d+\.\d%")
+        assert percent.sub("%", reply) == percent.sub("%", done.stdout.strip())
+    elif reply.endswith(", …]"):
+        said = json.loads(reply.replace(", …]", "]"))
+        same(said, json.loads(done.stdout)[: len(said)])
+    else:
+        same(json.loads(reply), json.loads(done.stdout))
+
+
+def test_every_document_has_examples() -> None:
+    for name in DOCUMENTS:
+        assert sum(example[0] == name for example in EXAMPLES) >= 3, name
+
+
+def test_a_wrong_example_would_be_found() -> None:
+    for said, is_ in [({"a": 1}, {"a": 2}), ({"a": 0.5}, {"a": 0.6}), ({"a": 1}, {"b": 1}), ([1], [1, 2]), (1, 1.0)]:
+        with pytest.raises(AssertionError):
+            same(said, is_)
+
+
+def test_the_reference_parts_are_those_of_the_code() -> None:
+    subprocess.run([sys.executable, "tools/manual.py", "--check"], cwd=ROOT, check=True)
+
+
+def test_a_stale_manual_would_be_found() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import manual
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    text = (ROOT / "openapi.md").read_text()
+    assert manual.written(text) == text
+    assert manual.written(text.replace("| `EYESPOT_PORT` | `8000`", "| `EYESPOT_PORT` | `80`")) == text
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text()
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        else:
+            assert (ROOT / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_two_commands_are_in_the_readme(name: str) -> None:
+    text = (ROOT / name).read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("serve", "test"):
+        assert f"make {target}" in text
+        assert f"\n{target}:" in makefile
+
+
+def test_the_readmes_say_the_same() -> None:
+    """The same commands, replies and figures, in the same order."""
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    blocks = re.compile(r"```.*?```", re.DOTALL)
+    assert blocks.findall(english) == blocks.findall(chinese)
+    figures = re.compile(r"\d+(?:[.,]\d+)*")
+    prose = [
+        blocks.sub("", text).replace("README.zh-CN.md", "").replace("README.md", "") for text in (english, chinese)
+    ]
+    assert sorted(figures.findall(prose[0])) == sorted(figures.findall(prose[1]))

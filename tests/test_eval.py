@@ -1,0 +1,115 @@
+"""A real ResNet-18 and 200 labelled photographs, through HTTP; the figures are those of ../shared/eval/README.md."""
+
+import csv
+import io
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyespot.vision import imaging
+from eyespot.vision.classifier import Classifier
+from tests import makers
+from tests.serving import EVAL, Served
+
+pytestmark = pytest.mark.needs("eval")
+
+
+@cache
+def photographs() -> list[tuple[Path, int]]:
+    with (EVAL / "labels.csv").open() as file:
+        return [(EVAL / row["file"], int(row["class_id"])) for row in csv.DictReader(file)]
+
+
+@cache
+def reference() -> list[tuple[int, float]]:
+    """Top-1 and its probability, as torch and torchvision's transforms have them."""
+    with (EVAL / "reference_top5.csv").open() as file:
+        tops = [row["top1"].split(":") for row in csv.DictReader(file)]
+    return [(int(class_id), float(confidence)) for class_id, confidence in tops]
+
+
+def top5(served: Served) -> list[dict[int, float]]:
+    """The five likeliest classes of each photograph, likeliest first."""
+
+    def ask(photograph: tuple[Path, int]) -> dict[int, float]:
+        reply = client.post("/predict?top_k=5", files={"file": photograph[0].read_bytes()})
+        assert reply.status_code == 200
+        return {found["class_id"]: found["confidence"] for found in reply.json()["predictions"]}
+
+    with served.client(limits=httpx.Limits(max_connections=4)) as client, ThreadPoolExecutor(4) as callers:
+        return list(callers.map(ask, photographs()))
+
+
+def agreement(answers: list[dict[int, float]]) -> tuple[int, float]:
+    """Top-1s that are the reference's, and the worst difference of a top confidence."""
+    same = sum(next(iter(answer)) == best for answer, (best, _) in zip(answers, reference(), strict=True))
+    worst = max(abs(answer.get(best, 0) - p) for answer, (best, p) in zip(answers, reference(), strict=True))
+    return same, worst
+
+
+def accuracy(answers: list[dict[int, float]]) -> tuple[float, float]:
+    truth = [class_id for _, class_id in photographs()]
+    top1 = np.mean([next(iter(answer)) == true for answer, true in zip(answers, truth, strict=True)])
+    top5 = np.mean([true in answer for answer, true in zip(answers, truth, strict=True)])
+    return float(top1), float(top5)
+
+
+def test_openvino_in_float32_answers_as_torch_does(eval_server: Served) -> None:
+    answers = top5(eval_server)
+    same, worst = agreement(answers)
+    top1, in_five = accuracy(answers)
+    print(f"same top-1 {same}/200, worst difference {worst:.4f}, top-1 {top1}, top-5 {in_five}")
+    assert same >= 199
+    assert worst <= 0.03
+    assert top1 >= 0.785
+    assert in_five >= 0.945
+
+
+def test_the_stand_in_is_as_good_as_it_says(server: Served) -> None:
+    top1, in_five = accuracy(top5(server))
+    print(f"top-1 {top1}, top-5 {in_five}")
+    assert top1 >= 0.87
+    assert in_five >= 0.97
+
+
+def test_torch_answers_as_the_reference_does(data_dir: Path) -> None:
+    model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", engine="torch", threads=2, data_dir=data_dir)
+    for (path, _), (best, confidence) in list(zip(photographs(), reference(), strict=True))[::10]:
+        seen = model.see(path.read_bytes()).confidences
+        assert int(seen.argmax()) == best
+        assert abs(float(seen[best]) - confidence) <= 0.03
+
+
+def test_large_jpegs_are_recognised_as_at_full_scale(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enlarged to a short side of 3,000 pixels, which is decoded at a quarter of that."""
+    model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", threads=2, data_dir=data_dir)
+    same, close = [], []
+    for path, _ in photographs()[::4]:
+        small = Image.open(path).convert("RGB")
+        factor = 3001 / min(small.size)
+        size = tuple(min(round(side * factor), 8001) for side in small.size)
+        data = makers.encode(small.resize(size, Image.Resampling.BICUBIC), quality=90)  # type: ignore[arg-type]
+        reduced = model.see(data).confidences
+        with monkeypatch.context() as whole:
+            whole.setattr(imaging, "_REDUCED_SIDE", 1000)
+            full = model.see(data).confidences
+        best = int(full.argmax())
+        same.append(int(reduced.argmax()) == best)
+        close.append(abs(float(reduced[best] - full[best])) <= 0.02)
+    print(f"same top-1 {np.mean(same)}, within 0.02 {np.mean(close)} of {len(same)}")
+    assert np.mean(same) >= 0.98
+    assert np.mean(close) >= 0.95
+
+
+def test_calibration_photographs_are_all_readable(eval_server: Served) -> None:
+    with eval_server.client() as client:
+        for path in sorted((EVAL / "calibration").glob("*.jpg"))[::20]:
+            reply = client.post("/predict", content=path.read_bytes())
+            assert reply.status_code == 200
+            with Image.open(io.BytesIO(path.read_bytes())) as image:
+                assert reply.json()["image"]["width"] == image.width
