@@ -1,5 +1,7 @@
 """What several test files need: images, servers, and the reasons why a test may be skipped."""
 
+import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import EVAL, Served, serve_process
-
-ROOT = Path(__file__).parents[1]
+from eyespot.vision import export, weights
+from tests.serving import EVAL, ROOT, Served, serve_process
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,8 +33,16 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(pytestconfig: pytest.Config) -> Path:
-    """A data folder that outlives the run, so that the networks are exported once. test_export makes one anew."""
-    return pytestconfig.cache.mkdir("eyespot-data")
+    """A data folder with the export of the packaged network; it outlives the run, until the exporting code changes."""
+    vision = ROOT / "src" / "eyespot" / "vision"
+    code = b"".join(path.read_bytes() for path in [vision / "export.py", *sorted((vision / "engines").glob("*.py"))])
+    folder = pytestconfig.cache.mkdir(f"data-{hashlib.sha256(code).hexdigest()[:12]}")
+    entry = weights.read_manifest(ROOT / "weights" / "manifest.toml")["efficientnet-lite0"]
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the test processes makes it, the others wait
+        if not export.find(entry, 1000, "openvino", [folder / "exports"]):
+            export.make(entry, 1000, folder / "exports")
+    return folder
 
 
 @pytest.fixture(scope="session")

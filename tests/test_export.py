@@ -18,9 +18,10 @@ def entry() -> Entry:
 
 
 @pytest.fixture(scope="module")
-def made(entry: Entry, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export.Export]:
-    """An export made anew."""
-    return export.make(entry, 1000, tmp_path_factory.mktemp("exports"))
+def made(entry: Entry, data_dir: Path) -> tuple[Path, export.Export]:
+    found = export.find(entry, 1000, "openvino", [data_dir / "exports"])
+    assert found
+    return found
 
 
 def test_an_export_agrees_with_torch(made: tuple[Path, export.Export], entry: Entry) -> None:
@@ -29,7 +30,7 @@ def test_an_export_agrees_with_torch(made: tuple[Path, export.Export], entry: En
     assert record.proof.max_logit_difference <= 1e-3
     assert record.digest == entry.sha256
     assert set(record.files) == {"model.xml", "model.bin", "head.npz"}
-    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert not list(place.parent.glob(".unfinished*"))
 
 
 def test_weights_are_stored_in_float32(made: tuple[Path, export.Export], entry: Entry) -> None:
@@ -131,6 +132,19 @@ def test_the_proof_images_do_not_change(entry: Entry) -> None:
     assert (first == second).all()
     assert first.shape == (8, 224, 224, 3)
     assert len({image.tobytes() for image in first}) == 8
+
+
+def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export], tmp_path: Path) -> None:
+    place = tmp_path / made[0].name
+    for name in ("first", "second"):
+        shutil.copytree(made[0], tmp_path / name)
+    export._settle(tmp_path / "first", place)
+    before = (place / "model.bin").stat().st_ino
+    export._settle(tmp_path / "second", place)
+    assert (place / "model.bin").stat().st_ino == before
+    (place / "model.bin").write_bytes(b"damaged")
+    export._settle(tmp_path / "second", place)
+    assert (place / "model.bin").stat().st_size == (made[0] / "model.bin").stat().st_size
 
 
 def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Path) -> None:

@@ -166,10 +166,21 @@ def _make_here(entry: Entry, classes: int, folder: Path) -> None:
         )
         (unfinished / _RECORD).write_text(record.model_dump_json(indent=1))
         unfinished.chmod(0o755)  # mkdtemp makes it for one user
-        shutil.rmtree(place, ignore_errors=True)
-        unfinished.rename(place)
+        _settle(unfinished, place)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _settle(finished: Path, place: Path) -> None:
+    """Give the export its name, unless another process, which may be in use of it, was quicker."""
+    if _read(place):
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        finished.rename(place)
+    except OSError:
+        if not _read(place):
+            raise
 
 
 def _sweep(folder: Path) -> None:
