@@ -243,6 +243,15 @@ def test_thousands_of_scans_are_refused() -> None:
         see(makers.many_scans(3000))
 
 
+@pytest.mark.parametrize("bait", [b"\xff\x01\xff\xff", b"\xff\xd0\xff\xff", b"\xff\x00\xff\xff", b"\xff\xff\xff"])
+def test_scans_cannot_hide(bait: bytes) -> None:
+    """A marker without a length, and after it what would be one of 65,535 bytes."""
+    data = makers.many_scans(2000)
+    first = data.index(b"\xff\xda")
+    with pytest.raises(TooManyScans):
+        see(data[:first] + bait + data[first:])
+
+
 def test_the_scans_of_an_ordinary_progressive_jpeg_are_few() -> None:
     data = makers.jpeg(progressive=True)
     assert 5 < data.count(b"\xff\xda") <= 12

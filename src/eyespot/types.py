@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-type_uri = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
+TYPE_URI = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
 
 
 @dataclass(frozen=True, slots=True)

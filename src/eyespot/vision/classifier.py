@@ -91,27 +91,8 @@ class Classifier:
         stand_in = model == "auto" and weights.is_stand_in(entry, entries)
         if stand_in:
             event("stand_in_used", 30, model=entry.name, missing=next(iter(entries)), remedy=weights.remedy(entries))
-        if precision not in ("auto", "f32"):
-            raise EngineUnavailable(f"precision {precision} is not available in this version; f32 is")
-        golden_class = None
-        loaded: Engine
-        if engine in ("auto", "openvino"):
-            from eyespot.vision.engines.openvino import OpenVinoEngine
-
-            folders = [entry.folder / "exports", Path(data_dir) / "exports"]
-            place, made = export.find(entry, len(names), "openvino", folders) or export.make(
-                entry, len(names), folders[-1]
-            )
-            loaded = OpenVinoEngine(place / "model.xml", workers=workers, threads=threads)
-            golden_class = made.golden_class
-        elif engine == "torch":
-            try:
-                from eyespot.vision.engines.torch import TorchEngine, load_network
-            except ModuleNotFoundError as error:
-                raise EngineUnavailable("the torch engine needs `pip install eyespot[models]`") from error
-            loaded = TorchEngine(load_network(entry.architecture, path, len(names), entry.recipe), threads=threads)
-        else:
-            raise EngineUnavailable(f"engine {engine} is not available in this version; openvino and torch are")
+        folders = [entry.folder / "exports", Path(data_dir) / "exports"]
+        loaded, golden_class = _load(entry, path, len(names), engine, precision, folders, workers, threads)
         return cls(
             entry,
             names,
@@ -158,6 +139,27 @@ class Classifier:
         if self._golden_class is not None and best != self._golden_class:
             expected, actual = self.labels[self._golden_class].label, self.labels[best].label
             raise GoldenImageFailed(f"the golden image is a {expected}, and was recognised as a {actual}")
+
+
+def _load(
+    entry: Entry, path: Path, classes: int, engine: str, precision: str, exports: list[Path], workers: int, threads: int
+) -> tuple[Engine, int | None]:
+    """The engine with the network in it, and the class that torch gives the golden image, where that is on record."""
+    if precision not in ("auto", "f32"):
+        raise EngineUnavailable(f"precision {precision} is not available in this version; f32 is")
+    if engine in ("auto", "openvino"):
+        from eyespot.vision.engines.openvino import OpenVinoEngine
+
+        found = export.find(entry, classes, "openvino", exports)
+        place, record = found or export.make(entry, classes, exports[-1])
+        return OpenVinoEngine(place / "model.xml", workers=workers, threads=threads), record.golden_class
+    if engine == "torch":
+        try:
+            from eyespot.vision.engines.torch import TorchEngine, load_network
+        except ModuleNotFoundError as error:
+            raise EngineUnavailable("the torch engine needs `pip install eyespot[models]`") from error
+        return TorchEngine(load_network(entry.architecture, path, classes, entry.recipe), threads=threads), None
+    raise EngineUnavailable(f"engine {engine} is not available in this version; openvino and torch are")
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> Confidences:

@@ -181,8 +181,9 @@ def check_scans(data: bytes) -> None:
             raise BrokenImage(f"The JPEG has more than {MAX_SEGMENTS:,} segments.", limit=MAX_SEGMENTS, value=count)
 
 
-# The end of entropy-coded data: a marker that is neither a stuffed zero nor a restart (ITU-T T.81, B.1.1).
-_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+# A marker with a length after it: not a stuffed zero, nor TEM, nor a restart (ITU-T T.81, table B.1). Were TEM one, it
+# could hide 64 kB of scans, which the decoder does not skip.
+_NEXT_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
 _SOS, _EOI = 0xDA, 0xD9
 
 

@@ -21,7 +21,7 @@ def response(request: Request, refusal: Refusal, checks: list[Check] | None = No
     state.facts["code"] = refusal.code
     request.app.state.recognizer.metrics.refused.labels(refusal.code).inc()
     problem = Problem(
-        type=types.type_uri + refusal.code,
+        type=types.TYPE_URI + refusal.code,
         title=refusal.title,
         status=refusal.status,
         detail=refusal.detail,
@@ -80,7 +80,7 @@ def documented(*kinds: type[Refusal]) -> dict[int | str, dict[str, Any]]:
 
 def _example(kind: type[Refusal]) -> dict[str, Any]:
     return {
-        "type": types.type_uri + kind.code,
+        "type": types.TYPE_URI + kind.code,
         "title": kind.title,
         "status": kind.status,
         "detail": kind().detail,
