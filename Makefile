@@ -11,7 +11,8 @@ DEBIAN_PACKAGES := chromium curl
 .PHONY: serve test install lint format manual test-all clean
 
 serve: install
-	@if [ -z "$$EYESPOT_MANIFEST" ] && [ ! -e weights/resnet18-f37072fd.pth ] && [ ! -e $(VENV)/.fetch-tried ]; then \
+	@case "$$EYESPOT_MANIFEST$$EYESPOT_MODEL" in ""|auto|resnet18) wanted=yes;; *) wanted=;; esac; \
+	if [ "$$wanted" ] && [ ! -e weights/resnet18-f37072fd.pth ] && [ ! -e $(VENV)/.fetch-tried ]; then \
 		echo "Fetching the official weights of ResNet-18, once:"; \
 		$(BIN)/eyespot weights fetch resnet18 || echo "Going on without them; 'make serve' will not try again."; \
 		touch $(VENV)/.fetch-tried; \

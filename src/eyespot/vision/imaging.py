@@ -243,11 +243,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return Image.fromarray(high_bytes).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")  # convert copies whatever the mode is
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         return white
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def crop_box(size: Size, recipe: Recipe) -> Box:

@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
+                ws="none",
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=math.ceil(deadline_seconds) + 5,
                 # Client addresses come from our own reading of proxies.
