@@ -52,17 +52,22 @@ def test_classify_says_a_line_an_image_and_reports_what_it_cannot_read(tmp_path:
     (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
     (tmp_path / "coffee.png").write_bytes(makers.encode(makers.photograph("coffee"), "PNG"))
     (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder").mkdir()
+    files = ["cat.jpg", "text.jpg", "gone.jpg", "folder", "empty.jpg", "coffee.png"]
     settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(data_dir)}
-    done = run("classify", "cat.jpg", "text.jpg", "gone.jpg", "coffee.png", cwd=tmp_path, **settings)
+    done = run("classify", *files, cwd=tmp_path, **settings)
     assert done.returncode == 1
     cat, coffee = done.stdout.splitlines()
     assert cat.startswith("cat.jpg: ")
     assert "cat" in cat.removeprefix("cat.jpg: ")
     assert cat.count("%") == 3
     assert "espresso" in coffee
-    text, gone = done.stderr.splitlines()
+    text, gone, folder, empty = done.stderr.splitlines()
     assert "text.jpg: The bytes are no image" in text
-    assert "gone.jpg" in gone
+    assert gone == "gone.jpg: No such file or directory"
+    assert folder == "folder: Is a directory"
+    assert "empty.jpg: The image is empty" in empty
     assert "Traceback" not in done.stderr
     one = run("classify", "--top-k", "1", "cat.jpg", cwd=tmp_path, **settings)
     assert (one.returncode, one.stdout.count("%")) == (0, 1)

@@ -173,7 +173,7 @@ def test_random_bytes_are_no_image(data: bytes) -> None:
         (b"\0\0\0\x18ftypavif", "AVIF"),
         (b"<!doctype html><title>404</title>", "HTML"),
         (b"hello", "no image"),
-        (b"", "no image"),
+        (b"", "empty"),
     ],
 )
 def test_other_formats_are_named(data: bytes, name: str) -> None:

@@ -237,6 +237,17 @@ def test_people_are_told_where_to_go(data_dir: Path) -> None:
     assert Path(sample[1]).is_file()
 
 
+def test_an_ipv6_address_is_served_and_written_in_brackets(data_dir: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0"}
+    with serve_process(**settings, EYESPOT_HOST="::1") as served, served.client() as client:
+        assert served.url.startswith("http://[::1]:")
+        assert client.get("/livez").status_code == 200
+
+
 def test_every_log_line_is_json(served: Served) -> None:
     with served.client() as client:
         client.post("/predict", files={"file": IMAGE})

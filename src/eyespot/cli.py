@@ -68,7 +68,8 @@ def serve() -> None:
         telemetry.event("setting_without_effect", 30, name=name, reason="known, but not acted on in this version")
     bound = bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
-    url = f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    url = f"http://{name}:{port}"
     fastapi = create_app(config)
 
     def ready() -> None:
@@ -113,7 +114,8 @@ def classify(
             predictions = classifier.classify(path.read_bytes(), top_k, min_confidence)
         except (EyespotError, OSError) as error:
             failed += 1
-            err.print(f"{path}: {error}", markup=False, soft_wrap=True)
+            reason = error.strerror if isinstance(error, OSError) else error
+            err.print(f"{path}: {reason}", markup=False, soft_wrap=True)
         else:
             said = ", ".join(f"{found.label} {found.confidence:.1%}" for found in predictions)
             out.print(f"{path}: {said or 'nothing above the least confidence'}", markup=False, soft_wrap=True)

@@ -121,6 +121,8 @@ def see(data: bytes, recipe: Recipe, *, max_pixels: int, formats: Collection[str
 def detect_format(data: bytes, formats: Collection[str] = FORMATS) -> str:
     """`jpeg`, `png` or `webp`, told from the first bytes and never from a name or a content type."""
     kind = announced_format(data)
+    if not data:
+        raise UnsupportedFormat("The image is empty: 0 bytes.")
     if kind is None:
         raise UnsupportedFormat(f"The bytes are {_describe(data)}; supported are {', '.join(formats)}.")
     if kind not in formats:
