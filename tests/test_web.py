@@ -139,6 +139,18 @@ def test_a_wrong_parameter_is_a_problem(
         assert problem["value"] == value
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-16", "nonsense", "zip"])
+def test_a_form_is_utf_8_whatever_it_says(client: httpx.Client, charset: str) -> None:
+    def part(name: str, value: bytes) -> bytes:
+        return f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+
+    form = part('file"; filename="é.png', IMAGE) + part("top_k", b"2") + part("other", b"abc-9999.\xff") + b"--B--\r\n"
+    kind = f"multipart/form-data; boundary=B; charset={charset}"
+    reply = client.post("/predict", content=form, headers={"content-type": kind})
+    assert reply.status_code == 200, reply.text
+    assert len(reply.json()["predictions"]) == 2
+
+
 def test_labels(client: httpx.Client) -> None:
     rows = client.get("/labels").json()
     assert rows[3] == {"class_id": 3, "wnid": "n00000003", "label": "class 3"}

@@ -173,10 +173,18 @@ def _from_base64(text: str) -> bytes:
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, without temporary files: the container's root is read-only, and the body is bounded."""
+    """Starlette's parser, without temporary files, and with names and values in UTF-8 whatever the client says."""
 
-    spool_max_size = 0  # SpooledTemporaryFile never rolls over to a real file
+    spool_max_size = 0  # SpooledTemporaryFile never rolls over to a real file: the container's root is read-only
     ended = False
+
+    @property
+    def _charset(self) -> str:
+        return "utf-8"
+
+    @_charset.setter
+    def _charset(self, _: str) -> None:
+        """Not what the request names: any codec of Python, punycode say, which raises or takes seconds."""
 
     def on_end(self) -> None:
         self.ended = True
