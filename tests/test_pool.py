@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -112,7 +113,7 @@ def test_a_deadline_frees_the_caller_and_not_the_place() -> None:
 
 
 @pytest.mark.parametrize("late", [True, False], ids=["late", "left"])
-def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool) -> None:
+def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         with opened(queue=2, deadline=0.2 if late else 30) as pool:
             held, second = Held(), Held()
@@ -133,6 +134,8 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool) -> None:
             first.exception()
 
     run(test())
+    gc.collect()
+    assert not caplog.records  # asyncio tells of an exception that nobody looked at
 
 
 def test_callers_who_leave_cannot_make_the_queue_grow() -> None:

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,14 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "JSON without image": ({"json": {"img": "x"}}, 400, "no-image"),
     "JSON with a number for an image": (encoded(3), 400, "no-image"),
     "JSON with an empty image": (encoded(""), 400, "no-image"),
+    "a file input that nobody filled": (
+        text(
+            b'--B\r\nContent-Disposition: form-data; name="file"; filename=""\r\n\r\n\r\n--B--\r\n',
+            FORM["content-type"],
+        ),
+        400,
+        "no-image",
+    ),
     "two files": ({"files": [("file", IMAGE), ("file", IMAGE)]}, 400, "several-images"),
     "two files of two names": ({"files": [("file", IMAGE), ("image", IMAGE)]}, 400, "several-images"),
     "broken base64": (encoded("%%%not base64%%%"), 400, "bad-base64"),
@@ -152,6 +161,29 @@ def test_a_client_that_only_reads_when_it_has_sent_everything_gets_the_answer(fa
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
     assert b'"code":"image-too-large"' in answer
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("eyespot").propagate = True
+    with caplog.at_level("ERROR", "eyespot"), serve_fake() as served, served.client() as client:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\nabc")
+        line = 'eyespot_requests_total{route="/predict",status="499"} 1.0'
+        deadline = time.monotonic() + 30
+        while line not in (metrics := client.get("/metrics").text):
+            assert time.monotonic() < deadline, metrics
+            time.sleep(0.01)
+        assert 'code="internal"' not in metrics
+    assert not caplog.records
+
+
+def test_a_file_input_that_nobody_filled_does_not_count(fake: Served) -> None:
+    empty = b'--B\r\nContent-Disposition: form-data; name="image"; filename=""\r\n\r\n\r\n'
+    full = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + IMAGE + b"\r\n"
+    with fake.client() as client:
+        assert client.post("/predict", **text(empty + full + b"--B--\r\n", FORM["content-type"])).status_code == 200
 
 
 def test_a_body_without_an_end_is_cut_off(fake: Served) -> None:

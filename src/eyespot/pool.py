@@ -141,10 +141,12 @@ class WorkerPool:
             Draining: the pool is closed.
         """
         ticket = _Ticket(time.monotonic() + self._deadline)
-        future = self._submit(ticket, function, *args)
+        future = asyncio.wrap_future(self._submit(ticket, function, *args))
+        # Nobody else looks at it when the caller has left, and asyncio reports an exception that nobody looked at.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             # Shielded: cancelling the future itself would free its place while it still stands in the executor's queue.
-            result = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self._deadline)
+            result = await asyncio.wait_for(asyncio.shield(future), self._deadline)
         except (TimeoutError, _NotBegun) as error:
             ticket.abandoned = True
             raise TooLate(f"The image was not recognised within {self._deadline:g} s.", limit=self._deadline) from error

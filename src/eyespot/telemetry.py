@@ -33,12 +33,14 @@ def configure_logging(log_format: str, level: str) -> None:
     people = log_format == "lines" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines() if people else _Json())
-    for logger in (_logger, logging.getLogger("uvicorn")):
-        logger.handlers = [handler]
-        logger.propagate = False
-        logger.setLevel(level.upper())
-    # uvicorn tells of its own start and stop; ours say the same with facts.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, _logger.level))
+    _logger.setLevel(level.upper())
+    # What libraries say comes out in the same form, or it would not be JSON; from warnings on, since uvicorn's words
+    # about start and stop are our own with fewer facts.
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(logging.WARNING, _logger.level))
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is odd in a client's form
 
 
 class _Json(logging.Formatter):

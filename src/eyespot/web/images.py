@@ -206,9 +206,13 @@ async def _from_form(request: Request) -> _Body:
 
 def _file_of(form: FormData) -> bytes:
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    unchosen = [file for file in files if not file.filename and not file.size]  # a browser's empty file inputs
+    files = [file for file in files if file not in unchosen]
     if len(files) > 1:
         raise SeveralImages(f"The form holds {len(files)} files where one belongs.", limit=1, value=len(files))
-    named = [value for name in FILE_FIELDS for value in form.getlist(name)]
+    named = [value for name in FILE_FIELDS for value in form.getlist(name) if value not in unchosen]
+    if unchosen and not named:
+        raise NoImage("No file was chosen in the form.")
     if not named:
         held = ", ".join(sorted({repr(name[:40]) for name in form})) or "nothing"
         raise NoImage(f"The form has no file part called `file` or `image`; it holds {held}.")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyespot.errors import Internal, Refusal
@@ -56,6 +57,8 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # in the middle of its body; 499 below
         except Exception as error:
             event("request_failed", 40, exc_info=error, request_id=request_id)
             if not status:
