@@ -243,6 +243,23 @@ def test_thousands_of_scans_are_refused() -> None:
         see(makers.many_scans(3000))
 
 
+@pytest.mark.parametrize("end", [b"", b"\x00", b"\xd0", b"\xff\x01"])
+def test_a_run_of_fill_bytes_costs_nothing(end: bytes) -> None:
+    """In a process that is ended after a minute: what is quadratic would need days, and cannot be interrupted."""
+    script = (
+        "import sys; from eyespot.errors import BrokenImage; from eyespot.vision import imaging\n"
+        f"try: imaging.check_scans(b'\\xff\\xd8' + b'\\xff' * 5_000_000 + {end!r})\n"
+        "except BrokenImage: pass"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_fill_bytes_before_a_marker_are_allowed() -> None:
+    data = makers.jpeg()
+    table = data.index(b"\xff\xdb")
+    assert see(data[:table] + b"\xff" * 50 + data[table:]).width == 451
+
+
 @pytest.mark.parametrize("bait", [b"\xff\x01\xff\xff", b"\xff\xd0\xff\xff", b"\xff\x00\xff\xff", b"\xff\xff\xff"])
 def test_scans_cannot_hide(bait: bytes) -> None:
     """A marker without a length, and after it what would be one of 65,535 bytes."""

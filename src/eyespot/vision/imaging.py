@@ -185,7 +185,9 @@ def check_scans(data: bytes) -> None:
 
 # A marker with a length after it: not a stuffed zero, nor TEM, nor a restart (ITU-T T.81, table B.1). Were TEM one, it
 # could hide 64 kB of scans, which the decoder does not skip.
-_NEXT_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+# One \xff and not a run of them, though fill bytes are allowed: a run would be tried from each of its bytes, which is
+# quadratic, with the GIL held. 80 kB of \xff froze the whole server.
+_NEXT_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 _SOS, _EOI = 0xDA, 0xD9
 
 
