@@ -116,6 +116,10 @@ def test_what_this_version_cannot_do_is_an_error(data_dir: Path, choice: dict[st
         Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=data_dir, **choice)
 
 
+def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
+    fake_classifier(FakeEngine(), max_pixels=1024, formats=["png"]).check_golden_image()
+
+
 def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
     fake = fake_classifier(FakeEngine(), golden_class=9)
     with pytest.raises(GoldenImageFailed, match="class 9"):

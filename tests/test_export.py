@@ -67,16 +67,17 @@ def test_a_whole_export_is_found_in_the_first_folder_that_has_it(
     assert found[0] == made[0]
 
 
-@pytest.mark.parametrize("damage", ["model.bin", "model.xml", "export.json", "classes", "digest"])
+@pytest.mark.parametrize("damage", ["model.bin", "model.xml", "export.json", "classes", "digest", "files"])
 def test_a_damaged_or_other_export_is_not_used(
     made: tuple[Path, export.Export], entry: Entry, tmp_path: Path, damage: str
 ) -> None:
     place = tmp_path / made[0].name
     shutil.copytree(made[0], place)
     classes = 10 if damage == "classes" else 1000
-    if damage == "digest":
+    if damage in ("digest", "files"):
         record = json.loads((place / "export.json").read_text())
-        (place / "export.json").write_text(json.dumps({**record, "digest": "0" * 64}))
+        other = {"digest": "0" * 64, "files": {}}[damage]
+        (place / "export.json").write_text(json.dumps({**record, damage: other}))
     elif damage != "classes":
         (place / damage).write_bytes(b"x" + (place / damage).read_bytes()[1:])
     assert export.find(entry, classes, "openvino", [tmp_path]) is None

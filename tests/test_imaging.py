@@ -112,6 +112,8 @@ def test_alpha_is_laid_over_white() -> None:
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    clear = Image.fromarray(np.full((300, 300), 7, np.uint16))
+    assert (see(makers.encode(clear, "PNG", transparency=7)).pixels == 255).all()
     half = Image.fromarray(np.full((300, 300), 0x8000, np.uint16))
     assert (see(makers.encode(half, "PNG")).pixels == 128).all()
 

@@ -1,6 +1,7 @@
 """The process: how it starts, how it refuses to start, how it stops."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -125,6 +127,52 @@ def test_a_second_sigterm_ends_the_drain(data_dir: Path) -> None:
         assert served.process.wait(30) == 0
 
 
+def test_a_start_can_be_abandoned(tmp_path: Path) -> None:
+    """In the middle of an export, which takes many seconds: at once, with exit code 0, and without ever listening."""
+    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_LOG_FORMAT": "json", "EYESPOT_PORT": "0"}
+    manifest = str(ROOT / "weights" / "manifest.toml")
+    process = subprocess.Popen(
+        [EYESPOT, "serve"],
+        env=environment(**settings, EYESPOT_MANIFEST=manifest, EYESPOT_DATA_DIR=str(tmp_path)),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    assert process.stderr
+    with process.stderr as lines:
+        events = []
+        for line in lines:
+            events.append(json.loads(line)["event"])
+            if events[-1] == "export_started":
+                os.killpg(process.pid, signal.SIGTERM)  # the exporting child too, as a container's stop does
+        assert process.wait(30) == 0
+    assert events[-1] == "start_abandoned"
+    assert "export_made" not in events
+
+
+def test_every_worker_is_warm_at_start() -> None:
+    import asyncio
+
+    from eyespot.pool import WorkerPool
+    from eyespot.recognizer import Recognizer
+    from eyespot.telemetry import Metrics
+    from tests.serving import FakeEngine, fake_classifier
+
+    class Named(FakeEngine):
+        threads: ClassVar[set[str]] = set()
+
+        def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+            self.threads.add(threading.current_thread().name)
+            return super().infer(pixels, features=features)
+
+    metrics = Metrics()
+    pool = WorkerPool(4, 0, 30, metrics)
+    asyncio.run(Recognizer(fake_classifier(Named()), pool, metrics).warm_up())
+    pool.close()
+    assert len(Named.threads) == 4
+
+
 def start_fails(*, cwd: Path, **settings: str) -> str:
     """The one line that a start which fails prints; checked for its exit code and for a traceback."""
     settings = {"EYESPOT_MANIFEST": str(ROOT / "weights" / "manifest.toml"), "EYESPOT_PORT": "0", **settings}
@@ -148,6 +196,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
 
 def test_an_address_that_is_not_ours_is_told(tmp_path: Path) -> None:
     assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="no.such.host.invalid")
+    assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="..")
 
 
 def test_missing_weights_are_told_with_the_remedy(tmp_path: Path) -> None:

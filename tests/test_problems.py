@@ -75,6 +75,11 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         "bad-form",
     ),
+    "a form cut off in its first part": (
+        text(b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc', FORM["content-type"]),
+        400,
+        "bad-form",
+    ),
     "thousands of fields": ({"files": [("x", (None, "1"))] * 2000}, 400, "bad-form"),
     "a type we do not read": (text(b"hello", "text/plain"), 415, "unsupported-body"),
     "a form as curl -d sends it": (text(b"image=cat", "application/x-www-form-urlencoded"), 415, "unsupported-body"),

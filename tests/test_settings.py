@@ -41,7 +41,6 @@ def test_the_defaults() -> None:
         ("EYESPOT_PORT", "http", "EYESPOT_PORT"),
         ("EYESPOT_QUEUE", "-1", "EYESPOT_QUEUE"),
         ("EYESPOT_FORMATS", "jpeg,gif", "EYESPOT_FORMATS"),
-        ("EYESPOT_FORMATS", "", "EYESPOT_FORMATS"),
         ("EYESPOT_CACHE_URL", "ftp://x", "EYESPOT_CACHE_URL"),
         ("EYESPOT_LOG_LEVEL", "loud", "EYESPOT_LOG_LEVEL"),
     ],
@@ -78,6 +77,19 @@ def test_what_has_no_effect_yet_is_accepted_and_named(monkeypatch: pytest.Monkey
 def test_a_secret_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYESPOT_API_KEYS", "me:hunter2")
     assert "hunter2" not in repr(settings.load())
+
+
+def test_an_empty_value_is_one_that_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_WORKERS", "")
+    monkeypatch.setenv("EYESPOT_FORMATS", "")
+    assert settings.load() == Settings()
+
+
+def test_a_password_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYESPOT_AUDIT_URL", "postgres://me:hunter2@host/db")
+    with pytest.raises(InvalidSetting) as caught:
+        settings.load()
+    assert "hunter2" not in str(caught.value)
 
 
 def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:

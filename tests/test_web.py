@@ -151,6 +151,17 @@ def test_a_form_is_utf_8_whatever_it_says(client: httpx.Client, charset: str) ->
     assert len(reply.json()["predictions"]) == 2
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_boolean_is_no_number(client: httpx.Client, name: str) -> None:
+    reply = client.post("/predict", json={"image": BASE64, name: True})
+    assert (reply.status_code, reply.json()["value"]) == (422, "true")
+
+
+def test_a_file_wins_over_a_text_of_the_other_name(client: httpx.Client) -> None:
+    files = {"file": (None, "a text"), "image": ("a.png", IMAGE)}
+    assert client.post("/predict", files=files).status_code == 200
+
+
 def test_labels(client: httpx.Client) -> None:
     rows = client.get("/labels").json()
     assert rows[3] == {"class_id": 3, "wnid": "n00000003", "label": "class 3"}

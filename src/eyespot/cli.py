@@ -28,8 +28,8 @@ app = typer.Typer(
 weights_app = typer.Typer(help="The weight files: which there are, whether they are right, and where to get them.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
+out = Console(highlight=False, emoji=False)
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """The use case, whole: what happens to one image between the reading of the request and the answer."""
 
+import asyncio
+import threading
 import time
 from dataclasses import dataclass
 
-from eyespot.errors import Refusal
+from eyespot.errors import GoldenImageFailed, Refusal
 from eyespot.pool import WorkerPool
 from eyespot.telemetry import Metrics
 from eyespot.types import Check, ImageInfo
@@ -64,8 +66,18 @@ class Recognizer:
         Raises:
             GoldenImageFailed: the network does not recognise it.
         """
-        for _ in range(self.pool.workers):
-            await self.pool.run(self.classifier.check_golden_image)
+        together = threading.Barrier(self.pool.workers)  # or one quick thread would do the work of all
+
+        def check() -> None:
+            together.wait()
+            self.classifier.check_golden_image()
+
+        try:
+            await asyncio.gather(*(self.pool.run(check) for _ in range(self.pool.workers)))
+        except Refusal as refusal:
+            raise GoldenImageFailed(f"the golden image was refused: {refusal}") from refusal
+        finally:
+            together.abort()
 
     def checks(self) -> list[Check]:
         """What readiness depends on. Only reads numbers, so that it answers when every worker is busy."""

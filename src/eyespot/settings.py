@@ -19,7 +19,7 @@ _LATER: dict[str, Any] = {"in_effect": False}
 class Settings(BaseSettings):
     """Everything that can be set, in the order of DESIGN section 7."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every IPv4 address.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
@@ -118,4 +118,6 @@ def load() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = variable(str(first["loc"][0]))
-        raise InvalidSetting(f"{name}={os.environ.get(name, '')!r}: {first['msg']}") from error
+        # A URL may hold a password.
+        value = "" if name.endswith(("_URL", "_KEYS")) else f"={os.environ.get(name, '')!r}"
+        raise InvalidSetting(f"{name}{value}: {first['msg']}") from error

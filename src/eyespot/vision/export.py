@@ -1,6 +1,7 @@
 """An export: one network in the form of one engine, made once from the torch weights, and proved against them."""
 
 import hashlib
+import logging
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def find(entry: Entry, classes: int, engine: str, folders: Iterable[Path]) -> tu
             continue
         if (export := _read(place)) and (export.digest, export.classes) == (entry.sha256, classes):
             return place, export
-        event("export_damaged", folder=place)
+        event("export_damaged", logging.WARNING, folder=place)
     return None
 
 
@@ -72,7 +73,7 @@ def _read(place: Path) -> Export | None:
         whole = all(_sha256(place / name) == digest for name, digest in export.files.items())
     except (OSError, ValidationError):
         return None
-    return export if whole else None
+    return export if whole and {"model.xml", "model.bin"} <= export.files.keys() else None
 
 
 def make(entry: Entry, classes: int, folder: Path) -> tuple[Path, Export]:
@@ -92,8 +93,9 @@ def make(entry: Entry, classes: int, folder: Path) -> tuple[Path, Export]:
     )
     if done.returncode:
         last_line = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        kind = EngineUnavailable if "ModuleNotFoundError" in last_line else ExportRefused
-        raise kind(f"the export of {entry.name} could not be made (extra `models` is needed): {last_line}")
+        if "ModuleNotFoundError" in last_line:
+            raise EngineUnavailable(f"to export {entry.name}, `pip install eyespot[models]` is needed: {last_line}")
+        raise ExportRefused(f"the export of {entry.name} could not be made: {last_line}")
     found = find(entry, classes, "openvino", [folder])
     if found is None:
         raise ExportRefused(f"the export of {entry.name} in {folder} is not whole")

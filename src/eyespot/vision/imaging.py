@@ -110,7 +110,7 @@ def see(data: bytes, recipe: Recipe, *, max_pixels: int, formats: Collection[str
     except (Refusal, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # Pillow's WebP looks for itself before it makes its canvas
-        raise TooManyPixels(f"{error}", limit=max_pixels // 2) from error
+        raise TooManyPixels(f"At most {max_pixels // 2:,} pixels are accepted.", limit=max_pixels // 2) from error
     # Pillow has no base class for a broken file: OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error
     # and zlib.error were all seen.
     except Exception as error:
@@ -244,7 +244,10 @@ def _orientation(image: Image.Image) -> int:
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of 8 bits: 16 bits scaled rather than clipped, CMYK and palette converted, alpha over white."""
     if image.mode.startswith("I"):
-        high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        levels = np.asarray(image).astype(np.uint16)
+        high_bytes = (levels >> 8).astype(np.uint8)
+        if "transparency" in image.info:
+            high_bytes[levels == image.info["transparency"]] = 255
         return Image.fromarray(high_bytes).convert("RGB")
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")  # convert copies whatever the mode is

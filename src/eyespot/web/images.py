@@ -123,6 +123,9 @@ async def _aside(size: int, function: Callable[..., T], *args: object) -> T:
 
 def read_parameters(given: Mapping[str, Any], classes: int) -> Parameters:
     """Parameters from their raw values. An empty text is one that was not given, as an empty field of a form is."""
+    for name in NAMES:
+        if isinstance(given.get(name), bool):  # which Python would take for 0 or 1
+            raise InvalidParameter(f"{name}: a boolean is no value for it.", value=str(given[name]).lower())
     known = {name: given[name] for name in NAMES if given.get(name) not in (None, "")}
     try:
         parameters = _PARAMETERS.validate_python(known)
@@ -176,7 +179,7 @@ class _InMemory(MultiPartParser):
     """Starlette's parser, without temporary files, and with names and values in UTF-8 whatever the client says."""
 
     spool_max_size = 0  # SpooledTemporaryFile never rolls over to a real file: the container's root is read-only
-    ended = False
+    begun = ended = False
 
     @property
     def _charset(self) -> str:
@@ -185,6 +188,10 @@ class _InMemory(MultiPartParser):
     @_charset.setter
     def _charset(self, _: str) -> None:
         """Not what the request names: any codec of Python, punycode say, which raises or takes seconds."""
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self.begun = True
 
     def on_end(self) -> None:
         self.ended = True
@@ -197,7 +204,9 @@ async def _from_form(request: Request) -> _Body:
     except MultiPartException as error:
         raise BadForm(f"The form cannot be read: {error.message}") from error
     try:
-        if not parser.ended and form:
+        if parser.begun and not parser.ended:
+            for file in parser._files_to_close_on_error:  # the part that was cut off is not in the form yet
+                file.close()
             raise BadForm("The form ends before its closing boundary.")
         return _Body(_file_of(form), {name: value for name, value in form.items() if name in NAMES})
     finally:
@@ -216,7 +225,7 @@ def _file_of(form: FormData) -> bytes:
     if not named:
         held = ", ".join(sorted({repr(name[:40]) for name in form})) or "nothing"
         raise NoImage(f"The form has no file part called `file` or `image`; it holds {held}.")
-    image = named[0]
-    if not isinstance(image, UploadFile):
+    image = next((value for value in named if isinstance(value, UploadFile)), None)
+    if image is None:
         raise NoImage("The form's image is a text, not a file: with curl, write -F file=@cat.jpg, with the @.")
     return image.file.read()

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eyespot.errors import Internal, Refusal
+from eyespot.errors import Draining, Internal, Refusal
 from eyespot.telemetry import event
 from eyespot.web import problems
 
@@ -57,6 +57,9 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, answer)
+        except asyncio.CancelledError:  # the server has stopped waiting for this request
+            if not status:
+                await problems.response(Request(scope), Draining(retry_after=1))(scope, receive, answer)
         except ClientDisconnect:
             pass  # in the middle of its body; 499 below
         except Exception as error:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import signal
 import socket
 import time
@@ -30,8 +31,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
-        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        reason = getattr(error, "strerror", None) or error
+        raise PortTaken(f"cannot listen on {host}:{port}: {reason}") from error
     return bound
 
 
@@ -89,10 +91,12 @@ class Server(uvicorn.Server):
         if self._stop_at < math.inf:
             self.should_exit = self.force_exit = True
             return
-        wait = self._drain_seconds if sig == signal.SIGTERM and self.started else 0
+        if not self.started:
+            event("start_abandoned", signal=signal.Signals(sig).name)
+            os._exit(0)  # nothing was accepted yet; an orderly end would wait for the model to be loaded or exported
+        wait = self._drain_seconds if sig == signal.SIGTERM else 0
         self._stop_at = time.monotonic() + wait
-        if self.started:
-            self._app.state.recognizer.pool.draining = True
+        self._app.state.recognizer.pool.draining = True
         event("stop_requested", signal=signal.Signals(sig).name, drain_seconds=wait)
 
     async def on_tick(self, counter: int) -> bool:

@@ -35,6 +35,9 @@ class OpenVinoEngine:
             },
         )
         self._own = threading.local()  # an inference request serves one thread at a time
+        # The first inference of a process must be alone: two threads in it at once were seen to wait for each other for
+        # ever, in 3 of 49 starts on busy cores.
+        self.infer(np.zeros((1, *self._compiled.input(0).shape[1:]), np.uint8))
 
     def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
         if not hasattr(self._own, "request"):
