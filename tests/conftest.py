@@ -46,9 +46,15 @@ def data_dir(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(data_dir: Path) -> Iterator[Served]:
+def packaged(data_dir: Path) -> dict[str, str]:
+    """The settings that choose the network whose weights come in a package, exported already."""
+    return {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(data_dir)}
+
+
+@pytest.fixture(scope="session")
+def server(packaged: dict[str, str]) -> Iterator[Served]:
     """`eyespot serve` with the network whose weights come in a package."""
-    with serve_process(EYESPOT_MODEL="efficientnet-lite0", EYESPOT_DATA_DIR=str(data_dir)) as served:
+    with serve_process(**packaged) as served:
         yield served
 
 

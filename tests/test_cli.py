@@ -48,15 +48,16 @@ def test_help_teaches(tmp_path: Path, words: list[str], told: list[str]) -> None
         assert word in done.stdout
 
 
-def test_classify_says_a_line_an_image_and_reports_what_it_cannot_read(tmp_path: Path, data_dir: Path) -> None:
+def test_classify_says_a_line_an_image_and_reports_what_it_cannot_read(
+    tmp_path: Path, packaged: dict[str, str]
+) -> None:
     (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
     (tmp_path / "coffee.png").write_bytes(makers.encode(makers.photograph("coffee"), "PNG"))
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder").mkdir()
     files = ["cat.jpg", "text.jpg", "gone.jpg", "folder", "empty.jpg", "coffee.png"]
-    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(data_dir)}
-    done = run("classify", *files, cwd=tmp_path, **settings)
+    done = run("classify", *files, cwd=tmp_path, **packaged)
     assert done.returncode == 1
     cat, coffee = done.stdout.splitlines()
     assert cat.startswith("cat.jpg: ")
@@ -69,7 +70,7 @@ def test_classify_says_a_line_an_image_and_reports_what_it_cannot_read(tmp_path:
     assert folder == "folder: Is a directory"
     assert "empty.jpg: The image is empty" in empty
     assert "Traceback" not in done.stderr
-    one = run("classify", "--top-k", "1", "cat.jpg", cwd=tmp_path, **settings)
+    one = run("classify", "--top-k", "1", "cat.jpg", cwd=tmp_path, **packaged)
     assert (one.returncode, one.stdout.count("%")) == (0, 1)
 
 

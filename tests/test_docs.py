@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,10 +30,9 @@ EXAMPLES = list(examples())
 
 
 @pytest.fixture(scope="module")
-def documented(data_dir: Path) -> Iterator[Served]:
+def documented(packaged: dict[str, str]) -> Iterator[Served]:
     """The server that the examples were run against: the packaged network, in the folder of the checkout."""
-    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_WORKERS": "2", "EYESPOT_DATA_DIR": str(data_dir)}
-    with serve_process(**settings) as served:
+    with serve_process(**packaged, EYESPOT_WORKERS="2") as served:
         yield served
 
 
@@ -59,12 +57,13 @@ def same(said: Any, is_: Any, key: str = "") -> None:
 
 @pytest.mark.needs("curl")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example[0]}: {example[1][-1][:50]}")
-def test_examples_are_true(documented: Served, data_dir: Path, example: tuple[str, list[str], str]) -> None:
+def test_examples_are_true(documented: Served, packaged: dict[str, str], example: tuple[str, list[str], str]) -> None:
     _, commands, reply = example
     script = " && ".join(commands).replace("localhost:8000", documented.url).replace("curl ", "curl --silent ")
     script = script.replace(".venv/bin/eyespot", str(EYESPOT))
-    variables = environment(EYESPOT_MODEL="efficientnet-lite0", EYESPOT_DATA_DIR=str(data_dir))
-    done = subprocess.run(["sh", "-c", script], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=ROOT, env=environment(**packaged), capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     if reply.startswith("#"):  # metrics: the lines that are shown are among those that there are
         assert set(reply.splitlines()) <= set(done.stdout.splitlines())

@@ -107,17 +107,29 @@ def test_a_request_that_was_accepted_is_finished_after_the_port_closed(served: S
     assert served.process.wait(30) == 0
 
 
-def test_ctrl_c_does_not_wait_for_balancers(data_dir: Path) -> None:
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0"}
-    with serve_process(**settings, EYESPOT_DRAIN_SECONDS="3000") as served:
+def test_an_upload_that_never_ends_is_told_that_the_server_stops(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_DEADLINE_SECONDS="0.5") as served:
+        assert served.process
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc")
+            with served.client() as client:
+                client.get("/livez")  # what was sent before has arrived
+            served.process.send_signal(signal.SIGINT)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b'"code":"draining"' in answer
+        assert served.process.wait(30) == 0
+
+
+def test_ctrl_c_does_not_wait_for_balancers(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_DRAIN_SECONDS="3000") as served:
         assert served.process
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(30) == 0
 
 
-def test_a_second_sigterm_ends_the_drain(data_dir: Path) -> None:
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0"}
-    with serve_process(**settings, EYESPOT_DRAIN_SECONDS="3000") as served:
+def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_DRAIN_SECONDS="3000") as served:
         assert served.process
         served.process.send_signal(signal.SIGTERM)
         with served.client() as client:
@@ -251,9 +263,8 @@ def test_a_start_that_fails_half_way_closes_what_was_opened(data_dir: Path, monk
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-worker")]
 
 
-def test_settings_without_effect_are_warned_of(data_dir: Path) -> None:
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_CACHE_URL": "off"}
-    with serve_process(**settings) as served:
+def test_settings_without_effect_are_warned_of(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_CACHE_URL="off") as served:
         (warning,) = [event for event in served.events if event["event"] == "setting_without_effect"]
         assert warning["name"] == "EYESPOT_CACHE_URL"
         assert warning["level"] == "warning"
@@ -286,13 +297,12 @@ def test_people_are_told_where_to_go(data_dir: Path) -> None:
     assert Path(sample[1]).is_file()
 
 
-def test_an_ipv6_address_is_served_and_written_in_brackets(data_dir: Path) -> None:
+def test_an_ipv6_address_is_served_and_written_in_brackets(packaged: dict[str, str]) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6")
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_MODEL": "efficientnet-lite0"}
-    with serve_process(**settings, EYESPOT_HOST="::1") as served, served.client() as client:
+    with serve_process(**packaged, EYESPOT_HOST="::1") as served, served.client() as client:
         assert served.url.startswith("http://[::1]:")
         assert client.get("/livez").status_code == 200
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from eyespot import pool
@@ -51,7 +52,7 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
     try:
         recognizer = Recognizer(classifier, workers, metrics)
         await recognizer.warm_up()
-        event("model_ready", **{name: getattr(classifier.info, name) for name in ("name", "engine", "precision")})
+        event("model_ready", **asdict(classifier.info))
         yield recognizer
     finally:
         await asyncio.to_thread(workers.close)

@@ -1,5 +1,6 @@
 """The command line."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,9 @@ def serve() -> None:
     """
     config = _settings()
     for name in config.without_effect():
-        telemetry.event("setting_without_effect", 30, name=name, reason="known, but not acted on in this version")
+        telemetry.event(
+            "setting_without_effect", logging.WARNING, name=name, reason="known, but not acted on in this version"
+        )
     bound = bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
@@ -127,7 +130,8 @@ def classify(
 def list_weights() -> None:
     """List the networks of the manifest, and whether their weights are here."""
     entries = weights.read_manifest(_settings().manifest)
-    table = Table("network", "weights", "top-1", "licence", "file")
+    table = Table("network", "weights", "top-1", "licence")
+    table.add_column("file", overflow="fold")  # a path that is cut off helps nobody
     for entry in entries.values():
         state = "here" if entry.path.is_file() else "missing"
         top1 = f"{entry.accuracy.top1:.1f} %" if entry.accuracy else "unknown"

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from eyespot.errors import GoldenImageFailed, Refusal
 from eyespot.pool import WorkerPool
@@ -37,9 +37,7 @@ class Recognizer:
         self.classifier = classifier
         self.pool = pool
         self.metrics = metrics
-        metrics.model_info.labels(
-            **{field: getattr(classifier.info, field) for field in ("name", "digest", "engine", "precision")}
-        ).set(1)
+        metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
     async def recognize(self, image: Image) -> Recognized:
         """What is in one image.

@@ -1,8 +1,9 @@
 """Bytes in, confidences out: the manifest, the weights, an engine, imaging and labels, joined."""
 
+import logging
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -39,7 +40,7 @@ class Classifier:
         engine: Engine,
         *,
         max_bytes: int = 5 * 1024 * 1024,
-        max_pixels: int = 25_000_000,
+        max_pixels: int = imaging.MAX_PIXELS,
         formats: Collection[str] = imaging.FORMATS,
         stand_in: bool = False,
         golden_class: int | None = None,
@@ -47,7 +48,7 @@ class Classifier:
         self.labels = labels
         self.info = ModelInfo(entry.name, entry.sha256, engine.name, engine.precision)
         self.card = ModelCard(
-            **{field: getattr(self.info, field) for field in ("name", "digest", "engine", "precision")},
+            **asdict(self.info),
             architecture=entry.architecture,
             input_size=entry.recipe.crop,
             classes=len(labels),
@@ -73,7 +74,7 @@ class Classifier:
         workers: int = 1,
         threads: int = 1,
         max_bytes: int = 5 * 1024 * 1024,
-        max_pixels: int = 25_000_000,
+        max_pixels: int = imaging.MAX_PIXELS,
         formats: Collection[str] = imaging.FORMATS,
     ) -> Self:
         """The network that the manifest calls `model`, verified, loaded, and exported first when that was never done.
@@ -90,7 +91,13 @@ class Classifier:
         names = labels.load_labels(entry.labels, places)
         stand_in = model == "auto" and weights.is_stand_in(entry, entries)
         if stand_in:
-            event("stand_in_used", 30, model=entry.name, missing=next(iter(entries)), remedy=weights.remedy(entries))
+            event(
+                "stand_in_used",
+                logging.WARNING,
+                model=entry.name,
+                missing=next(iter(entries)),
+                remedy=weights.remedy(entries),
+            )
         folders = [entry.folder / "exports", Path(data_dir) / "exports"]
         loaded, golden_class = _load(entry, path, len(names), engine, precision, folders, workers, threads)
         return cls(
@@ -132,7 +139,7 @@ class Classifier:
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as torch recognised it."""
         # Not by `see`: an operator may allow fewer formats or pixels than it has.
-        picture = imaging.see(export.SAMPLE.read_bytes(), self._recipe, max_pixels=25_000_000)
+        picture = imaging.see(export.SAMPLE.read_bytes(), self._recipe)
         confidences = softmax(self._engine.infer(picture.pixels[None])[0][0])
         total = float(confidences.sum(dtype=np.float64))
         if not math.isclose(total, 1, abs_tol=1e-3):

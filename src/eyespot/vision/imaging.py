@@ -23,6 +23,7 @@ Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
 FORMATS = ("jpeg", "png", "webp")
+MAX_PIXELS = 25_000_000  # unless the caller says otherwise
 MIN_SIDE = 4  # pixels
 MAX_SCANS = 100
 MAX_SEGMENTS = 10_000  # a camera writes tens; each costs the decoder a turn of a Python loop
@@ -92,7 +93,7 @@ class Picture:
     height: int
 
 
-def see(data: bytes, recipe: Recipe, *, max_pixels: int, formats: Collection[str] = FORMATS) -> Picture:
+def see(data: bytes, recipe: Recipe, *, max_pixels: int = MAX_PIXELS, formats: Collection[str] = FORMATS) -> Picture:
     """The part of an encoded image that a network looks at.
 
     Raises:

@@ -155,7 +155,7 @@ def fetch(
         part.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part):
             if source_file is not None:
-                shutil.copyfile(source_file, part)
+                _copy(source_file, part)
             else:
                 _download(url or _url(entry), part, entry, progress)
             try:
@@ -181,6 +181,13 @@ def _alone(part: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _copy(source: Path, part: Path) -> None:
+    try:
+        shutil.copyfile(source, part)
+    except OSError as error:
+        raise FetchFailed(f"{source} cannot be copied: {error.strerror or error}") from error
 
 
 def _url(entry: Entry) -> str:

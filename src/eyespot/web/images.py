@@ -214,18 +214,23 @@ async def _from_form(request: Request) -> _Body:
 
 
 def _file_of(form: FormData) -> bytes:
-    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-    unchosen = [file for file in files if not file.filename and not file.size]  # a browser's empty file inputs
-    files = [file for file in files if file not in unchosen]
+    given = form.multi_items()
+    items = [(name, value) for name, value in given if not _is_unfilled(value)]
+    files = [value for _, value in items if isinstance(value, UploadFile)]
     if len(files) > 1:
         raise SeveralImages(f"The form holds {len(files)} files where one belongs.", limit=1, value=len(files))
-    named = [value for name in FILE_FIELDS for value in form.getlist(name) if value not in unchosen]
-    if unchosen and not named:
-        raise NoImage("No file was chosen in the form.")
-    if not named:
-        held = ", ".join(sorted({repr(name[:40]) for name in form})) or "nothing"
-        raise NoImage(f"The form has no file part called `file` or `image`; it holds {held}.")
+    named = [value for name, value in items if name in FILE_FIELDS]
     image = next((value for value in named if isinstance(value, UploadFile)), None)
-    if image is None:
+    if image is not None:
+        return image.file.read()
+    if named:
         raise NoImage("The form's image is a text, not a file: with curl, write -F file=@cat.jpg, with the @.")
-    return image.file.read()
+    if len(items) < len(given):
+        raise NoImage("No file was chosen in the form.")
+    held = ", ".join(sorted({repr(name[:40]) for name in form})) or "nothing"
+    raise NoImage(f"The form has no file part called `file` or `image`; it holds {held}.")
+
+
+def _is_unfilled(value: UploadFile | str) -> bool:
+    """Whether this is what a browser sends for a file input in which nothing was chosen."""
+    return isinstance(value, UploadFile) and not value.filename and not value.size

@@ -1,6 +1,7 @@
 """Plain ASGI around every request: its id, its time, its log line, and the counting of its body."""
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -63,7 +64,7 @@ class RequestContext:
         except ClientDisconnect:
             pass  # in the middle of its body; 499 below
         except Exception as error:
-            event("request_failed", 40, exc_info=error, request_id=request_id)
+            event("request_failed", logging.ERROR, exc_info=error, request_id=request_id)
             if not status:
                 await problems.response(Request(scope), Internal())(scope, receive, answer)
         finally:

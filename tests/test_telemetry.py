@@ -1,0 +1,45 @@
+"""What reaches standard error, from a process of its own: logging is the process's."""
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import logging, warnings
+from eyespot import telemetry
+telemetry.configure_logging({format!r}, "info")
+telemetry.event("image_seen", name="cat", bytes=3)
+telemetry.event("image_unseen", logging.DEBUG)
+warnings.warn("a library's warning")
+logging.getLogger("another.library").warning("a library's word")
+logging.getLogger("uvicorn.error").info("Started server process")
+logging.getLogger("python_multipart.multipart").warning("odd boundary")
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    telemetry.event("image_lost", logging.ERROR, exc_info=error)
+"""
+
+
+def logged(log_format: str) -> list[str]:
+    script = SCRIPT.replace("{format!r}", repr(log_format))
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stderr.splitlines()
+
+
+def test_json_is_an_object_a_line_whoever_speaks() -> None:
+    for log_format in ("json", "auto"):
+        seen, warned, said, lost = (json.loads(line) for line in logged(log_format))
+        assert (seen["event"], seen["level"], seen["name"], seen["bytes"]) == ("image_seen", "info", "cat", 3)
+        assert seen["time"].endswith("+00:00")
+        assert "a library's warning" in warned["event"]
+        assert said["event"] == "a library's word"
+        assert "ZeroDivisionError" in lost["traceback"]
+
+
+def test_lines_are_for_people() -> None:
+    lines = logged("lines")
+    assert lines[0].endswith("info    image_seen  name=cat bytes=3")
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+    assert not any("image_unseen" in line or "Started server" in line or "boundary" in line for line in lines)
