@@ -1,5 +1,6 @@
 """The process: how it starts, how it refuses to start, how it stops."""
 
+import http.client
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from tests import makers
-from tests.serving import EYESPOT, ROOT, Served, environment, serve_process
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake, serve_process
 
 IMAGE = makers.jpeg()
 
@@ -105,6 +106,46 @@ def test_a_request_that_was_accepted_is_finished_after_the_port_closed(served: S
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
     assert served.process.wait(30) == 0
+
+
+def test_a_client_that_connected_before_the_port_closed_and_sends_after_is_answered() -> None:
+    with socket.socket() as slow:
+        with serve_fake() as served:
+            slow.connect(("127.0.0.1", served.port))
+            with served.client() as client:
+                client.get("/livez")
+            threading.Timer(0.3, slow.sendall, [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"]).start()
+        assert slow.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop new connections without dropping begun ones")
+def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
+    lost: list[Exception] = []
+
+    def knock(port: int) -> None:
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                return
+            try:
+                connection.request("GET", "/livez")
+                connection.getresponse().read()
+            except (OSError, http.client.HTTPException) as error:
+                lost.append(error)
+            finally:
+                connection.close()
+
+    for _ in range(5):
+        with serve_fake() as served:
+            clients = [threading.Thread(target=knock, args=(served.port,)) for _ in range(6)]
+            for client in clients:
+                client.start()
+            time.sleep(0.2)
+        for client in clients:
+            client.join()
+    assert not lost
 
 
 def test_an_upload_that_never_ends_is_told_that_the_server_stops(packaged: dict[str, str]) -> None:
