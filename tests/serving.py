@@ -54,13 +54,13 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serve_process(**settings: str) -> Iterator[Served]:
+def serve_process(command: Path = EYESPOT, **settings: str) -> Iterator[Served]:
     """`eyespot serve` on a free port, ready; ended, if it still runs, when the block is left."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "json", "EYESPOT_DATA_DIR": folder, **settings}
         settings.setdefault("EYESPOT_MANIFEST", str(ROOT / "weights" / "manifest.toml"))
         process = subprocess.Popen(
-            [EYESPOT, "serve"], env=environment(**settings), stderr=subprocess.PIPE, text=True, cwd=folder
+            [command, "serve"], env=environment(**settings), stderr=subprocess.PIPE, text=True, cwd=folder
         )
         served = Served("", process)
         ready = threading.Event()

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests import makers
-from tests.serving import ROOT, environment
+from tests.serving import environment, serve_process
 
 # Read by every Python process below, forked or started anew. Refuses what is not loopback, so that nothing leaves, and
 # writes it down, so that a library which swallows the refusal is seen all the same.
@@ -32,22 +31,6 @@ def record(event, args):
 sys.addaudithook(record)
 """
 
-JOURNEY = """
-import asyncio, sys
-from pathlib import Path
-from eyespot.assembly import open_recognizer
-from eyespot.recognizer import Image
-from eyespot.settings import Settings
-
-async def main():
-    settings = Settings(data_dir=Path("data"), manifest=Path(sys.argv[1]), model="efficientnet-lite0")
-    async with open_recognizer(settings) as r:
-        recognized = await r.recognize(Image(Path(sys.argv[2]).read_bytes(), "0" * 64))
-        print(r.classifier.top(recognized.confidences, 1)[0].label)
-
-asyncio.run(main())
-"""
-
 PROBES = {
     "a look-up": "import socket; socket.getaddrinfo('example.com', 80)",
     "a connect": "import socket; socket.create_connection(('192.0.2.1', 80))",
@@ -57,34 +40,36 @@ PROBES = {
 }
 
 
-def recorded(folder: Path, script: str, *words: str) -> list[str]:
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The settings with which a Python process, and all that it starts, writes down whom it calls in `record`."""
+    monkeypatch.delenv("CI", raising=False)  # some libraries do not call home from there
+    (tmp_path / "sitecustomize.py").write_text(RECORDER)
+    (tmp_path / "record").touch()
+    return {"PYTHONPATH": str(tmp_path), "RECORD": str(tmp_path / "record")}
+
+
+def recorded(recorder: dict[str, str], script: str) -> list[str]:
     """What a Python process, and all that it starts, looked up or connected to outside this machine."""
-    (folder / "sitecustomize.py").write_text(RECORDER)
-    record = folder / "record"
-    record.touch()
-    variables = environment(PYTHONPATH=str(folder), RECORD=str(record))
-    variables.pop("CI", None)
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script), *words], env=variables, cwd=folder, timeout=300)
-    return record.read_text().splitlines()
+    subprocess.run([sys.executable, "-c", script], env=environment(**recorder), timeout=300)
+    return Path(recorder["RECORD"]).read_text().splitlines()
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_the_recorder_sees(tmp_path: Path, name: str) -> None:
-    assert len(recorded(tmp_path, PROBES[name])) == 1
+def test_the_recorder_sees(recorder: dict[str, str], name: str) -> None:
+    assert len(recorded(recorder, PROBES[name])) == 1
 
 
 @pytest.mark.skipif(os.environ.get("REQUIRE_TOOLS") != "1", reason="of use to eyespot's developers only")
-def test_openvino_without_the_remedy_calls_home(tmp_path: Path) -> None:
+def test_openvino_without_the_remedy_calls_home(recorder: dict[str, str]) -> None:
     """When this fails, openvino has stopped doing so, and the remedy in engines/openvino.py can go."""
     script = "import openvino, time\nfrom openvino.tools.ovc import convert_model\ntime.sleep(3)"
-    assert recorded(tmp_path, script)
+    assert recorded(recorder, script)
 
 
-def test_export_start_and_recognition_call_nobody(tmp_path: Path) -> None:
-    (tmp_path / "coffee.jpg").write_bytes(makers.jpeg("coffee"))
-    output = tmp_path / "output"
-    script = f"import sys; sys.stdout = open({str(output)!r}, 'w')\n{JOURNEY}"
-    manifest = ROOT / "weights" / "manifest.toml"
-    assert recorded(tmp_path, script, str(manifest), str(tmp_path / "coffee.jpg")) == []
-    assert output.read_text() == "espresso\n"
-    assert list((tmp_path / "data" / "exports").iterdir())
+def test_export_start_and_recognition_call_nobody(recorder: dict[str, str]) -> None:
+    with serve_process(EYESPOT_MODEL="efficientnet-lite0", **recorder) as served, served.client() as client:
+        assert "export_made" in [event["event"] for event in served.events]
+        answer = client.post("/predict", files={"file": makers.jpeg("coffee")}).json()
+        assert answer["predictions"][0]["label"] == "espresso"
+    assert Path(recorder["RECORD"]).read_text() == ""

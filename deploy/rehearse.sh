@@ -1,0 +1,252 @@
+#!/usr/bin/env bash
+# Builds the image and runs it for real, with no network, on a Debian machine without Docker.
+#
+#   deploy/rehearse.sh                       all of it, with the packaged network; needs no weights
+#   deploy/rehearse.sh build FOLDER ARG…     only build the image from FOLDER, with more arguments for buildah
+#   deploy/rehearse.sh run IMAGE             only run an image that was built, and ask it everything
+#   deploy/rehearse.sh clean                 remove what WORK=FOLDER kept
+#
+# Root is needed, and: apt-get install --no-install-recommends \
+#   debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables curl
+# WORK=FOLDER keeps what was made there (about 20 GB) for the next run; without it, it is removed at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+main() {
+    open_workshop
+    case "${1:-all}" in
+        all) build . --tag localhost/eyespot:packaged --build-arg MODEL=efficientnet-lite0
+             run localhost/eyespot:packaged
+             compose localhost/eyespot:packaged ;;
+        build) shift; build "$@" ;;
+        run) run "$2" ;;
+        clean) temporary=yes ;;
+        *) sed -n '2,/^set/s/^# \?//p' "$0"; exit 2 ;;
+    esac
+    say "done"
+}
+
+say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+quietly() { "$@" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "$*"; }; }
+
+# Images, layers and settings of the container engine, apart from those of this machine.
+open_workshop() {
+    for tool in debootstrap buildah podman runc podman-compose curl; do
+        command -v "$tool" >/dev/null || fail "$tool is not installed; the first lines of $0 say what is needed"
+    done
+    [ "$(id -u)" = 0 ] || fail "root is needed"
+    [ -n "${WORK:-}" ] || { WORK=$(mktemp -d /var/tmp/eyespot-rehearsal.XXXXXX); temporary=yes; }
+    mkdir -p "$WORK"
+    trap close_workshop EXIT
+    export CONTAINERS_CONF=$WORK/containers.conf CONTAINERS_STORAGE_CONF=$WORK/storage.conf
+    # runc works with either version of cgroups; limits no higher than a machine without CAP_SYS_RESOURCE can give.
+    cat >"$CONTAINERS_CONF" <<-END
+	[containers]
+	default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+	[engine]
+	runtime = "runc"
+	cgroup_manager = "cgroupfs"
+	events_logger = "file"
+	[network]
+	network_backend = "netavark"
+	network_config_dir = "$WORK/networks"
+	END
+    for driver in overlay vfs; do
+        printf '[storage]\ndriver = "%s"\ngraphroot = "%s/images"\nrunroot = "%s/running"\n' \
+            "$driver" "$WORK" "$WORK" >"$CONTAINERS_STORAGE_CONF"
+        podman info >"$WORK/log" 2>&1 && break
+    done
+    export BUILDAH_ISOLATION=chroot TMPDIR=$WORK
+}
+
+close_workshop() {
+    [ -z "${loop:-}" ] || kill "$loop" 2>/dev/null || true
+    podman rm --force --all --volumes >/dev/null 2>&1 || true
+    [ -n "${temporary:-}" ] || return 0
+    buildah rm --all >/dev/null 2>&1 || true
+    umount "$WORK/images/overlay" 2>/dev/null || true
+    rm -rf "$WORK"
+}
+
+# The base image: Debian of the Dockerfile's release with its own Python, under a name of its own.
+base() {
+    podman image exists localhost/python:rehearsal && return
+    local suite rootfs=$WORK/rootfs
+    suite=$(sed -n 's/^ARG PYTHON=.*-slim-\([a-z]*\)@sha256:.*/\1/p' Dockerfile)
+    say "a base image: Debian $suite"
+    quietly debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
+        "$suite" "$rootfs" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+    rm -rf "$rootfs"/{var/cache/apt,var/lib/apt/lists,usr/share/doc,usr/share/man,usr/share/locale}/*
+    tar -C "$rootfs" -c . | quietly podman import - localhost/python:rehearsal
+    rm -rf "$rootfs"
+}
+
+# The build's pip trusts and asks what this machine's does.
+build() {
+    local folder=$1 started mounts=()
+    shift
+    base
+    started=$SECONDS
+    for file in /etc/ssl/certs/ca-certificates.crt /etc/pip.conf; do
+        [ ! -e $file ] || mounts+=(--volume "$file:$file:ro")
+    done
+    say "build $*"
+    quietly buildah bud --pull-never --format docker "${mounts[@]}" \
+        --build-arg PYTHON=localhost/python:rehearsal "$@" "$folder"
+    tail -1 "$WORK/log"
+    echo "built in $((SECONDS - started)) s"
+}
+
+# start NAME ARG… IMAGE: hardened as in docker-compose.yml, and with no network but loopback.
+start() {
+    local name=$1
+    shift
+    podman run --detach --name "$name" --network none --read-only --read-only-tmpfs=false --cap-drop all \
+        --security-opt no-new-privileges "$@" >/dev/null 2>"$WORK/log" || { cat "$WORK/log" >&2; fail "start $name"; }
+    pid=$(podman inspect "$name" --format '{{.State.Pid}}')
+}
+inside() { nsenter --target "$pid" --net "$@"; }
+ask() { inside curl --silent --show-error --fail-with-body --max-time 30 "$@"; }
+ready() {
+    for _ in $(seq 300); do
+        podman healthcheck run "$1" >/dev/null 2>&1 && return
+        sleep 0.1
+    done
+    podman logs "$1" >&2
+    fail "$1 did not become ready"
+}
+stop() {
+    podman stop --time 30 "$1" >/dev/null 2>&1
+    code=$(podman inspect "$1" --format '{{.State.ExitCode}}')
+    [ "$code" = 0 ] || { podman logs "$1" >&2; fail "$1 ended with exit code $code"; }
+}
+seconds() { date +%s.%N; }
+since() { awk "BEGIN { printf \"%.2f s\", $(seconds) - $1 }"; }
+
+run() {
+    local image=$1 bytes
+    bytes=$(podman image inspect "$image" --format '{{.Size}}')
+    say "run $image, $((bytes / 1000000)) MB"
+    [ "$bytes" -lt 600000000 ] || fail "the image has 600 MB or more"
+
+    local begun
+    begun=$(seconds)
+    start whole --memory 1g --cpus 1 "$image"
+    ready whole
+    echo "ready after $(since "$begun")"
+    [ "$(inside ls /sys/class/net)" = lo ] || [ "$(inside ip -brief link | awk '{print $1}')" = lo ] || fail "a network"
+    grep -q '^Uid:.*10001' "/proc/$pid/status" || fail "runs as root"
+    grep -q '^CapEff:.*0000000000000000' "/proc/$pid/status" || fail "has capabilities"
+    podman logs whole >"$WORK/logs" 2>&1
+    grep -q '"workers": 1, "threads": 1, "cpus": 1' "$WORK/logs" || fail "the quota of CPUs is not seen"
+    grep -v '^{' "$WORK/logs" && fail "a log line that is no JSON"
+    for path in /tmp/x /srv/eyespot/x /opt/eyespot/x; do
+        podman exec whole touch $path 2>/dev/null && fail "$path can be written"
+    done
+    podman exec whole python -c 'import torch' 2>/dev/null && fail "torch is in the image"
+    begun=$(seconds)
+    inside python3 -IS deploy/healthcheck.py
+    echo "health check: $(since "$begun")"
+
+    ask --form file=@src/eyespot/sample.jpg localhost:8000/predict; echo
+    large_images
+    pages
+    for path in /labels /model /metrics /openapi.json /livez; do
+        ask --output /dev/null "localhost:8000$path" || fail "GET $path"
+    done
+    podman exec whole sh -c 'eyespot classify /opt/eyespot/lib/python3*/site-packages/eyespot/sample.jpg'
+    echo "memory: $(awk '/^VmRSS/ {print int($2 / 1024)}' "/proc/$pid/status") MB"
+    stop_under_load
+    data_folders "$image"
+}
+
+# 3 MB, and the largest image that is allowed, in all three bodies, where nothing but /data can be written.
+large_images() {
+    podman exec whole python -c 'import sys, numpy, PIL.Image as image
+noise = numpy.random.default_rng(0).integers(0, 256, (1720, 1720, 3), numpy.uint8)
+image.fromarray(noise).save(sys.stdout.buffer, "JPEG", quality=93)' >"$WORK/large.jpg"
+    cp "$WORK/large.jpg" "$WORK/largest.jpg"
+    truncate --size $((5 * 1024 * 1024)) "$WORK/largest.jpg"
+    for name in large largest; do
+        local file=$WORK/$name.jpg begun
+        begun=$(seconds)
+        ask --output "$WORK/reply" --upload-file "$file" localhost:8000/predict || fail "$name as it is"
+        echo "an image of $(stat --format %s "$file") bytes: $(since "$begun")"
+        ask --output "$WORK/reply" --form "file=@$file" localhost:8000/predict || fail "$name as a form"
+        { printf '{"image": "'; base64 --wrap 0 "$file"; printf '"}'; } >"$WORK/json"
+        ask --output "$WORK/reply" --header 'Content-Type: application/json' --data-binary "@$WORK/json" \
+            localhost:8000/predict || fail "$name in JSON"
+    done
+}
+
+# What / and /docs load is here, and nothing of it is elsewhere.
+pages() {
+    local page reference references
+    for page in / /docs; do
+        ask --output "$WORK/page" "localhost:8000$page" || fail "GET $page"
+        references=$(grep -oE '(src|href|action)="[^"#]+' "$WORK/page" | cut -d'"' -f2)
+        [ -n "$references" ] || fail "$page loads nothing"
+        for reference in $references; do
+            case $reference in *//*) fail "$page points outside: $reference" ;; esac
+            ask --output /dev/null "localhost:8000/${reference#/}" || fail "$page: $reference"
+        done
+        echo "$page loads $(wc -w <<<"$references") files, all from here"
+    done
+}
+
+# SIGTERM to process 1 while a client asks again and again, each time on a new connection: each is answered or refused.
+stop_under_load() {
+    local begun lost
+    (while true; do
+        inside curl --silent --max-time 30 --output /dev/null --write-out '%{http_code} %{exitcode}\n' \
+            --upload-file src/eyespot/sample.jpg localhost:8000/predict || [ $? != 7 ] || break
+    done) >"$WORK/answers" &
+    loop=$!
+    sleep 1
+    begun=$(seconds)
+    stop whole
+    echo "stopped after $(since "$begun")"
+    wait "$loop"
+    loop=
+    lost=$(grep -cv '^200 0$\|^000 7$' "$WORK/answers" || true)
+    echo "while stopping: $(grep -c '^200 0$' "$WORK/answers") answered, $lost lost"
+    [ "$lost" = 0 ] || { cat "$WORK/answers" >&2; fail "requests were lost"; }
+}
+
+# /data may be a folder of the right owner or a tmpfs; one that cannot be written is told in one line.
+data_folders() {
+    local image=$1
+    mkdir -p "$WORK"/data "$WORK"/data-of-root
+    chown 10001:10001 "$WORK/data"
+    chmod 755 "$WORK"/data*
+    for where in "--volume=$WORK/data:/data" "--tmpfs=/data" "--tmpfs=/data --user=4242:4242"; do
+        # shellcheck disable=SC2086 # two arguments in one
+        start other --env EYESPOT_DRAIN_SECONDS=0 $where "$image"
+        ready other
+        ask --output /dev/null --upload-file src/eyespot/sample.jpg localhost:8000/predict || fail "with $where"
+        stop other
+        quietly podman rm other
+        echo "started with ${where/$WORK/…}"
+    done
+    podman run --rm --network none --read-only --volume "$WORK/data-of-root:/data" "$image" >"$WORK/log" 2>&1 \
+        && fail "a data folder of root was accepted"
+    grep -h '^eyespot: the data folder' "$WORK/log" || { cat "$WORK/log" >&2; fail "no clear word about the data folder"; }
+}
+
+# docker-compose.yml, with an image that is there already.
+compose() {
+    say "docker-compose.yml"
+    podman tag "$1" localhost/eyespot:latest
+    quietly podman-compose --project-name eyespot-rehearsal up --detach
+    for _ in $(seq 300); do
+        curl --silent --fail --output /dev/null localhost:8000/readyz && break
+        sleep 0.1
+    done
+    curl --silent --show-error --fail --upload-file src/eyespot/sample.jpg localhost:8000/predict \
+        || { podman logs --latest >&2; fail "no answer through the published port"; }
+    echo
+    quietly podman-compose --project-name eyespot-rehearsal down --volumes
+}
+
+main "$@"
