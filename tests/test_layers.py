@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("", "settings", "assembly", "recognizer", "web", "web.images", "web.problems"),
         *("web.middleware", "web.routes"),
     },
-    "web.server": set(),
+    "web.protocol": {"web", "web.problems"},
+    "web.server": {"web.protocol"},
     "cli": {
         *("", "settings", "pool", "web.app", "web.server"),
         *("vision", "vision.export", "vision.weights", "vision.classifier"),

@@ -14,7 +14,7 @@ EyespotError
 │   ├── DataDirUnwritable
 │   └── PortTaken
 └── Refusal                       a request is refused; a status, a code and a sentence
-    ├── 400  NoImage  SeveralImages  BadJson  BadBase64  BadForm
+    ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
     ├── 404  NotFound             405  MethodNotAllowed
     ├── 413  ImageTooLarge  BodyTooLarge
@@ -108,6 +108,12 @@ class Refusal(EyespotError):
         self.limit = limit
         self.value = value
         self.retry_after = retry_after
+
+
+class BadRequest(Refusal):
+    """This is no HTTP/1.1 request that can be answered here."""
+
+    status, code, title = 400, "bad-request", "Bad request"
 
 
 class NoImage(Refusal):

@@ -15,24 +15,29 @@ MEDIA_TYPE = "application/problem+json"
 _PROBLEM = TypeAdapter(Problem)
 
 
-def response(request: Request, refusal: Refusal, checks: list[Check] | None = None) -> Response:
-    """The refusal as an answer to the request."""
-    state = request.state
-    state.facts["code"] = refusal.code
-    request.app.state.recognizer.metrics.refused.labels(refusal.code).inc()
+def document(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> bytes:
+    """The refusal as the JSON of a problem."""
     problem = Problem(
         type=types.TYPE_URI + refusal.code,
         title=refusal.title,
         status=refusal.status,
         detail=refusal.detail,
         code=refusal.code,
-        request_id=state.request_id,
+        request_id=request_id,
         limit=refusal.limit,
         value=refusal.value,
         checks=checks,
     )
+    return _PROBLEM.dump_json(problem, exclude_none=True)
+
+
+def response(request: Request, refusal: Refusal, checks: list[Check] | None = None) -> Response:
+    """The refusal as an answer to the request."""
+    state = request.state
+    state.facts["code"] = refusal.code
+    request.app.state.recognizer.metrics.refused.labels(refusal.code).inc()
     headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
-    return Response(_PROBLEM.dump_json(problem, exclude_none=True), refusal.status, headers, MEDIA_TYPE)
+    return Response(document(refusal, state.request_id, checks), refusal.status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

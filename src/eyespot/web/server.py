@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from eyespot.errors import PortTaken
 from eyespot.telemetry import event
+from eyespot.web.protocol import Protocol
 
 _KEEP_ALIVE_SECONDS = (
     75  # longer than the 60 s after which common balancers drop an idle connection, or they meet a reset
@@ -56,6 +57,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Protocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,
