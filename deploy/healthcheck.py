@@ -9,7 +9,8 @@ import sys
 
 host = os.environ.get("EYESPOT_HOST") or "127.0.0.1"
 host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-port = int(os.environ.get("EYESPOT_PORT") or 8000)
+port = os.environ.get("EYESPOT_PORT") or "8000"
+port = "8000" if "://" in port else port  # Kubernetes' word about a Service of that name, as in settings.py
 try:
     with socket.create_connection((host, port), timeout=2) as connection:
         connection.sendall(b"GET /readyz?verbose HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

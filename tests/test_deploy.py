@@ -44,6 +44,16 @@ def test_the_health_check_is_content_with_a_ready_server(fake: Served, host: str
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_health_check_knows_what_kubernetes_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "-IS", HEALTH_CHECK],
+        env={"EYESPOT_PORT": "tcp://10.0.0.1:80", "EYESPOT_HOST": "127.0.0.2"},
+        capture_output=True,
+        text=True,
+    )
+    assert "127.0.0.2:8000" in done.stderr
+
+
 def test_the_health_check_says_what_is_wrong() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

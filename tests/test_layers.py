@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vision", "vision.export", "vision.weights", "vision.classifier"),
     },
     "": set(),
+    "__main__": {"cli"},
 }
 INSIDE_FUNCTIONS = {
     "vision.export": {"torch", "eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -265,6 +266,52 @@ def test_wrong_weights_are_told_and_auto_does_not_go_around_them(tmp_path: Path)
         file.truncate(46830571)
     told = start_fails(cwd=tmp_path, EYESPOT_MANIFEST=str(tmp_path / "manifest.toml"))
     assert "sha256" in told
+
+
+def test_a_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
+    assert "File name too long" in start_fails(cwd=tmp_path, EYESPOT_MANIFEST="x" * 300)
+
+
+def test_a_start_that_fails_is_an_event_where_the_log_is_json(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [EYESPOT, "serve"],
+        env=environment(EYESPOT_LOG_FORMAT="json", EYESPOT_WORKER="2"),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    event = json.loads(done.stderr)
+    assert (event["event"], event["level"]) == ("start_failed", "error")
+    assert "did you mean EYESPOT_WORKERS?" in event["reason"]
+
+
+@pytest.mark.needs("unshare")
+def test_process_1_can_be_stopped_while_it_still_imports() -> None:
+    """In a container, where the kernel drops a signal that process 1 has no handler for."""
+    script = """
+        import runpy, sys, time, types
+        cli = types.ModuleType("eyespot.cli")
+        cli.main = lambda: (print("here", flush=True), time.sleep(60))
+        sys.modules["eyespot.cli"] = cli
+        runpy.run_module("eyespot", run_name="__main__")
+    """
+    outside = subprocess.Popen(
+        ["unshare", "--map-root-user", "--pid", "--fork", sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert outside.stdout
+    with outside.stdout as stdout:
+        assert stdout.readline() == "here\n"
+    process_1 = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()[0]
+    os.kill(int(process_1), signal.SIGTERM)
+    try:
+        assert outside.wait(10) == 128 + signal.SIGTERM
+    finally:
+        if outside.poll() is None:
+            os.kill(int(process_1), signal.SIGKILL)
+            outside.wait()
 
 
 def test_an_unknown_setting_is_told(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from eyespot import errors
 from eyespot.errors import REFUSALS
+from eyespot.web import middleware
 from tests import makers
 from tests.serving import Served, serve_fake
 
@@ -203,6 +204,45 @@ def test_a_body_without_an_end_is_cut_off(fake: Served) -> None:
         except (BrokenPipeError, ConnectionResetError):
             pass
     assert 5 * MIB < sent < 150 * MIB
+
+
+def put(port: int, body: bytes, length: int) -> socket.socket:
+    """A connection on which a PUT of a raw image has begun."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    head = f"PUT /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_bodies_that_are_held_together_take_no_more_than_the_places_could() -> None:
+    image = makers.encode(makers.flat((40, 30), (9, 9, 9)), "PNG").ljust(1024 * 1024, b"\0")
+    with serve_fake(workers=1, queue=0, max_bytes=len(image)) as served, served.client() as client:
+        with put(served.port, image[:-1], len(image)) as first:
+            for _ in range(100):  # the first one's bytes may not have arrived yet
+                if (reply := client.put("/predict", content=image)).status_code != 200:
+                    break
+                time.sleep(0.01)
+            check(reply, 503, "overloaded")
+            assert reply.json()["limit"] == len(image)
+            assert int(reply.headers["retry-after"]) >= 1
+            first.sendall(image[-1:])
+            assert first.recv(65536).startswith(b"HTTP/1.1 200")
+        for _ in range(3):  # what was held has been given back
+            assert client.put("/predict", content=image).status_code == 200
+        longest = {"image": base64.b64encode(image).decode()}
+        assert client.post("/predict", json=longest).status_code == 200  # more than the one place, but alone
+
+
+def test_an_upload_that_stalls_is_told_and_gives_back_what_it_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "STALLED_SECONDS", 0.2)
+    monkeypatch.setattr(middleware, "DISCARD_SECONDS", 0.1)
+    image = makers.encode(makers.flat((40, 30), (9, 9, 9)), "PNG").ljust(1024 * 1024, b"\0")
+    with serve_fake(workers=1, queue=0, max_bytes=len(image)) as served, served.client() as client:
+        with put(served.port, image[:-1], len(image)) as stalled:
+            answer = b"".join(iter(lambda: stalled.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b'"code":"upload-stalled"' in answer
+        assert client.put("/predict", content=image).status_code == 200
 
 
 def test_a_refusal_before_the_body_does_not_break_the_next_connection(fake: Served) -> None:

@@ -12,6 +12,24 @@ DESIGN = {
 }
 
 
+KUBERNETES = {
+    "EYESPOT_SERVICE_HOST": "10.0.0.1",
+    "EYESPOT_SERVICE_PORT": "80",
+    "EYESPOT_SERVICE_PORT_HTTP": "80",
+    "EYESPOT_PORT": "tcp://10.0.0.1:80",
+    "EYESPOT_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "EYESPOT_PORT_80_TCP_PROTO": "tcp",
+    "EYESPOT_PORT_80_TCP_PORT": "80",
+    "EYESPOT_PORT_80_TCP_ADDR": "10.0.0.1",
+}
+
+
+def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    assert settings.load().port == 8000
+
+
 def test_every_setting_of_the_design_is_known() -> None:
     assert {variable(name) for name in Settings.model_fields} == {f"EYESPOT_{name}" for name in DESIGN}
 

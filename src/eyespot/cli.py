@@ -1,6 +1,7 @@
 """The command line."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,12 @@ def main() -> None:
     """Run a command; what cannot start is told in one line, with exit code 2."""
     try:
         app()
-    except StartError as error:
-        err.print(f"eyespot: {error}", markup=False, soft_wrap=True)
+    except (StartError, OSError) as error:  # OSError: a file that this user may not read, say
+        if os.environ.get(settings.variable("log_format"), "").lower() == "json":  # the settings may be what is wrong
+            telemetry.configure_logging("json", "error")
+            telemetry.event("start_failed", logging.ERROR, reason=str(error))
+        else:
+            err.print(f"eyespot: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
 
 

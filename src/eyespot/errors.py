@@ -16,7 +16,7 @@ EyespotError
 └── Refusal                       a request is refused; a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
-    ├── 404  NotFound             405  MethodNotAllowed
+    ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled
     ├── 413  ImageTooLarge  BodyTooLarge
     ├── 415  UnsupportedBody  UnsupportedFormat
     ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  InvalidParameter
@@ -168,6 +168,12 @@ class MethodNotAllowed(Refusal):
     """This path does not answer that method."""
 
     status, code, title = 405, "method-not-allowed", "Method not allowed"
+
+
+class UploadStalled(Refusal):
+    """Nothing more of the body has arrived for too long."""
+
+    status, code, title = 408, "upload-stalled", "Upload stalled"
 
 
 class ImageTooLarge(Refusal):

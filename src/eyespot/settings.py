@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ from eyespot.errors import InvalidSetting
 
 PREFIX = "EYESPOT_"
 _OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
+# Kubernetes sets these in every pod beside a Service that is called `eyespot`, EYESPOT_PORT=tcp://… among them.
+_SERVICE_LINK = re.compile(r"EYESPOT_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 _MIB = 1024 * 1024
 _LATER: dict[str, Any] = {"in_effect": False}
 
@@ -87,6 +90,12 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip().lower() for part in value.split(",")) if isinstance(value, str) else value
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_a_service_link(cls, value: object) -> object:
+        link = isinstance(value, str) and value.startswith(("tcp://", "udp://"))
+        return cls.model_fields["port"].default if link else value
+
     def without_effect(self) -> list[str]:
         """Names of the settings that were set, and that this version knows but does not act on yet."""
         return [variable(name) for name in sorted(self.model_fields_set) if not in_effect(name)]
@@ -110,7 +119,7 @@ def load() -> Settings:
     """
     known = {variable(name) for name in Settings.model_fields} | _OF_THE_CLIENT
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not _SERVICE_LINK.fullmatch(name):
             nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
             raise InvalidSetting(f"unknown setting {name}; did you mean {nearest}?")
     try:

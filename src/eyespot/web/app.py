@@ -45,7 +45,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     app.mount("/static/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.mount("/static", StaticFiles(directory=STATIC))
     problems.install(app)
-    app.add_middleware(BoundedBody, limit=partial(images.body_limit, settings.max_bytes))
+    app.add_middleware(BoundedBody, limit=partial(images.body_limit, settings.max_bytes), max_bytes=settings.max_bytes)
     app.add_middleware(RequestContext)  # the last one added is the outermost
     _describe_problems(app)
     return app

@@ -104,7 +104,7 @@ async def read(request: Request, max_bytes: int, classes: int) -> tuple[Image, P
     if media_type == "multipart/form-data":
         body = await _from_form(request)
     else:
-        raw = await request.body()
+        raw = b"".join([chunk async for chunk in request.stream()])  # request.body() would be kept beside the image
         if not raw:
             raise NoImage
         body = await _aside(len(raw), _from_json, raw) if media_type == "application/json" else _raw(raw, media_type)

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eyespot.errors import Draining, Internal, Refusal
+from eyespot.errors import Draining, Internal, Overloaded, Refusal, UploadStalled
 from eyespot.telemetry import event
 from eyespot.web import problems
 
@@ -24,6 +24,8 @@ _UNLOGGED = {"/livez", "/readyz", "/metrics"}
 # the answer; without a bound, a refusal would be a way to keep a connection busy.
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_SECONDS = 10
+
+STALLED_SECONDS = 30  # the longest that a client may pause within a body
 
 BodyLimit = Callable[[str], tuple[int, Callable[[int], Refusal]]]
 """From a content type: the bytes that such a body may have, and the refusal of one that has more."""
@@ -85,11 +87,17 @@ def _request_id(given: str | None) -> str:
 
 
 class BoundedBody:
-    """Counts the body as it arrives, whatever Content-Length says; lets a refusal reach a client that still sends."""
+    """Counts bodies as they arrive, whatever Content-Length says; lets a refusal reach a client that still sends.
 
-    def __init__(self, app: ASGIApp, limit: BodyLimit) -> None:
+    Each has its limit, and all that are held at one time have one together: `max_bytes` for each place of the pool.
+    More could not be admitted anyway, and would only take memory. A body that is alone is not held to the second.
+    """
+
+    def __init__(self, app: ASGIApp, limit: BodyLimit, max_bytes: int) -> None:
         self.app = app
         self.limit = limit
+        self._max_bytes = max_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,6 +106,7 @@ class BoundedBody:
         headers = Headers(scope=scope)
         limit, refusal = self.limit(headers.get("content-type", ""))
         announced = int(headers.get("content-length") or 0)
+        pool = scope["app"].state.recognizer.pool
         arrived = 0
         whole = not announced and "transfer-encoding" not in headers
 
@@ -105,17 +114,26 @@ class BoundedBody:
             nonlocal arrived, whole
             if announced > limit:
                 raise refusal(announced)
-            message = await receive()
+            message = await (receive() if whole else _receive_in_time(receive))
             if message["type"] == "http.request":
-                arrived += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                arrived += size
+                self._held += size
                 whole = whole or not message.get("more_body", False)
                 if arrived > limit:
                     raise refusal(arrived)
+                if self._held > max(arrived, pool.places * self._max_bytes):
+                    raise Overloaded(
+                        "The bodies of other requests take all the room that there is.",
+                        limit=pool.places * self._max_bytes,
+                        retry_after=pool.retry_after(),
+                    )
             else:
                 whole = True  # the client has left
             return message
 
         async def answer(message: Message) -> None:
+            nonlocal arrived
             if whole:
                 await send(message)
             elif message["type"] == "http.response.start":
@@ -125,10 +143,25 @@ class BoundedBody:
                 await send(message)
             else:
                 await send({**message, "more_body": True})
+                self._held -= arrived
+                arrived = 0
                 await _discard(receive)
                 await send({"type": "http.response.body", "body": b""})
 
-        await self.app(scope, counted, answer)
+        try:
+            await self.app(scope, counted, answer)
+        finally:
+            self._held -= arrived
+
+
+async def _receive_in_time(receive: Receive) -> Message:
+    try:
+        async with asyncio.timeout(STALLED_SECONDS):
+            return await receive()
+    except TimeoutError as error:
+        raise UploadStalled(
+            f"Nothing more of the body arrived for {STALLED_SECONDS:g} s.", limit=STALLED_SECONDS
+        ) from error
 
 
 async def _discard(receive: Receive) -> None:

@@ -48,6 +48,7 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
             errors.BadJson,
             errors.BadBase64,
             errors.BadForm,
+            errors.UploadStalled,
             errors.ImageTooLarge,
             errors.BodyTooLarge,
             errors.UnsupportedBody,
