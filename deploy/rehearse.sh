@@ -26,6 +26,8 @@ main() {
     say "done"
 }
 
+loops=() # the clients that run in the background
+
 say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 quietly() { "$@" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "$*"; }; }
@@ -61,7 +63,7 @@ open_workshop() {
 }
 
 close_workshop() {
-    [ -z "${loop:-}" ] || kill "$loop" 2>/dev/null || true
+    [ ${#loops[@]} = 0 ] || kill "${loops[@]}" 2>/dev/null || true
     podman rm --force --all --volumes >/dev/null 2>&1 || true
     [ -n "${temporary:-}" ] || return 0
     buildah rm --all >/dev/null 2>&1 || true
@@ -151,6 +153,7 @@ run() {
 
     ask --form file=@src/eyespot/sample.jpg localhost:8000/predict; echo
     large_images
+    many_large_images
     pages
     for path in /labels /model /metrics /openapi.json /livez; do
         ask --output /dev/null "localhost:8000$path" || fail "GET $path"
@@ -158,6 +161,7 @@ run() {
     podman exec whole sh -c 'eyespot classify /opt/eyespot/lib/python3*/site-packages/eyespot/sample.jpg'
     echo "memory: $(awk '/^VmRSS/ {print int($2 / 1024)}' "/proc/$pid/status") MB"
     stop_under_load
+    stop_at_once "$image"
     data_folders "$image"
 }
 
@@ -180,6 +184,16 @@ image.fromarray(noise).save(sys.stdout.buffer, "JPEG", quality=93)' >"$WORK/larg
     done
 }
 
+# More at once than there is memory for: each is answered or refused, and the server lives.
+many_large_images() {
+    local port=localhost:8000 lost
+    seq 64 | inside xargs -P 64 -I{} curl --silent --max-time 60 --output /dev/null --write-out '%{http_code}\n' \
+        --header 'Content-Type: application/json' --data-binary "@$WORK/json" $port/predict >"$WORK/answers" || true
+    lost=$(grep -cv '^200$\|^503$' "$WORK/answers" || true)
+    echo "64 images of 5 MB in JSON at once, in 1 GB: $(grep -c '^200$' "$WORK/answers") answered, $lost lost"
+    [ "$lost" = 0 ] || fail "the server did not survive, or did not answer"
+}
+
 # What / and /docs load is here, and nothing of it is elsewhere.
 pages() {
     local page reference references
@@ -195,23 +209,40 @@ pages() {
     done
 }
 
-# SIGTERM to process 1 while a client asks again and again, each time on a new connection: each is answered or refused.
+# SIGTERM to process 1 while six clients ask, each time on a new connection: each is answered or refused.
 stop_under_load() {
     local begun lost
-    (while true; do
-        inside curl --silent --max-time 30 --output /dev/null --write-out '%{http_code} %{exitcode}\n' \
-            --upload-file src/eyespot/sample.jpg localhost:8000/predict || [ $? != 7 ] || break
-    done) >"$WORK/answers" &
-    loop=$!
+    : >"$WORK/answers"
+    for _ in 1 2 3 4 5 6; do
+        (while true; do
+            inside curl --silent --max-time 30 --output /dev/null --write-out '%{http_code} %{exitcode}\n' \
+                localhost:8000/livez || [ $? != 7 ] || break
+        done) >>"$WORK/answers" &
+        loops+=($!)
+    done
     sleep 1
     begun=$(seconds)
     stop whole
     echo "stopped after $(since "$begun")"
-    wait "$loop"
-    loop=
+    wait "${loops[@]}"
+    loops=()
     lost=$(grep -cv '^200 0$\|^000 7$' "$WORK/answers" || true)
     echo "while stopping: $(grep -c '^200 0$' "$WORK/answers") answered, $lost lost"
     [ "$lost" = 0 ] || { cat "$WORK/answers" >&2; fail "requests were lost"; }
+}
+
+# SIGTERM while it still starts: it does not wait to be killed.
+stop_at_once() {
+    local delay begun
+    for delay in 0.3 0.6 1; do
+        start early "$1"
+        sleep "$delay"
+        begun=$SECONDS
+        podman stop --time 30 early >/dev/null 2>&1
+        [ $((SECONDS - begun)) -lt 15 ] || fail "a stop $delay s after the start had to kill it"
+        quietly podman rm early
+    done
+    echo "stopped at once while it started"
 }
 
 # /data may be a folder of the right owner or a tmpfs; one that cannot be written is told in one line.
@@ -231,7 +262,7 @@ data_folders() {
     done
     podman run --rm --network none --read-only --volume "$WORK/data-of-root:/data" "$image" >"$WORK/log" 2>&1 \
         && fail "a data folder of root was accepted"
-    grep -h '^eyespot: the data folder' "$WORK/log" || { cat "$WORK/log" >&2; fail "no clear word about the data folder"; }
+    grep '"event": "start_failed", "reason": "the data folder' "$WORK/log" || { cat "$WORK/log" >&2; fail "no clear word about the data folder"; }
 }
 
 # docker-compose.yml, with an image that is there already.

@@ -100,7 +100,7 @@ def test_the_container_knows_its_version_and_the_settings() -> None:
 
 def test_the_base_is_pinned() -> None:
     bases = re.findall(r"^FROM (?:--platform=\S+ )?(\S+)", DOCKERFILE, re.MULTILINE)
-    assert set(bases) == {"${PYTHON}", "runtime"}
+    assert set(bases) == {"${PYTHON}", "scratch", "dependencies", "runtime"}
     assert re.search(r"^ARG PYTHON=\S+:\d+\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
 
 
@@ -109,7 +109,7 @@ def test_the_weights_come_from_where_torchvision_takes_them() -> None:
 
     source = weights.read_manifest(ROOT / "weights" / "manifest.toml")["resnet18"].source
     assert source
-    assert f"ARG WEIGHTS_URL={get_weight(source.removeprefix('torchvision:')).url}\n" in DOCKERFILE
+    assert f"${{WEIGHTS_URL:={get_weight(source.removeprefix('torchvision:')).url}}}" in DOCKERFILE
 
 
 def test_compose_gives_a_stop_the_time_that_it_may_take(service: dict[str, Any]) -> None:

@@ -3,9 +3,8 @@
 import os
 import signal
 
-if (
-    os.getpid() == 1
-):  # in a container: for process 1 the kernel drops a signal that has no handler, and imports take a second
+# For process 1, which this is in a container, the kernel drops a signal that has no handler; the imports take a second.
+if os.getpid() == 1:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 from eyespot.cli import main
