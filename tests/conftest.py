@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.vision import export, weights
-from tests.serving import EVAL, ROOT, Served, serve_process
+from tests.serving import EVAL, ROOT, Served, serve_fake, serve_process
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if what == "eval":
                 reason = "" if EVAL.exists() else "../shared/eval is not here"
             elif what == "make test-all":
-                reason = "" if all_of_it else "takes minutes; make test-all runs it"
+                reason = "" if all_of_it else "make test-all runs it"
             else:
                 reason = "" if all_of_it or shutil.which(what) else f"{what} is not installed"
             if reason:
@@ -60,6 +60,13 @@ def packaged(data_dir: Path) -> dict[str, str]:
 def server(packaged: dict[str, str]) -> Iterator[Served]:
     """`eyespot serve` with the network whose weights come in a package."""
     with serve_process(**packaged) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[Served]:
+    """The app around a fake engine."""
+    with serve_fake() as served:
         yield served
 
 

@@ -1,12 +1,13 @@
 """Servers for the tests: the real command in a process, and the app with a fake engine in a thread."""
 
+import http.server
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,19 @@ def _read_events(process: subprocess.Popen[str], served: Served, ready: threadin
             served.url = served.events[-1]["url"]
             ready.set()
     ready.set()
+
+
+@contextmanager
+def serve_files(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """An HTTP server with that handler, in a thread, on a free port; its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class FakeEngine:

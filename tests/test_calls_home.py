@@ -1,6 +1,5 @@
 """No library calls home: export, start and recognition look up and connect to nothing but loopback."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +59,7 @@ def test_the_recorder_sees(recorder: dict[str, str], name: str) -> None:
     assert len(recorded(recorder, PROBES[name])) == 1
 
 
-@pytest.mark.skipif(os.environ.get("REQUIRE_TOOLS") != "1", reason="of use to eyespot's developers only")
+@pytest.mark.needs("make test-all")
 def test_openvino_without_the_remedy_calls_home(recorder: dict[str, str]) -> None:
     """When this fails, openvino has stopped doing so, and the remedy in engines/openvino.py can go."""
     script = "import openvino, time\nfrom openvino.tools.ovc import convert_model\ntime.sleep(3)"

@@ -7,15 +7,15 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 
-from tests.serving import ROOT
+from tests.serving import ROOT, serve_files
 
 TOOLS = ("debootstrap", "buildah", "podman", "runc", "podman-compose", "curl")
 pytestmark = [pytest.mark.needs(tool) for tool in ("make test-all", *TOOLS)]
@@ -48,22 +48,6 @@ def test_it_is_built_run_and_stopped_with_no_network(work: Path) -> None:
     assert ", 0 lost" in done.stdout
 
 
-class Mirror(http.server.BaseHTTPRequestHandler):
-    """`/right.pth` is the file of the manifest, `/wrong.pth` one of the same size; there is nothing else."""
-
-    files: dict[str, bytes]
-
-    def do_GET(self) -> None:
-        body = self.files.get(self.path)
-        self.send_response(200 if body else 404)
-        self.send_header("Content-Length", str(len(body or b"")))
-        self.end_headers()
-        self.wfile.write(body or b"")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A weight file of a ResNet-18 that has learnt nothing."""
@@ -74,15 +58,13 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def mirror(network: bytes) -> Iterator[str]:
-    files = {"/right.pth": network, "/wrong.pth": network[:-1] + b"?"}
-    handler = type("Handler", (Mirror,), {"files": files})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def mirror(tmp_path_factory: pytest.TempPathFactory, network: bytes) -> Iterator[str]:
+    """`/right.pth` is the file of the manifest, `/wrong.pth` one of the same size; there is nothing else."""
+    folder = tmp_path_factory.mktemp("mirror")
+    (folder / "right.pth").write_bytes(network)
+    (folder / "wrong.pth").write_bytes(network[:-1] + b"?")
+    with serve_files(partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import yaml
 import eyespot
 from eyespot.settings import Settings, variable
 from eyespot.vision import weights
-from tests.serving import ROOT, Served, serve_fake
+from tests.serving import ROOT, Served
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -25,17 +25,11 @@ def service() -> dict[str, Any]:
     return dict(service)
 
 
-def ask(port: int, **options: str) -> subprocess.CompletedProcess[str]:
+def ask(port: int | str, **options: str) -> subprocess.CompletedProcess[str]:
     variables = {"EYESPOT_PORT": str(port), **options}
     return subprocess.run(
         [sys.executable, "-IS", HEALTH_CHECK], env=variables, capture_output=True, text=True, timeout=30
     )
-
-
-@pytest.fixture(scope="module")
-def fake() -> Any:
-    with serve_fake() as served:
-        yield served
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])
@@ -45,13 +39,7 @@ def test_the_health_check_is_content_with_a_ready_server(fake: Served, host: str
 
 
 def test_the_health_check_knows_what_kubernetes_says() -> None:
-    done = subprocess.run(
-        [sys.executable, "-IS", HEALTH_CHECK],
-        env={"EYESPOT_PORT": "tcp://10.0.0.1:80", "EYESPOT_HOST": "127.0.0.2"},
-        capture_output=True,
-        text=True,
-    )
-    assert "127.0.0.2:8000" in done.stderr
+    assert "127.0.0.2:8000" in ask("tcp://10.0.0.1:80", EYESPOT_HOST="127.0.0.2").stderr
 
 
 def test_the_health_check_says_what_is_wrong() -> None:

@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -20,12 +19,6 @@ from tests.serving import Served, serve_fake
 IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
 MIB = 1024 * 1024
 FORM = {"content-type": "multipart/form-data; boundary=B"}
-
-
-@pytest.fixture(scope="module")
-def fake() -> Iterator[Served]:
-    with serve_fake() as served:
-        yield served
 
 
 def file(data: bytes) -> dict[str, Any]:

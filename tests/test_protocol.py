@@ -8,19 +8,13 @@ from http.client import HTTPResponse
 import pytest
 
 from tests import makers
-from tests.serving import Served, serve_fake
+from tests.serving import Served
 
 IMAGE = makers.encode(makers.flat((40, 30), (130, 130, 130)), "PNG")
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQ\r\n"
 POST = b"POST /predict?top_k=1 HTTP/1.1\r\nHost: x\r\n"
 LENGTH = b"Content-Length: %d\r\n\r\n" % len(IMAGE)
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(IMAGE), IMAGE)
-
-
-@pytest.fixture(scope="module")
-def fake() -> Iterator[Served]:
-    with serve_fake() as served:
-        yield served
 
 
 @pytest.fixture

@@ -16,12 +16,6 @@ BASE64 = base64.b64encode(IMAGE).decode()
 HTML = {"accept": "text/html"}
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[Served]:
-    with serve_fake() as served:
-        yield served
-
-
 @pytest.fixture
 def client(fake: Served) -> Iterator[httpx.Client]:
     with fake.client() as client:

@@ -2,9 +2,9 @@ import hashlib
 import http.server
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from eyespot.errors import BadManifest, FetchFailed, UnknownModel, WeightsCorrupt, WeightsMissing
 from eyespot.vision import weights
 from eyespot.vision.weights import Entry
-from tests.serving import ROOT
+from tests.serving import ROOT, serve_files
 
 CONTENT = bytes(range(256)) * 1200
 ENTRY = f"""
@@ -59,14 +59,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror() -> Iterator[Any]:
     handler = type("Handler", (Mirror,), {"ranges": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-        server.ranges = handler.ranges  # type: ignore[attr-defined]
-        yield server
-        server.shutdown()
-        thread.join()
+    with serve_files(handler) as url:
+        yield SimpleNamespace(url=url, ranges=handler.ranges)  # type: ignore[attr-defined]
 
 
 def part(entry: Entry) -> Path:
