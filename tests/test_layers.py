@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "assembly": {"", "settings", "pool", "recognizer", "vision.classifier"},
     "web": set(),
     "web.problems": {""},
-    "web.middleware": {"web", "web.problems"},
+    "web.middleware": {"pool", "web", "web.problems"},
     "web.images": {"recognizer", "vision.imaging"},
     "web.openapi": {"web.images"},
     "web.routes": {"", "recognizer", "web", "web.images", "web.openapi", "web.problems", "web.middleware"},

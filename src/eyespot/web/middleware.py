@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyespot.errors import Draining, Internal, Overloaded, Refusal, UploadStalled
+from eyespot.pool import WorkerPool
 from eyespot.telemetry import event
 from eyespot.web import problems
 
@@ -96,62 +97,75 @@ class BoundedBody:
     def __init__(self, app: ASGIApp, limit: BodyLimit, max_bytes: int) -> None:
         self.app = app
         self.limit = limit
-        self._max_bytes = max_bytes
-        self._held = 0
+        self.max_bytes = max_bytes
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        limit, refusal = self.limit(headers.get("content-type", ""))
-        announced = int(headers.get("content-length") or 0)
-        pool = scope["app"].state.recognizer.pool
-        arrived = 0
-        whole = not announced and "transfer-encoding" not in headers
-
-        async def counted() -> Message:
-            nonlocal arrived, whole
-            if announced > limit:
-                raise refusal(announced)
-            message = await (receive() if whole else _receive_in_time(receive))
-            if message["type"] == "http.request":
-                size = len(message.get("body", b""))
-                arrived += size
-                self._held += size
-                whole = whole or not message.get("more_body", False)
-                if arrived > limit:
-                    raise refusal(arrived)
-                if self._held > max(arrived, pool.places * self._max_bytes):
-                    raise Overloaded(
-                        "The bodies of other requests take all the room that there is.",
-                        limit=pool.places * self._max_bytes,
-                        retry_after=pool.retry_after(),
-                    )
-            else:
-                whole = True  # the client has left
-            return message
-
-        async def answer(message: Message) -> None:
-            nonlocal arrived
-            if whole:
-                await send(message)
-            elif message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Connection"] = "close"
-                await send(message)
-            elif message.get("more_body", False):
-                await send(message)
-            else:
-                await send({**message, "more_body": True})
-                self._held -= arrived
-                arrived = 0
-                await _discard(receive)
-                await send({"type": "http.response.body", "body": b""})
-
+        body = _Body(self, scope, receive, send)
         try:
-            await self.app(scope, counted, answer)
+            await self.app(scope, body.receive, body.send)
         finally:
-            self._held -= arrived
+            body.let_go()
+
+
+class _Body:
+    """One body on its way in, and the answer on its way out."""
+
+    def __init__(self, bounds: BoundedBody, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self._bounds = bounds
+        self._pool: WorkerPool = scope["app"].state.recognizer.pool
+        self._receive = receive
+        self._send = send
+        self._limit, self._refusal = bounds.limit(headers.get("content-type", ""))
+        self._announced = int(headers.get("content-length") or 0)
+        self._whole = not self._announced and "transfer-encoding" not in headers
+        self._held = 0
+
+    async def receive(self) -> Message:
+        if self._announced > self._limit:
+            raise self._refusal(self._announced)
+        message = await (self._receive() if self._whole else _receive_in_time(self._receive))
+        if message["type"] == "http.request":
+            self._whole = self._whole or not message.get("more_body", False)
+            self._hold(len(message.get("body", b"")))
+        else:
+            self._whole = True  # the client has left
+        return message
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._bounds.held += size
+        if self._held > self._limit:
+            raise self._refusal(self._held)
+        room = self._pool.places * self._bounds.max_bytes
+        if self._bounds.held > max(self._held, room):
+            raise Overloaded(
+                "The bodies of other requests take all the room that there is.",
+                limit=room,
+                retry_after=self._pool.retry_after(),
+            )
+
+    def let_go(self) -> None:
+        self._bounds.held -= self._held
+        self._held = 0
+
+    async def send(self, message: Message) -> None:
+        if self._whole:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Connection"] = "close"
+            await self._send(message)
+        elif message.get("more_body", False):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            self.let_go()
+            await _discard(self._receive)
+            await self._send({"type": "http.response.body", "body": b""})
 
 
 async def _receive_in_time(receive: Receive) -> Message:
