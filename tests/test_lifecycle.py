@@ -1,6 +1,5 @@
 """The process: how it starts, how it refuses to start, how it stops."""
 
-import http.client
 import json
 import os
 import re
@@ -121,32 +120,16 @@ def test_a_client_that_connected_before_the_port_closed_and_sends_after_is_answe
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop new connections without dropping begun ones")
 def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
-    lost: list[Exception] = []
-
-    def knock(port: int) -> None:
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            try:
-                connection.connect()
-            except ConnectionRefusedError:
-                return
-            try:
-                connection.request("GET", "/livez")
-                connection.getresponse().read()
-            except (OSError, http.client.HTTPException) as error:
-                lost.append(error)
-            finally:
-                connection.close()
-
     for _ in range(5):
         with serve_fake() as served:
-            clients = [threading.Thread(target=knock, args=(served.port,)) for _ in range(6)]
-            for client in clients:
-                client.start()
+            knock = [sys.executable, ROOT / "deploy" / "load.py", "knock", str(served.port)]
+            clients = subprocess.Popen(knock, stdout=subprocess.PIPE, text=True)
+            assert clients.stdout
+            assert clients.stdout.readline() == "begun\n"
             time.sleep(0.2)
-        for client in clients:
-            client.join()
-    assert not lost
+        told, _ = clients.communicate(timeout=60)
+        assert "0 lost" in told
+        assert clients.returncode == 0
 
 
 def test_an_upload_that_never_ends_is_told_that_the_server_stops(packaged: dict[str, str]) -> None:

@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import math
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -25,8 +23,10 @@ _KEEP_ALIVE_SECONDS = (
     75  # longer than the 60 s after which common balancers drop an idle connection, or they meet a reset
 )
 
+_HANDSHAKE_SECONDS = 0.25  # what a connection that has begun may take to be completed and accepted
 _FIRST_REQUEST_SECONDS = 1  # what a client may take between connecting and sending, once the port is closed
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
+_IP_MINTTL, _IPV6_MINHOPCOUNT = 21, 73  # linux/in.h, linux/in6.h; Python has no names for them
+_ANY, _NEAREST = 0, 255
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -119,24 +119,28 @@ class Server(uvicorn.Server):
         uvicorn alone resets connections that wait in the port's queue, and closes those that have not sent yet: 103
         requests were lost in 40 stops under load.
         """
-        _drop_new_connections(self._bound)
-        give_up = time.monotonic() + _FIRST_REQUEST_SECONDS
-        while not self.force_exit and time.monotonic() < give_up:
+        _accept_from(self._bound, _NEAREST)
+        begun = time.monotonic()
+        while not self.force_exit and (waited := time.monotonic() - begun) < _FIRST_REQUEST_SECONDS:
             await asyncio.sleep(0.01)  # the queue is accepted meanwhile
-            if all(getattr(connection, "cycle", None) for connection in self.server_state.connections):
+            connections = self.server_state.connections
+            for connection in connections:
+                _accept_from(connection.transport.get_extra_info("socket"), _ANY)  # inherited from the port
+            if waited > _HANDSHAKE_SECONDS and all(getattr(connection, "cycle", None) for connection in connections):
                 break  # each has sent a request
         await super().shutdown(sockets)
 
 
-def _drop_new_connections(listening: socket.socket) -> None:
-    """From now on the kernel drops what opens a connection, and still completes what has begun.
+def _accept_from(listening: socket.socket, least_ttl: int) -> None:
+    """From now on the kernel drops packets that may have come further, and still completes handshakes that have begun.
 
-    The client's kernel tries again after a second, and is refused, since the port is closed by then. Without this,
-    there is always a moment between the last accept and the close. Linux only; see socket(7), SO_ATTACH_FILTER.
+    Packets start with a TTL of 64 or 128, so that with 255 nobody can connect any more: the client's kernel tries again
+    after a second, and is refused, since the port is closed by then. Without this, there is always a moment between the
+    last accept and the close. Linux only; see ip(7), IP_MINTTL, which is meant for RFC 5082.
     """
-    load_flags, unless_syn, drop, keep = (0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF)
-    program = b"".join(struct.pack("HBBI", *step) for step in (load_flags, unless_syn, drop, keep))
-    steps = ctypes.create_string_buffer(program)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a sandbox may not know it
-            listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 4, ctypes.addressof(steps)))
+            listening.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least_ttl)
+        if listening.family == socket.AF_INET6:
+            with contextlib.suppress(OSError):
+                listening.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, least_ttl)
