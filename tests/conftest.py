@@ -52,8 +52,11 @@ def data_dir(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def packaged(data_dir: Path) -> dict[str, str]:
-    """The settings that choose the network whose weights come in a package, exported already."""
-    return {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(data_dir)}
+    """The settings that choose the network whose weights come in a package, exported already.
+
+    In float32, whatever this processor has, since the tests and the documents know its answers.
+    """
+    return {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PRECISION": "f32"}
 
 
 @pytest.fixture(scope="session")
@@ -74,5 +77,6 @@ def fake() -> Iterator[Served]:
 def eval_server(data_dir: Path) -> Iterator[Served]:
     """`eyespot serve` with the real ResNet-18 of ../shared/eval."""
     environment = {"EYESPOT_MANIFEST": str(EVAL / "manifest.toml"), "EYESPOT_MODEL": "resnet18-eval"}
+    environment["EYESPOT_PRECISION"] = "f32"
     with serve_process(**environment, EYESPOT_DATA_DIR=str(data_dir)) as served:
         yield served

@@ -112,10 +112,12 @@ class FakeEngine:
         self.go = threading.Event()
         self.go.set()
         self.calls = 0
+        self.alone: list[bool] = []
         self.started = threading.Semaphore(0)
 
-    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
+    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
         self.calls += 1
+        self.alone.append(alone)
         self.started.release()
         self.go.wait(60)
         logits = np.zeros((len(pixels), 10), np.float32)

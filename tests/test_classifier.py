@@ -1,6 +1,7 @@
 import io
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from eyespot.errors import EngineUnavailable, GoldenImageFailed, WeightsMissing
-from eyespot.vision.classifier import Classifier, softmax
+from eyespot.errors import BrokenImage, EngineUnavailable, GoldenImageFailed, WeightsMissing
+from eyespot.vision import export
+from eyespot.vision.classifier import Classifier, choose_precision
+from eyespot.vision.engines import openvino, softmax
 from tests import makers
-from tests.serving import ROOT, FakeEngine, fake_classifier
+from tests.serving import RECIPE, ROOT, FakeEngine, fake_classifier
 
 MANIFEST = ROOT / "weights" / "manifest.toml"
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "cougar", "lynx"}
@@ -19,7 +22,7 @@ CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "cou
 
 @pytest.fixture(scope="module")
 def classifier(data_dir: Path) -> Classifier:
-    return Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=data_dir, threads=2)
+    return Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=data_dir, lone_threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_engines_and_imaging_agree_with_torch_and_torchvision(
     bicubic = transforms.InterpolationMode.BICUBIC
     view = transforms.Compose([transforms.Resize(256, interpolation=bicubic), transforms.CenterCrop(224)])
     pixels = np.asarray(view(Image.open(io.BytesIO(data)).convert("RGB")))
-    expected = softmax(reference._engine.infer(pixels[None])[0][0])
+    expected = softmax(reference.engine.infer(pixels[None])[0][0])
     best = int(expected.argmax())
     for seen in (classifier.see(data), reference.see(data)):
         assert int(seen.confidences.argmax()) == best
@@ -110,10 +113,70 @@ def test_a_named_network_without_weights_is_an_error(tmp_path: Path) -> None:
         Classifier.open(tmp_path / "manifest.toml", "resnet18")
 
 
-@pytest.mark.parametrize("choice", [{"engine": "onnxruntime"}, {"precision": "int8"}])
-def test_what_this_version_cannot_do_is_an_error(data_dir: Path, choice: dict[str, str]) -> None:
-    with pytest.raises(EngineUnavailable, match="not available in this version"):
-        Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=data_dir, **choice)
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"precision": "int8"}, "eyespot quantize"),
+        ({"engine": "torch", "precision": "int8"}, "torch computes in f32"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "onnxruntime computes in f32"),
+    ],
+)
+def test_what_cannot_be_had_is_an_error(tmp_path: Path, choice: dict[str, str], reason: str) -> None:
+    with pytest.raises(EngineUnavailable, match=reason):
+        Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=tmp_path, **choice)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_chosen_where_the_processor_has_it_and_refused_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(openvino, "has_bf16", lambda: native)
+    assert choose_precision("openvino", "auto") == ("bf16" if native else "f32")
+    assert choose_precision("openvino", "f32") == "f32"
+    assert choose_precision("torch", "auto") == "f32"
+    if native:
+        assert choose_precision("openvino", "bf16") == "bf16"
+    else:
+        with pytest.raises(EngineUnavailable, match="bf16 natively"):
+            choose_precision("openvino", "bf16")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torchscript"])
+def test_the_engines_that_people_ask_for_answer_as_torch_does(
+    reference: Classifier, data_dir: Path, engine: str
+) -> None:
+    other = Classifier.open(MANIFEST, "efficientnet-lite0", engine=engine, data_dir=data_dir, lone_threads=2)
+    assert (other.info.engine, other.info.precision) == (engine, "f32")
+    other.check_golden_image()
+    images = export.proof_images(other.recipe)[:3]
+    expected, maps = reference.engine.infer(images, features=True)
+    for alone in (True, False):
+        actual, features = other.engine.infer(images, features=True, alone=alone)
+        np.testing.assert_allclose(actual, expected, atol=1e-3)
+        assert features is not None
+        assert maps is not None
+        np.testing.assert_allclose(features, maps, atol=1e-3)
+    assert other.engine.infer(images)[1] is None
+
+
+def test_an_image_that_is_alone_is_computed_so_and_two_at_once_are_not() -> None:
+    engine = FakeEngine()
+    fake = fake_classifier(engine)
+    fake.see(makers.jpeg("coffee"))
+    engine.go.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(fake.see, makers.jpeg("coffee"))
+        for _ in range(2):
+            assert engine.started.acquire(timeout=30)
+        second = callers.submit(fake.see, makers.jpeg("coffee"))
+        assert engine.started.acquire(timeout=30)
+        engine.go.set()
+        first.result(), second.result()
+    fake.see(makers.jpeg("coffee"))
+    with pytest.raises(BrokenImage):
+        fake.see(makers.jpeg("coffee")[:500])
+    fake.see(makers.jpeg("coffee"))
+    assert engine.alone == [True, True, False, True, True]
 
 
 def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
@@ -121,14 +184,32 @@ def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
 
 
 def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
-    fake = fake_classifier(FakeEngine(), golden_class=9)
+    fake = fake_classifier(FakeEngine(), record=golden(9, 4))
     with pytest.raises(GoldenImageFailed, match="class 9"):
         fake.check_golden_image()
 
 
+def test_in_less_precision_the_golden_image_may_be_the_second_likeliest() -> None:
+    engine = FakeEngine()
+    seen = fake_classifier(engine).see(export.SAMPLE.read_bytes()).confidences.argmax()
+    with pytest.raises(GoldenImageFailed):
+        fake_classifier(engine, record=golden(9, int(seen))).check_golden_image()
+    engine.precision = "bf16"
+    fake_classifier(engine, record=golden(9, int(seen))).check_golden_image()
+    with pytest.raises(GoldenImageFailed):
+        fake_classifier(engine, record=golden(9, 0)).check_golden_image()
+
+
+def golden(*top5: int) -> export.Export:
+    """The record of an export whose torch answers so."""
+    proof = export.Proof(images=1, max_logit_difference=0)
+    facts = {"digest": "0" * 64, "recipe": RECIPE, "classes": 10, "engine": "openvino", "engine_version": "1"}
+    return export.Export(**facts, proof=proof, golden_top5=list(top5), files={})
+
+
 def test_the_golden_image_catches_what_is_not_a_number() -> None:
     class Broken(FakeEngine):
-        def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+        def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
             return np.full((1, 10), np.nan, np.float32), None
 
     with pytest.raises(GoldenImageFailed):

@@ -38,7 +38,7 @@ def test_weights_are_stored_in_float32(made: tuple[Path, export.Export], entry: 
 
 
 def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, export.Export], entry: Entry) -> None:
-    engine = OpenVinoEngine(made[0] / "model.xml", workers=1, threads=1)
+    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, lone_threads=2)
     images = export.proof_images(entry.recipe)[:2]
     logits, features = engine.infer(images, features=True)
     assert logits.shape == (2, 1000)
@@ -51,7 +51,7 @@ def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, e
 
 
 def test_answers_stay_when_the_engine_is_used_again(made: tuple[Path, export.Export], entry: Entry) -> None:
-    engine = OpenVinoEngine(made[0] / "model.xml", workers=1, threads=1)
+    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, lone_threads=2)
     first, second = export.proof_images(entry.recipe)[:2]
     kept, _ = engine.infer(first[None])
     before = kept.copy()
@@ -86,10 +86,11 @@ def test_a_damaged_or_other_export_is_not_used(
 def test_another_recipe_or_other_weights_are_another_export(entry: Entry) -> None:
     names = {
         export.folder_name(entry, "openvino"),
+        export.folder_name(entry, "openvino", "int8"),
         export.folder_name(entry, "onnxruntime"),
         export.folder_name(entry.model_copy(update={"sha256": "1" * 64}), "openvino"),
     }
-    assert len(names) == 3
+    assert len(names) == 4
 
 
 class Shifted(FakeEngine):
@@ -97,7 +98,7 @@ class Shifted(FakeEngine):
         super().__init__()
         self.by = by
 
-    def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+    def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
         logits, maps = super().infer(pixels)
         logits[:, 3] += self.by
         return logits, maps
@@ -119,7 +120,7 @@ def test_a_top1_that_changes_within_the_tolerance_is_refused(entry: Entry) -> No
             super().__init__()
             self.best = best
 
-        def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+        def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
             logits = np.zeros((len(pixels), 10), np.float32)
             logits[:, self.best] = 1e-5
             return logits, None
@@ -136,16 +137,21 @@ def test_the_proof_images_do_not_change(entry: Entry) -> None:
 
 
 def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export], tmp_path: Path) -> None:
-    place = tmp_path / made[0].name
-    for name in ("first", "second"):
-        shutil.copytree(made[0], tmp_path / name)
-    export._settle(tmp_path / "first", place)
-    before = (place / "model.bin").stat().st_ino
-    export._settle(tmp_path / "second", place)
-    assert (place / "model.bin").stat().st_ino == before
-    (place / "model.bin").write_bytes(b"damaged")
-    export._settle(tmp_path / "second", place)
-    assert (place / "model.bin").stat().st_size == (made[0] / "model.bin").stat().st_size
+    def write(unfinished: Path) -> export.Export:
+        for name in made[1].files:
+            shutil.copy(made[0] / name, unfinished)
+        return made[1]
+
+    def settle(**options: bool) -> int:
+        return (export.settle(tmp_path, "one", write, **options) / "model.bin").stat().st_ino
+
+    first = settle()
+    assert settle() == first
+    assert settle(replace=True) != first
+    (tmp_path / "one" / "model.bin").write_bytes(b"damaged")
+    settle()
+    assert export._read(tmp_path / "one") == made[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Path) -> None:

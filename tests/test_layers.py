@@ -25,16 +25,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vision.engines": set(),
     "vision.engines.torch": {"vision.engines"},
     "vision.engines.openvino": {"vision.engines"},
+    "vision.engines.onnx": {"vision.engines"},
+    "vision.engines.torchscript": {"vision.engines.torch"},
     "vision.export": {
         *("vision", "vision.imaging", "vision.engines", "vision.weights"),
-        *("vision.engines.torch", "vision.engines.openvino"),
+        *(f"vision.engines.{name}" for name in ("torch", "openvino", "onnx", "torchscript")),
+    },
+    "vision.quantize": {
+        *("vision", "vision.imaging", "vision.engines", "vision.weights", "vision.export"),
+        "vision.engines.openvino",
     },
     "vision.classifier": {
         *("vision", "vision.imaging", "vision.engines", "vision.weights", "vision.labels", "vision.export"),
         *("vision.engines.torch", "vision.engines.openvino"),
     },
     "pool": set(),
-    "recognizer": {"pool", "vision.classifier"},
+    "recognizer": {"pool", "vision.classifier", "vision.engines"},
     "assembly": {"", "settings", "pool", "recognizer", "vision.classifier"},
     "web": set(),
     "web.problems": {""},
@@ -48,18 +54,47 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web.protocol": {"web", "web.problems"},
     "web.server": {"web.protocol"},
+    "bench": set(),
+    "bench.host": {"", "pool"},
+    "bench.samples": {"vision", "vision.export", "vision.imaging"},
+    "bench.decoding": {"bench", "bench.samples", "vision", "vision.imaging"},
+    "bench.figures": {"pool"},
+    "bench.engine": {
+        *("bench", "bench.samples", "bench.figures", "pool"),
+        *("vision", "vision.imaging", "vision.classifier", "vision.engines"),
+    },
+    "bench.machine": {
+        *("bench", "bench.host", "bench.samples", "bench.decoding", "bench.figures"),
+        *("pool", "vision", "vision.weights"),
+    },
+    "bench.target": set(),
+    "bench.load": set(),
+    "bench.server": {
+        *("bench", "bench.host", "bench.samples", "bench.figures", "bench.machine"),
+        *("bench.target", "bench.load"),
+    },
+    "bench.report": {"bench.host", "bench.decoding", "bench.figures", "bench.machine", "bench.server"},
+    "bench.plot": {"bench.machine", "bench.server", "bench.report"},
     "cli": {
         *("", "settings", "pool", "web.app", "web.server"),
-        *("vision", "vision.export", "vision.weights", "vision.classifier"),
+        *("vision", "vision.export", "vision.weights", "vision.classifier", "vision.quantize"),
+        *("bench", "bench.figures", "bench.machine", "bench.server", "bench.report", "bench.plot"),
     },
     "": set(),
     "__main__": {"cli"},
 }
 INSIDE_FUNCTIONS = {
-    "vision.export": {"torch", "eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},
+    "vision.export": {
+        "torch",
+        *(f"eyespot.vision.engines.{name}" for name in ("torch", "openvino", "onnx", "torchscript")),
+    },
+    "vision.quantize": {"nncf", "eyespot.vision.engines.openvino"},
     "vision.classifier": {"eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},
     "vision.weights": {"torchvision.models"},
     "vision.engines.torch": {"efficientnet_lite_pytorch"},
+    "vision.engines.onnx": {"torch"},
+    "bench.plot": {"matplotlib.figure"},
+    "cli": {f"eyespot.bench.{name}" for name in ("figures", "machine", "plot", "report", "server")},
 }
 CHOICES = {
     "torch",
@@ -141,7 +176,8 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
         ),
         ("import eyespot.vision.imaging", ["torch", "openvino", "httpx"]),
         ("import eyespot.web.app", ["torch", "torchvision", "openvino"]),
-        ("import eyespot.cli", ["torch", "torchvision", "openvino"]),
+        ("import eyespot.cli", ["torch", "torchvision", "openvino", "eyespot.bench"]),
+        ("import eyespot.bench.plot", ["torch", "torchvision", "openvino", "matplotlib"]),
     ],
 )
 def test_a_process_loads_only_what_it_runs(statement: str, forbidden: list[str]) -> None:

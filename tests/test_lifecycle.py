@@ -42,7 +42,8 @@ def test_it_listens_only_when_the_model_is_ready_and_says_what_it_runs(served: S
     order = names(served)
     assert order.index("workers_planned") < order.index("model_ready") < order.index("server_ready")
     planned = next(event for event in served.events if event["event"] == "workers_planned")
-    assert planned["workers"] * planned["threads"] <= planned["cpus"]
+    assert planned["streams"] * planned["threads"] <= planned["cpus"]
+    assert planned["lone_threads"] <= planned["cpus"]
     with served.client() as client:
         assert client.get("/readyz").status_code == 200
         assert client.post("/predict", files={"file": IMAGE}).status_code == 200

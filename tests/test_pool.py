@@ -224,12 +224,17 @@ def test_cpus_are_the_affinity_cut_to_the_quota(
 @pytest.mark.parametrize(
     ("given", "cpus", "planned"),
     [
-        ((None, None), 1, Plan(1, 1)),
-        ((None, None), 8, Plan(8, 1)),
-        ((None, 4), 8, Plan(2, 4)),
-        ((2, None), 8, Plan(2, 4)),
-        ((3, None), 2, Plan(3, 1)),
-        ((3, 5), 2, Plan(3, 5)),
+        ((None, None), 1, Plan(2, 1, 1, 1)),
+        ((None, None), 2, Plan(3, 2, 1, 2)),
+        ((None, None), 4, Plan(5, 4, 1, 4)),
+        ((None, None), 8, Plan(9, 8, 1, 8)),
+        ((None, None), 16, Plan(17, 16, 1, 16)),
+        ((None, None), 64, Plan(65, 64, 1, 16)),
+        ((None, 4), 8, Plan(3, 2, 4, 8)),
+        ((2, None), 8, Plan(2, 2, 4, 8)),
+        ((1, None), 64, Plan(1, 1, 64, 16)),
+        ((3, None), 2, Plan(3, 3, 1, 2)),
+        ((3, 5), 2, Plan(3, 3, 5, 5)),
     ],
 )
 def test_the_plan_uses_the_cpus_and_no_more(given: tuple[int | None, int | None], cpus: int, planned: Plan) -> None:

@@ -210,16 +210,19 @@ def put(port: int, body: bytes, length: int) -> socket.socket:
 def test_bodies_that_are_held_together_take_no_more_than_the_places_could() -> None:
     image = makers.encode(makers.flat((40, 30), (9, 9, 9)), "PNG").ljust(1024 * 1024, b"\0")
     with serve_fake(workers=1, queue=0, max_bytes=len(image)) as served, served.client() as client:
-        with put(served.port, image[:-1], len(image)) as first:
-            for _ in range(100):  # the first one's bytes may not have arrived yet
-                if (reply := client.put("/predict", content=image)).status_code != 200:
-                    break
-                time.sleep(0.01)
-            check(reply, 503, "overloaded")
-            assert reply.json()["limit"] == len(image)
-            assert int(reply.headers["retry-after"]) >= 1
-            first.sendall(image[-1:])
-            assert first.recv(65536).startswith(b"HTTP/1.1 200")
+        for attempt in range(20):  # until the first one's bytes have arrived when the second one's do
+            with put(served.port, image[:-1], len(image)) as first:
+                time.sleep(0.02 * attempt)
+                reply = client.put("/predict", content=image)
+                if reply.status_code == 200:
+                    continue
+                check(reply, 503, "overloaded")
+                assert reply.json()["limit"] == len(image)
+                assert int(reply.headers["retry-after"]) >= 1
+                first.sendall(image[-1:])
+                assert first.recv(65536).startswith(b"HTTP/1.1 200")
+                break
+        assert reply.status_code == 503
         for _ in range(3):  # what was held has been given back
             assert client.put("/predict", content=image).status_code == 200
         longest = {"image": base64.b64encode(image).decode()}

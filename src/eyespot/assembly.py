@@ -28,8 +28,7 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
     planned = pool.plan(settings.workers, settings.threads)
     event(
         "workers_planned",
-        workers=planned.workers,
-        threads=planned.threads,
+        **asdict(planned),
         cpus=pool.available_cpus(),
         queue=settings.queue,
     )
@@ -41,8 +40,9 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
         precision=settings.precision,
         labels_dir=settings.labels_dir,
         data_dir=settings.data_dir,
-        workers=planned.workers,
+        streams=planned.streams,
         threads=planned.threads,
+        lone_threads=planned.lone_threads,
         max_bytes=settings.max_bytes,
         max_pixels=settings.max_pixels,
         formats=settings.formats,

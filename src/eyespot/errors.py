@@ -10,7 +10,9 @@ EyespotError
 │   ├── FetchFailed
 │   ├── EngineUnavailable
 │   ├── ExportRefused
+│   ├── TooFewImages
 │   ├── GoldenImageFailed
+│   ├── ServerUnavailable
 │   ├── DataDirUnwritable
 │   └── PortTaken
 └── Refusal                       a request is refused; a status, a code and a sentence
@@ -76,8 +78,16 @@ class ExportRefused(StartError):
     """The exported network does not answer as the original does."""
 
 
+class TooFewImages(StartError):
+    """There are not enough images to calibrate or to measure with."""
+
+
 class GoldenImageFailed(StartError):
     """The network does not recognise the image that every start is checked with."""
+
+
+class ServerUnavailable(StartError):
+    """There is no server at that address, or it is not ready."""
 
 
 class DataDirUnwritable(StartError):

@@ -19,22 +19,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`workers` images at once, each with `threads` threads of the engine."""
+    """`workers` images are seen to at once; the engine computes `streams` of them, each with `threads` threads.
+
+    An image that is alone gets `lone_threads`.
+    """
 
     workers: int
+    streams: int
     threads: int
+    lone_threads: int
+
+
+MAX_LONE_THREADS = 16  # a layer of a small network takes some 100 µs then, and waiting for each other a good part of it
 
 
 def plan(workers: int | None = None, threads: int | None = None, cpus: int | None = None) -> Plan:
-    """Workers and engine threads that together use the CPUs this process may use, and no more.
+    """How the CPUs that this process may use are used up, and no more.
 
-    One thread a worker unless told otherwise: many images at once need no talk between the cores.
+    Busy, each core computes an image of its own: one thread a stream, since many images at once need no talk between
+    the cores. One more worker than streams decodes meanwhile, so that no core waits for an image.
+    Idle, one image gets all the cores.
     """
     cpus = cpus or available_cpus()
     if workers is None:
         threads = threads or 1
-        return Plan(max(1, cpus // threads), threads)
-    return Plan(workers, threads or max(1, cpus // workers))
+        streams = max(1, cpus // threads)
+        return Plan(streams + 1, streams, threads, min(max(cpus, threads), MAX_LONE_THREADS))
+    threads = threads or max(1, cpus // workers)
+    return Plan(workers, workers, threads, min(max(cpus, threads), MAX_LONE_THREADS))
 
 
 def available_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -9,7 +9,8 @@ from eyespot.errors import GoldenImageFailed, Refusal
 from eyespot.pool import WorkerPool
 from eyespot.telemetry import Metrics
 from eyespot.types import Check, ImageInfo
-from eyespot.vision.classifier import Classifier, Confidences
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.engines import Confidences
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,10 @@ class Settings(BaseSettings):
 
     engine: Literal["auto", "openvino", "torch", "onnxruntime", "torchscript"] = Field(
         "auto",
-        description="Library that computes; `auto` is openvino. onnxruntime and torchscript are not in this version.",
+        description="Library that computes; `auto` is openvino, torch is the reference, the others are extras.",
     )
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(
-        "auto", description="Number format; `auto` is f32. bf16 and int8 are not in this version."
+        "auto", description="Number format; `auto` is bf16 where the processor has it, else f32. int8 is made first."
     )
     workers: int | None = Field(None, ge=1, le=1024, description="Images computed at once; by default planned.")
     threads: int | None = Field(None, ge=1, le=1024, description="Engine threads for each worker; by default planned.")

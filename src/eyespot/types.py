@@ -57,8 +57,8 @@ class ModelInfo:
 
     name: Annotated[str, Field(description="Entry of the manifest.")]
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the weight file.")]
-    engine: Annotated[str, Field(description="Library that computes: openvino or torch.")]
-    precision: Annotated[str, Field(description="Number format of the computation: f32.")]
+    engine: Annotated[str, Field(description="Library that computes: openvino, torch, onnxruntime or torchscript.")]
+    precision: Annotated[str, Field(description="Number format of the computation: f32, bf16 or int8.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,20 @@ class Accuracy:
     top1: float
     on: str
     top5: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How the int8 network answers beside the float32 one, on images that it was not calibrated on."""
+
+    way: Annotated[str, Field(description="How it was calibrated: the best of several on these images.")]
+    calibrated_on: Annotated[int, Field(description="Images that it was calibrated on.")]
+    measured_on: Annotated[int, Field(description="Other images, on which the rest was measured.")]
+    agreement: Annotated[float, Field(ge=0, le=1, description="Share of them with the same likeliest class.")]
+    mean_difference: Annotated[float, Field(description="Mean difference of that class's confidence.")]
+    worst_difference: Annotated[float, Field(description="Largest difference of that class's confidence.")]
+    images_per_second: Annotated[float, Field(description="Inferences a second in int8, on all cores, one by one.")]
+    images_per_second_before: Annotated[float, Field(description="The same in float32.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,7 @@ class ModelCard:
     license: str
     stand_in: Annotated[bool, Field(description="Whether this network stands in for one whose weights are missing.")]
     limits: Limits
+    quantization: Annotated[Quantization | None, Field(description="Of an int8 network.")] = None
 
 
 @dataclass(frozen=True, slots=True)

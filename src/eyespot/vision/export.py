@@ -7,22 +7,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyespot.errors import EngineUnavailable, ExportRefused, EyespotError
 from eyespot.telemetry import event
-from eyespot.types import Recipe
+from eyespot.types import Quantization, Recipe
 from eyespot.vision import imaging
 from eyespot.vision.engines import Engine, Pixels
 from eyespot.vision.weights import Entry
 
+if TYPE_CHECKING:
+    from eyespot.vision.engines.torch import Network
+
 SAMPLE = Path(__file__).parents[1] / "sample.jpg"
 MAX_LOGIT_DIFFERENCE = 1e-3  # 3e-5 was measured on 200 photographs
+_FILES = {"openvino": {"model.xml", "model.bin"}, "onnxruntime": {"model.onnx"}, "torchscript": {"model.pt"}}
 _RECORD = "export.json"
 _UNFINISHED = ".unfinished-"
 
@@ -44,21 +48,31 @@ class Export(BaseModel):
     classes: int
     engine: str
     engine_version: str
+    precision: Literal["f32", "int8"] = "f32"
     proof: Proof
-    golden_class: Annotated[int, Field(description="What torch says is in the sample image.")]
+    golden_top5: Annotated[list[int], Field(description="What torch says is in the sample image, likeliest first.")]
     files: dict[str, str]
+    quantization: Quantization | None = None
 
 
-def folder_name(entry: Entry, engine: str) -> str:
-    """One folder for each (weights, recipe, engine)."""
+def folder_name(entry: Entry, engine: str, precision: str = "f32") -> str:
+    """One folder for each (weights, recipe, engine, precision of the weights)."""
     recipe = hashlib.sha256(repr(entry.recipe).encode()).hexdigest()
-    return f"{entry.name}-{entry.sha256[:12]}-{recipe[:8]}-{engine}"
+    int8 = "-int8" if precision == "int8" else ""  # bf16 runs from the float32 export
+    return f"{entry.name}-{entry.sha256[:12]}-{recipe[:8]}-{engine}{int8}"
 
 
-def find(entry: Entry, classes: int, engine: str, folders: Iterable[Path]) -> tuple[Path, Export] | None:
+def folders(entry: Entry, data_dir: Path) -> list[Path]:
+    """Where exports are looked for: beside the manifest, and in the data folder, where missing ones are made."""
+    return [entry.folder / "exports", data_dir / "exports"]
+
+
+def find(
+    entry: Entry, classes: int, engine: str, folders: Iterable[Path], precision: str = "f32"
+) -> tuple[Path, Export] | None:
     """The first whole export of this network in `folders`, as (its folder, its record)."""
     for folder in folders:
-        place = folder / folder_name(entry, engine)
+        place = folder / folder_name(entry, engine, precision)
         if not place.exists():
             continue
         if (export := _read(place)) and (export.digest, export.classes) == (entry.sha256, classes):
@@ -73,20 +87,42 @@ def _read(place: Path) -> Export | None:
         whole = all(_sha256(place / name) == digest for name, digest in export.files.items())
     except (OSError, ValidationError):
         return None
-    return export if whole and {"model.xml", "model.bin"} <= export.files.keys() else None
+    return export if whole and _FILES[export.engine] <= export.files.keys() else None
 
 
-def make(entry: Entry, classes: int, folder: Path) -> tuple[Path, Export]:
-    """Make the OpenVINO export below `folder`, in a process of its own: torch's 680 MB go away with it.
+def load(engine: str, place: Path, *, precision: str, streams: int, threads: int, lone_threads: int) -> Engine:
+    """The engine with the export at `place` in it. The numbers are those of `Classifier.open`.
 
     Raises:
-        EngineUnavailable: torch is not installed.
+        EngineUnavailable: its library is not installed.
+    """
+    try:
+        if engine == "onnxruntime":
+            from eyespot.vision.engines.onnx import OnnxEngine
+
+            return OnnxEngine(place, streams=streams, threads=threads, lone_threads=lone_threads)
+        if engine == "torchscript":
+            from eyespot.vision.engines.torchscript import TorchScriptEngine
+
+            return TorchScriptEngine(place, threads=threads, lone_threads=lone_threads)
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(f"the engine {engine} needs `pip install eyespot[{engine}]`: {error}") from error
+    from eyespot.vision.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(place, precision=precision, streams=streams, threads=threads, lone_threads=lone_threads)
+
+
+def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> tuple[Path, Export]:
+    """Make an export below `folder`, in a process of its own: torch's 680 MB go away with it.
+
+    Raises:
+        EngineUnavailable: torch, or what the engine needs, is not installed.
         ExportRefused: the export cannot be made, or does not answer as torch does.
     """
-    event("export_started", model=entry.name, folder=folder)
+    event("export_started", model=entry.name, engine=engine, folder=folder)
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "eyespot.vision.export", str(classes), str(folder)],
+        [sys.executable, "-m", "eyespot.vision.export", engine, str(classes), str(folder)],
         input=entry.model_dump_json().encode(),
         capture_output=True,
         check=False,
@@ -94,9 +130,10 @@ def make(entry: Entry, classes: int, folder: Path) -> tuple[Path, Export]:
     if done.returncode:
         last_line = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         if "ModuleNotFoundError" in last_line:
-            raise EngineUnavailable(f"to export {entry.name}, `pip install eyespot[models]` is needed: {last_line}")
+            extras = "models" if engine == "openvino" else f"models,{engine}"
+            raise EngineUnavailable(f"to export {entry.name}, `pip install eyespot[{extras}]` is needed: {last_line}")
         raise ExportRefused(f"the export of {entry.name} could not be made: {last_line}")
-    found = find(entry, classes, "openvino", [folder])
+    found = find(entry, classes, engine, [folder])
     if found is None:
         raise ExportRefused(f"the export of {entry.name} in {folder} is not whole")
     difference = found[1].proof.max_logit_difference
@@ -135,47 +172,78 @@ def prove(reference: Engine, candidate: Engine, images: Pixels) -> Proof:
     return Proof(images=len(images), max_logit_difference=difference)
 
 
-def _make_here(entry: Entry, classes: int, folder: Path) -> None:
+def _make_here(entry: Entry, classes: int, folder: Path, engine: str) -> None:
     """Convert, save, prove, and only then give the export its name."""
     import torch
 
-    from eyespot.vision.engines import openvino as ov
     from eyespot.vision.engines import torch as reference
 
     network = reference.load_network(entry.architecture, entry.path, classes, entry.recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    place = folder / folder_name(entry, "openvino")
-    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
-    try:
-        side = entry.recipe.crop
-        with torch.no_grad():  # torch.export, since the tracing path of OpenVINO's converter warns
-            program = torch.export.export(network, (torch.zeros(1, side, side, 3, dtype=torch.uint8),))
-        ov.convert(program, side, unfinished / "model.xml")
+    threads = torch.get_num_threads()
+
+    def write(unfinished: Path) -> Export:
+        version = _convert(engine, network, entry.recipe.crop, unfinished)
         np.savez(unfinished / "head.npz", **{k: v.numpy() for k, v in network.head.state_dict().items()})
         images = proof_images(entry.recipe)
-        engine = reference.TorchEngine(network, threads=torch.get_num_threads())
-        candidate = ov.OpenVinoEngine(unfinished / "model.xml", workers=1, threads=torch.get_num_threads())
-        record = Export(
+        expected = reference.TorchEngine(network, threads=threads, lone_threads=threads)
+        candidate = load(engine, unfinished, precision="f32", streams=1, threads=threads, lone_threads=threads)
+        return Export(
             digest=entry.sha256,
             recipe=entry.recipe,
             classes=classes,
-            engine="openvino",
-            engine_version=ov.version,
-            proof=prove(engine, candidate, images),
-            golden_class=int(engine.infer(images[:1])[0].argmax()),
-            files={path.name: _sha256(path) for path in sorted(unfinished.iterdir())},
+            engine=engine,
+            engine_version=version,
+            proof=prove(expected, candidate, images),
+            golden_top5=np.argsort(-expected.infer(images[:1])[0][0], kind="stable")[:5].tolist(),
+            files={},
         )
-        (unfinished / _RECORD).write_text(record.model_dump_json(indent=1))
+
+    settle(folder, folder_name(entry, engine), write)
+
+
+def _convert(engine: str, network: "Network", side: int, folder: Path) -> str:
+    """Write the network in the form of that engine; the version of the engine's library."""
+    if engine == "torchscript":
+        from eyespot.vision.engines import torchscript
+
+        torchscript.convert(network, side, folder)
+        return torchscript.version
+    import torch
+
+    with torch.no_grad():  # torch.export, since the tracing path of OpenVINO's converter warns
+        program = torch.export.export(network, (torch.zeros(1, side, side, 3, dtype=torch.uint8),))
+    if engine == "onnxruntime":
+        from eyespot.vision.engines import onnx
+
+        onnx.convert(program, folder)
+        return onnx.version
+    from eyespot.vision.engines import openvino
+
+    openvino.convert(program, side, folder)
+    return openvino.version
+
+
+def settle(folder: Path, name: str, write: Callable[[Path], Export], *, replace: bool = False) -> Path:
+    """Give an export its name below `folder`, once `write` has put it into a folder of its own without an error.
+
+    Where another process, which may be in use of it, was quicker, its export stays, unless `replace` says otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
+    try:
+        record = write(unfinished)
+        files = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
+        (unfinished / _RECORD).write_text(record.model_copy(update={"files": files}).model_dump_json(indent=1))
         unfinished.chmod(0o755)  # mkdtemp makes it for one user
-        _settle(unfinished, place)
+        _rename(unfinished, folder / name, replace)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    return folder / name
 
 
-def _settle(finished: Path, place: Path) -> None:
-    """Give the export its name, unless another process, which may be in use of it, was quicker."""
-    if _read(place):
+def _rename(finished: Path, place: Path, replace: bool) -> None:
+    if not replace and _read(place):
         return
     shutil.rmtree(place, ignore_errors=True)
     try:
@@ -199,6 +267,6 @@ def _sha256(path: Path) -> str:
 
 if __name__ == "__main__":
     try:
-        _make_here(Entry.model_validate_json(sys.stdin.read()), int(sys.argv[1]), Path(sys.argv[2]))
+        _make_here(Entry.model_validate_json(sys.stdin.read()), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[1])
     except EyespotError as error:
         sys.exit(str(error))

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
+Confidences = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 
 
@@ -15,10 +16,19 @@ class Engine(Protocol):
 
     `infer` may be called from several threads at once. Its input is uint8 RGB of shape (n, side, side, 3), as it was
     decoded. It returns float32 logits of shape (n, classes) and, when asked, the last feature map, float32 of shape
-    (n, channels, height, width).
+    (n, channels, height, width). A call that is `alone` may use every core that the process has; others share them.
     """
 
     name: str
     precision: str
 
-    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]: ...
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, alone: bool = False
+    ) -> tuple[Logits, Features | None]: ...
+
+
+def softmax(logits: Logits) -> Confidences:
+    """Confidences, float32 of the same shape (classes,), from logits."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    confidences: Confidences = (powers / powers.sum()).astype(np.float32)
+    return confidences

@@ -1,5 +1,6 @@
 """The default engine: OpenVINO on the CPU."""
 
+import mmap
 import sys
 import threading
 from pathlib import Path
@@ -16,33 +17,55 @@ from eyespot.vision.engines import Features, Logits, Pixels  # noqa: E402
 version: str = openvino.get_version()
 
 
+def has_bf16() -> bool:
+    """Whether OpenVINO says that this processor computes in bfloat16 natively."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoEngine:
-    """A model in OpenVINO's own form, as `vision.export` writes it: one image in, logits and feature map out."""
+    """A model in OpenVINO's own form, as `convert` writes it: one image in, logits and feature map out.
+
+    It is compiled twice where that makes a difference: in `streams` that share nothing, for many callers, and in one
+    that has `lone_threads` threads, for a caller who is alone.
+    """
 
     name = "openvino"
-    precision = "f32"
 
-    def __init__(self, model: Path, *, workers: int, threads: int) -> None:
-        self._compiled = openvino.Core().compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "NUM_STREAMS": workers,
-                "INFERENCE_NUM_THREADS": workers * threads,
+    def __init__(self, folder: Path, *, precision: str, streams: int, threads: int, lone_threads: int) -> None:
+        self.precision = precision
+        self._own = threading.local()  # an inference request serves one thread at a time
+        core = openvino.Core()
+        with (folder / "model.bin").open("rb") as file:
+            # A private mapping, since Tensor takes no read-only memory. Nobody writes to it; the model points into it.
+            self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        tensor = openvino.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
+        model = core.read_model((folder / "model.xml").read_bytes(), tensor)
+
+        def compiled(streams: int, threads: int) -> openvino.CompiledModel:
+            # What an int8 model has left in floating point is computed as the processor does it best.
+            floating = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
+            options = {
+                "INFERENCE_PRECISION_HINT": floating,
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": streams * threads,
                 # Pinned threads of two processes in one container end on the same core.
                 "ENABLE_CPU_PINNING": False,
-            },
-        )
-        self._own = threading.local()  # an inference request serves one thread at a time
+            }
+            return core.compile_model(model, "CPU", options)
+
+        self._shared = compiled(streams, threads)
+        self._lone = compiled(1, lone_threads) if (1, lone_threads) != (streams, threads) else self._shared
         # The first inference of a process must be alone: two threads in it at once were seen to wait for each other for
         # ever, in 3 of 49 starts on busy cores.
-        self.infer(np.zeros((1, *self._compiled.input(0).shape[1:]), np.uint8))
+        black = np.zeros((1, *self._shared.input(0).shape[1:]), np.uint8)
+        self.infer(black)
+        self.infer(black, alone=True)
+        # Both forms hold the weights as the processor wants them; the file's own pages, 45 MB for a ResNet-18, are not
+        # needed any more. Where they are, they come back from the file.
+        self._weights.madvise(mmap.MADV_DONTNEED)
 
-    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
-        if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
-        request = self._own.request
+    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
+        request = self._request(alone)
         logits, feature_maps = [], []
         for image in np.ascontiguousarray(pixels)[:, None]:
             request.infer({0: image}, share_inputs=True)
@@ -52,10 +75,29 @@ class OpenVinoEngine:
                 feature_maps.append(request.get_output_tensor(1).data.copy())
         return np.concatenate(logits), np.concatenate(feature_maps) if features else None
 
+    def _request(self, alone: bool) -> openvino.InferRequest:
+        own = self._own.__dict__
+        name = "lone" if alone else "shared"
+        if name not in own:
+            own[name] = (self._lone if alone else self._shared).create_infer_request()
+        return own[name]
 
-def convert(program: object, side: int, path: Path) -> None:
-    """Write a program from `torch.export` in OpenVINO's form, weights in float32, as `path` and its `.bin`."""
+
+def convert(program: object, side: int, folder: Path) -> None:
+    """Write a program from `torch.export` in OpenVINO's form, weights in float32."""
     model = openvino.convert_model(program, input=[1, side, side, 3])
     for output, name in zip(model.outputs, ("logits", "features"), strict=True):
         output.get_tensor().set_names({name})
-    openvino.save_model(model, path, compress_to_fp16=False)  # fp16 is what it stores unless told not to
+    save(model, folder)
+
+
+def read(folder: Path) -> openvino.Model:
+    """A model that `save` wrote, to be made into another one."""
+    return openvino.Core().read_model(folder / "model.xml")
+
+
+def save(model: openvino.Model, folder: Path) -> None:
+    """Write a model, with its weights in the precision that they have."""
+    openvino.save_model(
+        model, folder / "model.xml", compress_to_fp16=False
+    )  # fp16 is what it stores unless told not to

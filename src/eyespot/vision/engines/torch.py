@@ -80,11 +80,12 @@ class TorchEngine:
     name = "torch"
     precision = "f32"
 
-    def __init__(self, network: Network, *, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, network: torch.nn.Module, *, threads: int, lone_threads: int) -> None:
         self._network = network
+        self._threads = {False: threads, True: lone_threads}
 
-    def infer(self, pixels: Pixels, *, features: bool = False) -> tuple[Logits, Features | None]:
+    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
+        torch.set_num_threads(self._threads[alone])  # of the thread that calls it, and of threads to come
         with torch.inference_mode():
             logits, feature_map = self._network(torch.tensor(pixels))
         return logits.numpy(), feature_map.numpy() if features else None
