@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vision.imaging": set(),
     "vision.labels": set(),
     "vision.weights": set(),
+    "vision.fetch": {"vision.weights"},
     "vision.engines": set(),
     "vision.engines.torch": {"vision.engines"},
     "vision.engines.openvino": {"vision.engines"},
@@ -77,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench.plot": {"bench.machine", "bench.server", "bench.report"},
     "cli": {
         *("", "settings", "pool", "web.app", "web.server"),
-        *("vision", "vision.export", "vision.weights", "vision.classifier", "vision.quantize"),
+        *("vision", "vision.export", "vision.weights", "vision.classifier", "vision.quantize", "vision.fetch"),
         *("bench", "bench.figures", "bench.machine", "bench.server", "bench.report", "bench.plot"),
     },
     "": set(),
@@ -90,11 +91,12 @@ INSIDE_FUNCTIONS = {
     },
     "vision.quantize": {"nncf", "eyespot.vision.engines.openvino"},
     "vision.classifier": {"eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},
-    "vision.weights": {"torchvision.models"},
+    "vision.fetch": {"torchvision.models"},
     "vision.engines.torch": {"efficientnet_lite_pytorch"},
     "vision.engines.onnx": {"torch"},
     "bench.plot": {"matplotlib.figure"},
-    "cli": {f"eyespot.bench.{name}" for name in ("figures", "machine", "plot", "report", "server")},
+    "cli": {f"eyespot.bench.{name}" for name in ("figures", "machine", "plot", "report", "server")}
+    | {"eyespot.vision.fetch"},
 }
 CHOICES = {
     "torch",
@@ -176,7 +178,7 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
         ),
         ("import eyespot.vision.imaging", ["torch", "openvino", "httpx"]),
         ("import eyespot.web.app", ["torch", "torchvision", "openvino"]),
-        ("import eyespot.cli", ["torch", "torchvision", "openvino", "eyespot.bench"]),
+        ("import eyespot.cli", ["torch", "torchvision", "openvino", "httpx", "eyespot.bench"]),
         ("import eyespot.bench.plot", ["torch", "torchvision", "openvino", "matplotlib"]),
     ],
 )

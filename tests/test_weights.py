@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eyespot.errors import BadManifest, FetchFailed, UnknownModel, WeightsCorrupt, WeightsMissing
-from eyespot.vision import weights
+from eyespot.vision import fetch, weights
 from eyespot.vision.weights import Entry
 from tests.serving import ROOT, serve_files
 
@@ -69,7 +69,7 @@ def part(entry: Entry) -> Path:
 
 def test_a_whole_file_is_fetched_and_its_progress_told(entry: Entry, mirror: Any) -> None:
     told: list[tuple[int, int]] = []
-    path = weights.fetch(entry, url=f"{mirror.url}/whole", progress=lambda *now: told.append(now))
+    path = fetch.fetch(entry, url=f"{mirror.url}/whole", progress=lambda *now: told.append(now))
     assert path == entry.path
     assert path.read_bytes() == CONTENT
     assert not part(entry).exists()
@@ -79,17 +79,17 @@ def test_a_whole_file_is_fetched_and_its_progress_told(entry: Entry, mirror: Any
 
 
 def test_the_source_of_the_manifest_is_used(entry: Entry, mirror: Any) -> None:
-    weights.fetch(entry.model_copy(update={"source": f"{mirror.url}/whole"}))
+    fetch.fetch(entry.model_copy(update={"source": f"{mirror.url}/whole"}))
     assert entry.path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("again", ["whole", "no-ranges"])
 def test_an_interrupted_download_goes_on_when_it_is_run_again(entry: Entry, mirror: Any, again: str) -> None:
     with pytest.raises(FetchFailed):
-        weights.fetch(entry, url=f"{mirror.url}/breaks-off")
+        fetch.fetch(entry, url=f"{mirror.url}/breaks-off")
     assert not entry.path.exists()
     assert 0 < part(entry).stat().st_size < len(CONTENT)
-    weights.fetch(entry, url=f"{mirror.url}/{again}")
+    fetch.fetch(entry, url=f"{mirror.url}/{again}")
     assert entry.path.read_bytes() == CONTENT
     assert mirror.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
 
@@ -97,17 +97,17 @@ def test_an_interrupted_download_goes_on_when_it_is_run_again(entry: Entry, mirr
 @pytest.mark.parametrize("way", ["wrong", "longer"])
 def test_wrong_bytes_are_thrown_away(entry: Entry, mirror: Any, way: str) -> None:
     if way == "longer":
-        weights.fetch(entry.model_copy(update={"bytes": len(CONTENT)}), url=f"{mirror.url}/whole")
+        fetch.fetch(entry.model_copy(update={"bytes": len(CONTENT)}), url=f"{mirror.url}/whole")
         entry.path.unlink()
     with pytest.raises((WeightsCorrupt, FetchFailed)):
-        weights.fetch(entry.model_copy(update={"sha256": "0" * 64}), url=f"{mirror.url}/{way}")
+        fetch.fetch(entry.model_copy(update={"sha256": "0" * 64}), url=f"{mirror.url}/{way}")
     assert not entry.path.exists()
     assert not part(entry).exists()
 
 
 def test_an_error_of_the_server_is_told(entry: Entry, mirror: Any) -> None:
     with pytest.raises(FetchFailed, match="answered 404"):
-        weights.fetch(entry, url=f"{mirror.url}/gone")
+        fetch.fetch(entry, url=f"{mirror.url}/gone")
     assert not entry.path.exists()
 
 
@@ -116,19 +116,19 @@ def test_no_route_is_told(entry: Entry) -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         with pytest.raises(FetchFailed, match=r"127\.0\.0\.1"):
-            weights.fetch(entry, url=f"http://127.0.0.1:{port}/net.pth")
-    assert weights.CONNECT_SECONDS <= 5
+            fetch.fetch(entry, url=f"http://127.0.0.1:{port}/net.pth")
+    assert fetch.CONNECT_SECONDS <= 5
 
 
 def test_no_source_is_told(entry: Entry) -> None:
     with pytest.raises(FetchFailed, match="--url"):
-        weights.fetch(entry)
+        fetch.fetch(entry)
 
 
 def test_a_copy_is_taken_from_a_file(entry: Entry, tmp_path: Path) -> None:
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT)
-    weights.fetch(entry, source_file=copy)
+    fetch.fetch(entry, source_file=copy)
     assert entry.path.read_bytes() == CONTENT
     assert copy.exists()
 
@@ -137,18 +137,18 @@ def test_a_wrong_copy_is_refused(entry: Entry, tmp_path: Path) -> None:
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(WeightsCorrupt, match="sha256"):
-        weights.fetch(entry, source_file=copy)
+        fetch.fetch(entry, source_file=copy)
     assert not entry.path.exists()
 
 
 def test_two_downloads_do_not_write_into_one_file(entry: Entry, mirror: Any) -> None:
-    with weights._alone(part(entry)), pytest.raises(FetchFailed, match="another process"):
-        weights.fetch(entry, url=f"{mirror.url}/whole")
+    with fetch._alone(part(entry)), pytest.raises(FetchFailed, match="another process"):
+        fetch.fetch(entry, url=f"{mirror.url}/whole")
 
 
 def test_the_official_weights_have_the_address_that_torchvision_knows() -> None:
     entry = weights.read_manifest(ROOT / "weights" / "manifest.toml")["resnet18"]
-    assert weights._url(entry) == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert fetch._url(entry) == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     assert entry.sha256.startswith("f37072fd")
 
 
@@ -221,5 +221,5 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, mirror: Any) ->
     (tmp_path / "blocked").write_text("a file where a folder belongs")
     (tmp_path / "manifest.toml").write_text(f"[net]{ENTRY.replace('net.pth', 'blocked/net.pth')}")
     with pytest.raises(FetchFailed, match="cannot be written"):
-        weights.fetch(weights.read_manifest(tmp_path / "manifest.toml")["net"], url=f"{mirror.url}/whole")
+        fetch.fetch(weights.read_manifest(tmp_path / "manifest.toml")["net"], url=f"{mirror.url}/whole")
     assert os.listdir(tmp_path)

@@ -1,5 +1,7 @@
 """`eyespot` and `python -m eyespot`: the command line, which can be stopped from its first moment on."""
 
+import contextlib
+import ctypes
 import os
 import signal
 
@@ -7,7 +9,12 @@ import signal
 if os.getpid() == 1:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
-from eyespot.cli import main
+# The heap of glibc gives threads an arena each, and every one keeps what its largest moment took.
+_M_ARENA_MAX = -8  # malloc.h
+with contextlib.suppress(AttributeError):  # other C libraries have no such thing
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+from eyespot.cli import main  # noqa: E402 - the largest part of what the heap holds
 
 if __name__ == "__main__":
     main()

@@ -273,10 +273,12 @@ def fetch(
 
 
 def _fetch(entry: Entry, url: str | None, source_file: Path | None) -> Path:
+    from eyespot.vision import fetch as fetching  # `serve` need not load an HTTP client
+
     columns = (TextColumn(entry.file), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("fetch", total=entry.bytes)
-        return weights.fetch(
+        return fetching.fetch(
             entry,
             url=url,
             source_file=source_file,
