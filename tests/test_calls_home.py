@@ -42,10 +42,15 @@ PROBES = {
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The settings with which a Python process, and all that it starts, writes down whom it calls in `record`."""
+    return recorder_in(tmp_path, monkeypatch)
+
+
+def recorder_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The same with its files in that folder."""
     monkeypatch.delenv("CI", raising=False)  # some libraries do not call home from there
-    (tmp_path / "sitecustomize.py").write_text(RECORDER)
-    (tmp_path / "record").touch()
-    return {"PYTHONPATH": str(tmp_path), "RECORD": str(tmp_path / "record")}
+    (folder / "sitecustomize.py").write_text(RECORDER)
+    (folder / "record").touch()
+    return {"PYTHONPATH": str(folder), "RECORD": str(folder / "record")}
 
 
 def recorded(recorder: dict[str, str], script: str) -> list[str]:

@@ -8,6 +8,8 @@ Read in this order, each file needing only the ones before it:
 3. `pool`: how many at once
 4. `recognizer`: the journey of one image; `assembly` builds it and takes it apart
 5. `web` and `cli`: the edges
+
+Beside that road: `vision.fetch` downloads weights, `vision.quantize` makes int8, `bench` measures.
 """
 
 from importlib.metadata import version
