@@ -230,6 +230,12 @@ def test_the_nearest_way_is_chosen_even_if_a_likeliest_class_changes(clock: Cloc
     assert quantize.choose_way(before, candidates, numbered(2).pixels) == "near"
 
 
+def test_confidences_that_are_0_in_float32_are_compared_too(clock: Clock) -> None:
+    with np.errstate(divide="ignore"):  # of the fakes' own logarithm
+        candidates: dict[str, Engine] = {"wrong": Knows([[1, 0, 0]], clock), "near": Knows([[0, 1, 1e-9]], clock)}
+        assert quantize.choose_way(Knows([[0, 1, 0]], clock), candidates, numbered(1).pixels) == "near"
+
+
 @pytest.mark.parametrize(("seconds", "chosen"), [(1, "near"), (1.05, "near"), (1.06, "quick"), (3, "quick")])
 def test_a_way_that_is_more_than_5_percent_slower_is_left_out(clock: Clock, seconds: float, chosen: str) -> None:
     candidates: dict[str, Engine] = {

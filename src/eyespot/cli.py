@@ -145,7 +145,7 @@ def classify(
 @app.command()
 def quantize(
     images: Annotated[Path, typer.Option(help="Folder of images like those that will be asked about.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Take no more than this many of them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=int8.MIN_IMAGES, help="Take no more than so many.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep it although it agrees on less than 90 %.")] = False,
 ) -> None:
     """Make the network's int8 form, several times as fast on processors with VNNI or AMX, from images of yours.

@@ -35,6 +35,8 @@ def _show_machine(report: MachineReport, console: Console) -> None:
     workers = report.plan.workers
     console.print(
         f"The bound: decode, crop and inference in a loop, by {workers} threads. No server here exceeds it.\n"
+        "|Δp|: how far the confidence of torch's likeliest class is apart, at most.\n",
+        soft_wrap=True,
     )
     for missing in report.not_measured:
         said = f"{missing.engine} {missing.precision} was not measured: {missing.reason}"
@@ -57,15 +59,20 @@ def _table(*columns: str, left: int = 0) -> Table:
 
 def _engines(rows: list[EngineFigures], lone_threads: int) -> Table:
     table = _table(
-        *("engine", "precision", "bound,\nimages/s", "inference,\nimages/s", "1 thread,\nms"),
-        *(f"{lone_threads} threads,\nms", "memory,\nMB", "torch's\ntop-1", "largest\n|Δp|"),
-        left=2,
+        *("engine", "bound,\nimages/s", "infer,\nimages/s", "1 core,\nms", f"{lone_threads} cores,\nms"),
+        *("MB", "torch's\ntop-1", "|Δp|"),
+        left=1,
     )
     for row in rows:
         agreed = row.agreement
         table.add_row(
-            *(row.engine, row.precision, f"{row.bound.images_per_second:.1f}", _number(row.inferences_per_second)),
-            *(_number(row.one_thread_ms), _number(row.all_threads_ms), f"{row.bound.resident_mb:.0f}"),
+            *(f"{row.engine}\n{row.precision}", f"{row.bound.images_per_second:.1f}"),
+            *(
+                _number(row.inferences_per_second),
+                _number(row.one_thread_ms),
+                _number(row.all_threads_ms),
+                f"{row.bound.resident_mb:.0f}",
+            ),
             *((f"{agreed.same_top1:.1%}", f"{agreed.worst_difference:.1g}") if agreed else ("-", "-")),
         )
     return table

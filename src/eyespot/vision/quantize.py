@@ -24,7 +24,7 @@ MIN_IMAGES = 30
 MIN_AGREEMENT = 0.9
 _HELD_OUT = 3  # every third image is measured on
 _CHOSEN_ON = 100  # images, at most
-_TIMED = 60  # inferences of each engine, in turn
+_TIMED = 30  # inferences of each engine, in turn
 
 # Ways to calibrate: whether the first convolution stays in floating point, which operations do, how far weights are
 # kept from overflow, and whether biases are corrected. All take ranges from the least to the largest value. Without
@@ -65,17 +65,22 @@ def read_images(folder: Path, recipe: Recipe, limit: int | None, progress: Progr
     Raises:
         TooFewImages: there are less than 30.
     """
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    by_hash = sorted({hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths}.items())
+    by_hash: dict[str, Path] = {}
     pixels: list[Pixels] = []
     skipped: list[Path] = []
-    for done, (_, path) in enumerate(by_hash):
+    for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
+        try:
+            with path.open("rb") as file:
+                by_hash[hashlib.file_digest(file, "sha256").hexdigest()] = path
+        except OSError:
+            skipped.append(path)
+    for done, (_, path) in enumerate(sorted(by_hash.items())):
         if len(pixels) == limit:
             break
         progress("reading images", done, min(len(by_hash), limit or len(by_hash)))
         try:
             pixels.append(imaging.see(path.read_bytes(), recipe).pixels)
-        except Refusal:
+        except (Refusal, OSError):
             skipped.append(path)
     if len(pixels) < MIN_IMAGES:
         raise TooFewImages(
@@ -170,7 +175,7 @@ def choose_way(before: Engine, candidates: dict[str, Engine], images: list[Pixel
     expected = _confidences(before, images)
     seconds = seconds_each(list(candidates.values()), images[0])
     divergence = {
-        name: float(np.sum(expected * (np.log(expected) - np.log(_confidences(engine, images)))))
+        name: float(np.sum(expected * (_log(expected) - _log(_confidences(engine, images)))))
         for (name, engine), taken in zip(candidates.items(), seconds, strict=True)
         if taken <= min(seconds) / 0.95
     }
@@ -203,6 +208,10 @@ def compare(before: Engine, after: Engine, images: Images, way: str, *, force: b
         images_per_second=round(1 / seconds_after, 1),
         images_per_second_before=round(1 / seconds_before, 1),
     )
+
+
+def _log(confidences: Confidences) -> Confidences:
+    return np.log(np.maximum(confidences, 1e-30))  # of logits far apart the least is 0 in float32
 
 
 def _confidences(engine: Engine, images: list[Pixels]) -> Confidences:
