@@ -183,6 +183,12 @@ def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
     fake_classifier(FakeEngine(), max_pixels=1024, formats=["png"]).check_golden_image()
 
 
+def test_the_golden_image_goes_through_both_forms_of_the_engine() -> None:
+    engine = FakeEngine()
+    fake_classifier(engine).check_golden_image()
+    assert engine.alone == [True, False]
+
+
 def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
     fake = fake_classifier(FakeEngine(), record=golden(9, 4))
     with pytest.raises(GoldenImageFailed, match="class 9"):

@@ -86,7 +86,14 @@ def test_the_stand_in_is_as_good_as_it_says(server: Served) -> None:
     assert in_five >= 0.97
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "torchscript"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "torch",
+        pytest.param("onnxruntime", marks=pytest.mark.needs("make test-all")),
+        pytest.param("torchscript", marks=pytest.mark.needs("make test-all")),
+    ],
+)
 def test_the_other_engines_answer_as_the_reference_does(data_dir: Path, engine: str) -> None:
     # One thread: on busy cores the second one of torch cost ten times what it gained.
     model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", engine=engine, data_dir=data_dir)
@@ -108,6 +115,7 @@ def test_bf16_keeps_the_top1_of_the_reference(data_dir: Path) -> None:
     assert same >= 197
 
 
+@pytest.mark.needs("make test-all")
 def test_int8_from_other_photographs_keeps_the_top1_of_the_reference(
     eval_server: Served, data_dir: Path, tmp_path: Path
 ) -> None:

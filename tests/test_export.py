@@ -154,6 +154,20 @@ def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export]
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
+def test_an_export_that_cannot_be_replaced_is_an_error(
+    made: tuple[Path, export.Export], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(unfinished: Path) -> export.Export:
+        for name in made[1].files:
+            shutil.copy(made[0] / name, unfinished)
+        return made[1]
+
+    export.settle(tmp_path, "one", write)
+    monkeypatch.setattr(export.shutil, "rmtree", lambda *_, **__: None)  # as with another user's files
+    with pytest.raises(OSError, match="not empty"):
+        export.settle(tmp_path, "one", write, replace=True)
+
+
 def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="does not fit"):
         export.make(entry, 7, tmp_path)

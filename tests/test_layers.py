@@ -92,7 +92,7 @@ INSIDE_FUNCTIONS = {
     "vision.quantize": {"nncf", "eyespot.vision.engines.openvino"},
     "vision.classifier": {"eyespot.vision.engines.torch", "eyespot.vision.engines.openvino"},
     "vision.fetch": {"torchvision.models"},
-    "vision.engines.torch": {"efficientnet_lite_pytorch"},
+    "vision.engines.torch": {"efficientnet_lite_pytorch", "torchvision"},
     "vision.engines.onnx": {"torch"},
     "bench.plot": {"matplotlib.figure"},
     "cli": {f"eyespot.bench.{name}" for name in ("figures", "machine", "plot", "report", "server")}
@@ -179,6 +179,7 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
         ("import eyespot.vision.imaging", ["torch", "openvino", "httpx"]),
         ("import eyespot.web.app", ["torch", "torchvision", "openvino"]),
         ("import eyespot.cli", ["torch", "torchvision", "openvino", "httpx", "eyespot.bench"]),
+        ("import eyespot.vision.engines.torchscript", ["torchvision", "openvino"]),
         ("import eyespot.bench.plot", ["torch", "torchvision", "openvino", "matplotlib"]),
     ],
 )

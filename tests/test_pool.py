@@ -232,9 +232,11 @@ def test_cpus_are_the_affinity_cut_to_the_quota(
         ((None, None), 64, Plan(65, 64, 1, 16)),
         ((None, 4), 8, Plan(3, 2, 4, 8)),
         ((2, None), 8, Plan(2, 2, 4, 8)),
-        ((1, None), 64, Plan(1, 1, 64, 16)),
+        ((1, None), 64, Plan(1, 1, 64, 64)),
         ((3, None), 2, Plan(3, 3, 1, 2)),
         ((3, 5), 2, Plan(3, 3, 5, 5)),
+        ((1, 1), 4, Plan(1, 1, 1, 1)),
+        ((None, 32), 64, Plan(3, 2, 32, 32)),
     ],
 )
 def test_the_plan_uses_the_cpus_and_no_more(given: tuple[int | None, int | None], cpus: int, planned: Plan) -> None:

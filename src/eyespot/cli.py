@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from eyespot import __version__, pool, settings, telemetry
-from eyespot.errors import EyespotError, StartError
+from eyespot.errors import EngineUnavailable, EyespotError, StartError
 from eyespot.settings import Settings
 from eyespot.vision import export, weights
 from eyespot.vision import quantize as int8
@@ -123,7 +123,7 @@ def classify(
         precision=config.precision,
         labels_dir=config.labels_dir,
         data_dir=config.data_dir,
-        lone_threads=planned.lone_threads,
+        threads=min(planned.threads, pool.MAX_LONE_THREADS),
         max_pixels=config.max_pixels,
         formats=config.formats,
     )
@@ -156,14 +156,17 @@ def quantize(
     Example: `eyespot quantize --images photos/`
     """
     config = _settings()
+    if config.engine not in ("auto", "openvino"):
+        raise EngineUnavailable(f"int8 is OpenVINO's; EYESPOT_ENGINE={config.engine} computes in f32")
+    int8.check_installed()
     entry = weights.choose(weights.read_manifest(config.manifest), config.model)
     weights.verify(entry)
     classes = len(labels_of(entry, config.labels_dir))
     with _bar() as progress:
-        found = int8.read_images(images, entry.recipe, limit, progress)
+        found = int8.read_images(images, entry.recipe, limit, progress, config.max_pixels, config.formats)
     for path in found.skipped:
         err.print(f"{path}: no image that can be read", markup=False, soft_wrap=True)
-    threads = pool.plan(1, config.threads).threads
+    threads = pool.plan(config.workers, config.threads).lone_threads
     with _bar() as progress:
         place, report = int8.quantize(
             entry, classes, found, config.data_dir, threads=threads, force=force, progress=progress

@@ -44,9 +44,13 @@ def plan(workers: int | None = None, threads: int | None = None, cpus: int | Non
     if workers is None:
         threads = threads or 1
         streams = max(1, cpus // threads)
-        return Plan(streams + 1, streams, threads, min(max(cpus, threads), MAX_LONE_THREADS))
+        return Plan(streams + 1, streams, threads, _lone(streams, threads, cpus))
     threads = threads or max(1, cpus // workers)
-    return Plan(workers, workers, threads, min(max(cpus, threads), MAX_LONE_THREADS))
+    return Plan(workers, workers, threads, _lone(workers, threads, cpus))
+
+
+def _lone(streams: int, threads: int, cpus: int) -> int:
+    return max(threads, min(cpus, streams * threads, MAX_LONE_THREADS))
 
 
 def available_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(
         "auto", description="Number format; `auto` is bf16 where the processor has it, else f32. int8 is made first."
     )
-    workers: int | None = Field(None, ge=1, le=1024, description="Images computed at once; by default planned.")
-    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads for each worker; by default planned.")
+    workers: int | None = Field(None, ge=1, le=1024, description="Images in the works at once; by default planned.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads for each image; by default planned.")
     queue: int = Field(64, ge=0, le=100_000, description="Images that may wait; one more is refused.")
     deadline_seconds: float = Field(10, gt=0, le=3600, description="Seconds that a caller waits at most for an image.")
     drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds between SIGTERM and the closing of the port.")

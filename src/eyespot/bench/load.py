@@ -58,8 +58,9 @@ def load(
         connection, bodies = connect(), _bodies(images, number, connections)
         begin.wait()
         while not stop.is_set():
-            answers.append(_ask(connection, f"{path}/predict", next(bodies)))
-            if not answers[-1].outcome.isdigit():
+            answer = _ask(connection, f"{path}/predict", next(bodies))
+            answers.append(answer)
+            if not answer.outcome.isdigit():
                 stop.wait(0.05)  # a server that is gone needs no thousands of attempts
         connection.close()
 

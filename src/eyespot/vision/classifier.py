@@ -84,7 +84,7 @@ class Classifier:
 
         The engine computes `streams` images at once, each with `threads` threads; one that is alone with
         `lone_threads`, by default all of them. More threads than `streams` may call: their images are decoded
-        meanwhile.
+        meanwhile, and the engines other than openvino compute them too.
 
         Raises:
             StartError: it cannot be had; the message says why.
@@ -154,7 +154,10 @@ class Classifier:
         """
         # Not by `see`: an operator may allow fewer formats or pixels than it has.
         picture = imaging.see(export.SAMPLE.read_bytes(), self.recipe)
-        confidences = softmax(self.engine.infer(picture.pixels[None])[0][0])
+        for alone in (True, False):
+            self._check_golden(softmax(self.engine.infer(picture.pixels[None], alone=alone)[0][0]))
+
+    def _check_golden(self, confidences: Confidences) -> None:
         total = float(confidences.sum(dtype=np.float64))
         if not math.isclose(total, 1, abs_tol=1e-3):
             raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
@@ -179,12 +182,14 @@ def _load(
     if engine == "torch":
         try:
             from eyespot.vision.engines.torch import TorchEngine, load_network
+
+            network = load_network(entry.architecture, path, classes, entry.recipe)
         except ModuleNotFoundError as error:
-            raise EngineUnavailable("the torch engine needs `pip install eyespot[models]`") from error
-        network = load_network(entry.architecture, path, classes, entry.recipe)
+            raise EngineUnavailable(f"the engine torch needs `pip install eyespot[models]`: {error}") from error
         return TorchEngine(network, threads=plan["threads"], lone_threads=plan["lone_threads"]), None
     exports = export.folders(entry, data_dir)
-    found = export.find(entry, classes, engine, exports, precision)
+    # An int8 export that the user made is meant to be used; one beside the manifest came with it.
+    found = export.find(entry, classes, engine, exports[::-1] if precision == "int8" else exports, precision)
     if precision == "int8" and not found:
         raise EngineUnavailable(f"{entry.name} has no int8 export yet; `eyespot quantize --images DIR` makes it")
     place, record = found or export.make(entry, classes, exports[-1], engine)

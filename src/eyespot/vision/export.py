@@ -87,7 +87,7 @@ def _read(place: Path) -> Export | None:
         whole = all(_sha256(place / name) == digest for name, digest in export.files.items())
     except (OSError, ValidationError):
         return None
-    return export if whole and _FILES[export.engine] <= export.files.keys() else None
+    return export if whole and _FILES.get(export.engine, {_RECORD}) <= export.files.keys() else None
 
 
 def load(engine: str, place: Path, *, precision: str, streams: int, threads: int, lone_threads: int) -> Engine:
@@ -249,7 +249,7 @@ def _rename(finished: Path, place: Path, replace: bool) -> None:
     try:
         finished.rename(place)
     except OSError:
-        if not _read(place):
+        if replace or not _read(place):
             raise
 
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -59,7 +60,20 @@ class Images:
         return self.pixels[::_HELD_OUT]
 
 
-def read_images(folder: Path, recipe: Recipe, limit: int | None, progress: Progress) -> Images:
+def check_installed() -> None:
+    """Raise `EngineUnavailable` unless NNCF is installed, before anything long is begun."""
+    if importlib.util.find_spec("nncf") is None:
+        raise EngineUnavailable("int8 needs `pip install eyespot[quantize]`")
+
+
+def read_images(
+    folder: Path,
+    recipe: Recipe,
+    limit: int | None = None,
+    progress: Progress = lambda *_: None,
+    max_pixels: int = imaging.MAX_PIXELS,
+    formats: Collection[str] = imaging.FORMATS,
+) -> Images:
     """The images in a folder and below it, at most `limit` of them; other files are skipped.
 
     Raises:
@@ -79,7 +93,7 @@ def read_images(folder: Path, recipe: Recipe, limit: int | None, progress: Progr
             break
         progress("reading images", done, min(len(by_hash), limit or len(by_hash)))
         try:
-            pixels.append(imaging.see(path.read_bytes(), recipe).pixels)
+            pixels.append(imaging.see(path.read_bytes(), recipe, max_pixels=max_pixels, formats=formats).pixels)
         except (Refusal, OSError):
             skipped.append(path)
     if len(pixels) < MIN_IMAGES:

@@ -28,8 +28,9 @@ class OnnxEngine:
             return onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
 
         # Each caller's own thread works too, and what a session has beyond one is shared by all callers.
-        self._shared = session(threads if threads == 1 else streams * threads)
-        self._lone = self._shared if streams * threads == 1 else session(lone_threads)
+        shared = threads if threads == 1 else streams * threads
+        self._shared = session(shared)
+        self._lone = self._shared if lone_threads == shared else session(lone_threads)
 
     def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
         session = self._lone if alone else self._shared

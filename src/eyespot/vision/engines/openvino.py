@@ -41,15 +41,18 @@ class OpenVinoEngine:
         tensor = openvino.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
         model = core.read_model((folder / "model.xml").read_bytes(), tensor)
 
+        # What an int8 model has left in floating point is computed as the processor does it best.
+        floating = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
+
         def compiled(streams: int, threads: int) -> openvino.CompiledModel:
-            # What an int8 model has left in floating point is computed as the processor does it best.
-            floating = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
             options = {
                 "INFERENCE_PRECISION_HINT": floating,
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": streams * threads,
                 # Pinned threads of two processes in one container end on the same core.
                 "ENABLE_CPU_PINNING": False,
+                # The plan counts the processors that this process may use; OpenVINO would leave out every second one.
+                "ENABLE_HYPER_THREADING": True,
             }
             return core.compile_model(model, "CPU", options)
 
@@ -76,11 +79,9 @@ class OpenVinoEngine:
         return np.concatenate(logits), np.concatenate(feature_maps) if features else None
 
     def _request(self, alone: bool) -> openvino.InferRequest:
-        own = self._own.__dict__
-        name = "lone" if alone else "shared"
-        if name not in own:
-            own[name] = (self._lone if alone else self._shared).create_infer_request()
-        return own[name]
+        if not hasattr(self._own, "requests"):
+            self._own.requests = {True: self._lone.create_infer_request(), False: self._shared.create_infer_request()}
+        return self._own.requests[alone]
 
 
 def convert(program: object, side: int, folder: Path) -> None:

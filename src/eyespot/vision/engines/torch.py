@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from eyespot.errors import EngineUnavailable, WeightsCorrupt
 from eyespot.types import Recipe
@@ -68,6 +67,8 @@ def _build(architecture: str, classes: int) -> Any:
         from efficientnet_lite_pytorch import EfficientNet
 
         return EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
+    import torchvision  # which TorchScript runs without
+
     try:
         return torchvision.models.get_model(architecture, weights=None, num_classes=classes)
     except ValueError as error:
