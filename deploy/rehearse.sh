@@ -142,7 +142,7 @@ run() {
     grep -q '^Uid:.*10001' "/proc/$pid/status" || fail "runs as root"
     grep -q '^CapEff:.*0000000000000000' "/proc/$pid/status" || fail "has capabilities"
     podman logs whole >"$WORK/logs" 2>&1
-    grep -q '"workers": 1, "threads": 1, "cpus": 1' "$WORK/logs" || fail "the quota of CPUs is not seen"
+    grep -q '"streams": 1, "threads": 1, "lone_threads": 1, "cpus": 1' "$WORK/logs" || fail "the quota of CPUs is not seen"
     grep -v '^{' "$WORK/logs" && fail "a log line that is no JSON"
     for path in /tmp/x /srv/eyespot/x /opt/eyespot/x; do
         podman exec whole touch $path 2>/dev/null && fail "$path can be written"
