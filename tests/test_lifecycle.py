@@ -200,7 +200,7 @@ def test_every_worker_is_warm_at_start() -> None:
     class Named(FakeEngine):
         threads: ClassVar[set[str]] = set()
 
-        def infer(self, pixels, *, features=False):  # type: ignore[no-untyped-def]
+        def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
             self.threads.add(threading.current_thread().name)
             return super().infer(pixels, features=features)
 
