@@ -123,6 +123,7 @@ def quantize(
         EngineUnavailable: NNCF is not installed.
         ExportRefused: fewer than 90 % of the images keep their likeliest class, and `force` was not given.
     """
+    check_installed()
     folders = export.folders(entry, data_dir)
     base, record = export.find(entry, classes, "openvino", folders) or export.make(entry, classes, folders[-1])
     measured: list[Quantization] = []
@@ -153,12 +154,10 @@ def quantize(
 
 def _calibrate(base: Path, images: list[Pixels], way: str, folder: Path) -> None:
     """Write the float32 model at `base` as an int8 model into `folder`."""
-    from eyespot.vision.engines import openvino  # before nncf, which would report to an analytics host without it
+    # In this order: by itself nncf would report to an analytics host.
+    from eyespot.vision.engines import openvino  # noqa: I001
+    import nncf
 
-    try:
-        import nncf
-    except ModuleNotFoundError as error:
-        raise EngineUnavailable(f"int8 needs `pip install eyespot[quantize]`: {error}") from error
     nncf.set_log_level(logging.WARNING)
     model = openvino.read(base)
     first = next(op.friendly_name for op in model.get_ordered_ops() if op.get_type_name() == "Convolution")
