@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 from rich.console import Console
+from typer.testing import CliRunner
 
+from eyespot import cli
 from eyespot.bench import decoding, engine, load, machine, plot, report, samples, server
 from eyespot.bench.figures import Agreement, Bound, EngineFigures, Job, Setup
 from eyespot.bench.machine import MachineReport
@@ -318,3 +320,23 @@ def test_help_teaches(tmp_path: Path) -> None:
     done = run("bench", "--help", cwd=tmp_path)
     for word in ("--url", "--images", "--json", "--plot", "Examples", "EYESPOT_MODEL"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_when_nothing_could_be_measured_the_exit_code_is_1(
+    monkeypatch: pytest.MonkeyPatch, setup: Setup, interrupted: bool
+) -> None:
+    def run(_: Job) -> EngineFigures:
+        raise KeyboardInterrupt if interrupted else EngineUnavailable("it is not here")
+
+    nothing = machine.measure(setup, ["onnxruntime"], run=run)
+    monkeypatch.setattr(machine, "measure", lambda *_, **__: nothing)
+    done = CliRunner().invoke(cli.app, ["bench", "--plot", "speed.png"])
+    assert done.exit_code == 1
+    assert not Path("speed.png").exists()
+    assert ("it is not here" in done.stdout) != interrupted
+
+
+def test_a_server_that_recognised_nothing_was_not_measured(setup: Setup) -> None:
+    with serve_files(handler(predict=staticmethod(lambda _: 503))) as url:
+        assert not server.bench(url, setup, [1], 1, run=figures).measured

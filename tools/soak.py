@@ -13,18 +13,19 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from io import BytesIO
 from itertools import count
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
+
+from eyespot.bench.host import resident_mb
+from eyespot.bench.load import ask
 
 JPEG_SIDES = (100, 160, 240, 333, 500, 500, 640, 800, 1200, 2000, 4000)  # pixels; most images are small
 BOUNDARY = "soak-between-the-parts"
@@ -111,7 +112,9 @@ def keep_sending(url: str, samples: list[Sample], turns: Iterator[int], requests
         sample = samples[turn % len(samples)]
         kind = BODIES[turn // len(samples) % len(BODIES)]
         body, content_type = kind(_another(sample, turn))
-        outcome = _ask(connection, body, content_type)
+        outcome = ask(connection, f"{parts.path.rstrip('/')}/predict", body, content_type).outcome
+        if not outcome.isdigit():
+            soak.stop.wait(0.05)  # a server that is gone needs no thousands of attempts
         with soak.lock:
             soak.answers[outcome] += 1
             if outcome not in map(str, sample.right):
@@ -122,26 +125,6 @@ def keep_sending(url: str, samples: list[Sample], turns: Iterator[int], requests
 def _another(sample: Sample, turn: int) -> bytes:
     """The image with a number after its end, so that a cache takes it for another one."""
     return sample.data + turn.to_bytes(8) if sample.right == (200,) else sample.data
-
-
-def _ask(connection: HTTPConnection, body: bytes, content_type: str) -> str:
-    try:
-        connection.request("POST", "/predict", body, {"Content-Type": content_type})
-        answer = connection.getresponse()
-        answer.read()
-        return str(answer.status)
-    except (OSError, HTTPException) as error:
-        connection.close()
-        time.sleep(0.05)  # a server that is gone needs no thousands of attempts
-        return type(error).__name__
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process, in MB. Raises `OSError` when it has ended."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise ProcessLookupError(pid)  # ended, and not waited for yet
 
 
 def slope(points: list[tuple[int, float]]) -> tuple[float, float]:

@@ -145,7 +145,7 @@ def classify(
 @app.command()
 def quantize(
     images: Annotated[Path, typer.Option(help="Folder of images like those that will be asked about.")],
-    limit: Annotated[int | None, typer.Option(min=int8.MIN_IMAGES, help="Take no more than so many.")] = None,
+    limit: Annotated[int, typer.Option(min=int8.MIN_IMAGES, help="Take no more than so many; 150 kB each.")] = 1000,
     force: Annotated[bool, typer.Option("--force", help="Keep it although it agrees on less than 90 %.")] = False,
 ) -> None:
     """Make the network's int8 form, several times as fast on processors with VNNI or AMX, from images of yours.
@@ -221,8 +221,10 @@ def bench(
         typer.echo(report.as_json(found))
     else:
         report.show(found, out)
-    if plot_file:
+    if plot_file and found.measured:
         plot.draw(found, plot_file)
+    if not found.measured:
+        raise typer.Exit(1)
 
 
 @weights_app.command("list")

@@ -1,13 +1,11 @@
 """One engine in one precision, in a process of its own: `python -m eyespot.bench.engine` with a `Job` on stdin."""
 
-import resource
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -15,6 +13,7 @@ from pydantic import TypeAdapter
 
 from eyespot.bench import samples
 from eyespot.bench.figures import Agreement, Bound, EngineFigures, Job
+from eyespot.bench.host import resident_mb
 from eyespot.errors import EyespotError
 from eyespot.pool import Plan
 from eyespot.vision import imaging
@@ -127,17 +126,6 @@ def agree(confidences: Confidences, job: Job) -> Agreement | None:
     best = expected.argmax(1)
     apart = np.abs(np.take_along_axis(expected - confidences, best[:, None], 1))
     return Agreement(float((confidences.argmax(1) == best).mean()), float(apart.max()))
-
-
-def resident_mb() -> float:
-    """Resident memory of this process, in MB."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    return kib * 1024 / 1e6
 
 
 if __name__ == "__main__":

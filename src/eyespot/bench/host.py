@@ -2,6 +2,8 @@
 
 import os
 import platform
+import resource
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -56,3 +58,22 @@ def _installed() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def resident_mb(process: int | None = None) -> float:
+    """Resident memory of a process, or of this one, in MB.
+
+    Raises:
+        OSError: it has ended, or this system does not tell of other processes.
+    """
+    try:
+        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    except OSError:
+        if process:
+            raise
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    kib = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), None)
+    if kib is None:
+        raise ProcessLookupError(process)  # ended, and not waited for yet
+    return kib * 1024 / 1e6

@@ -58,7 +58,7 @@ def load(
         connection, bodies = connect(), _bodies(images, number, connections)
         begin.wait()
         while not stop.is_set():
-            answer = _ask(connection, f"{path}/predict", next(bodies))
+            answer = ask(connection, f"{path}/predict", next(bodies))
             answers.append(answer)
             if not answer.outcome.isdigit():
                 stop.wait(0.05)  # a server that is gone needs no thousands of attempts
@@ -84,10 +84,11 @@ def _bodies(images: list[bytes], number: int, connections: int) -> Iterator[byte
         yield images[turn % len(images)] + next(_ANOTHER_IMAGE).to_bytes(8)
 
 
-def _ask(connection: HTTPConnection, path: str, body: bytes) -> Answer:
+def ask(connection: HTTPConnection, path: str, body: bytes, content_type: str = "application/octet-stream") -> Answer:
+    """One request and its answer; a connection that failed is opened anew by the next one."""
     started = time.perf_counter()
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/octet-stream"})
+        connection.request("POST", path, body, {"Content-Type": content_type})
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, HTTPException) as error:

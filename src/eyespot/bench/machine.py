@@ -1,5 +1,6 @@
 """The figures of this machine: every engine and precision that is installed, and decode and crop by image size."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,11 @@ class MachineReport:
     decoding: list[DecodeFigures] = field(default_factory=list)
     interrupted: bool = False
 
+    @property
+    def measured(self) -> bool:
+        """Whether any engine could be measured."""
+        return bool(self.engines)
+
 
 def run(job: Job) -> EngineFigures:
     """The figures that a process of its own finds, so that memory is the engine's and no other's.
@@ -67,6 +73,7 @@ def run(job: Job) -> EngineFigures:
     """
     done = subprocess.run(
         [sys.executable, "-m", "eyespot.bench.engine"],
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # one heap, as the server has
         input=TypeAdapter(Job).dump_json(job),
         capture_output=True,
         check=False,

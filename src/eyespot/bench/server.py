@@ -46,6 +46,11 @@ class ServerReport:
     loads: list[LoadFigures] = field(default_factory=list)
     interrupted: bool = False
 
+    @property
+    def measured(self) -> bool:
+        """Whether the server recognised anything."""
+        return any(row.images_per_second for row in self.loads)
+
 
 def numbers(connections: str) -> list[int]:
     """`1,8,32` as numbers; raises `StartError` when it is anything else."""

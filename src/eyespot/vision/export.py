@@ -49,7 +49,7 @@ class Export(BaseModel):
     engine: str
     engine_version: str
     precision: Literal["f32", "int8"] = "f32"
-    proof: Proof
+    proof: Annotated[Proof, Field(description="Of the float32 network, which an int8 one is calibrated from.")]
     golden_top5: Annotated[list[int], Field(description="What torch says is in the sample image, likeliest first.")]
     files: dict[str, str]
     quantization: Quantization | None = None

@@ -82,7 +82,9 @@ def read_images(
     by_hash: dict[str, Path] = {}
     pixels: list[Pixels] = []
     skipped: list[Path] = []
-    for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for done, path in enumerate(files):
+        progress("looking for doubles", done, len(files))
         try:
             with path.open("rb") as file:
                 by_hash[hashlib.file_digest(file, "sha256").hexdigest()] = path
