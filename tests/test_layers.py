@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench.decoding": {"bench", "bench.samples", "vision", "vision.imaging"},
     "bench.figures": {"pool"},
     "bench.engine": {
-        *("bench", "bench.samples", "bench.figures", "pool"),
+        *("bench", "bench.samples", "bench.host", "bench.figures", "pool"),
         *("vision", "vision.imaging", "vision.classifier", "vision.engines"),
     },
     "bench.machine": {
