@@ -66,14 +66,14 @@ def _engines(rows: list[EngineFigures], lone_threads: int) -> Table:
     for row in rows:
         agreed = row.agreement
         table.add_row(
-            *(f"{row.engine}\n{row.precision}", f"{row.bound.images_per_second:.1f}"),
-            *(
-                _number(row.inferences_per_second),
-                _number(row.one_thread_ms),
-                _number(row.all_threads_ms),
-                f"{row.bound.resident_mb:.0f}",
-            ),
-            *((f"{agreed.same_top1:.1%}", f"{agreed.worst_difference:.1g}") if agreed else ("-", "-")),
+            f"{row.engine}\n{row.precision}",
+            f"{row.bound.images_per_second:.1f}",
+            _number(row.inferences_per_second),
+            _number(row.one_thread_ms),
+            _number(row.all_threads_ms),
+            f"{row.bound.resident_mb:.0f}",
+            f"{agreed.same_top1:.1%}" if agreed else "-",
+            f"{agreed.worst_difference:.1g}" if agreed else "-",
         )
     return table
 
