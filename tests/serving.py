@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from eyespot.memory.cache import open_cache
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
@@ -40,6 +41,7 @@ class Served:
     url: str
     process: subprocess.Popen[str] | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
+    recognizer: Recognizer | None = None  # of a server in this process
 
     @property
     def port(self) -> int:
@@ -145,9 +147,10 @@ def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
 def serve_fake(
     engine: FakeEngine | None = None, *, raises: Exception | None = None, **settings: Any
 ) -> Iterator[Served]:
-    """The app around a fake engine, listening on a free port, in a thread of this process."""
+    """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing."""
     engine = engine or FakeEngine()
-    config = Settings(**{"workers": 2, "queue": 2, "drain_seconds": 0, **settings})
+    config = Settings(**{"workers": 2, "queue": 2, "drain_seconds": 0, "cache_url": "off", **settings})
+    served = Served("")
 
     @asynccontextmanager
     async def open_fake(_: Settings) -> AsyncIterator[Recognizer]:
@@ -158,9 +161,13 @@ def serve_fake(
         )
         if raises:
             classifier.see = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
-        yield Recognizer(classifier, pool, metrics)
+        cache = open_cache(config.cache_url, metrics)
+        served.recognizer = Recognizer(classifier, pool, metrics, cache)
+        yield served.recognizer
         engine.go.set()
         pool.close()
+        if cache:
+            await cache.close()
 
     bound = bind("127.0.0.1", 0)
     server = Server(create_app(config, open_fake), bound, config.drain_seconds, config.deadline_seconds)
@@ -169,7 +176,8 @@ def serve_fake(
     thread.start()
     try:
         assert ready.wait(30)
-        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}")
+        served.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        yield served
     finally:
         engine.go.set()
         server.should_exit = True

@@ -12,7 +12,7 @@ import pytest
 from tests.serving import EYESPOT, ROOT, Served, environment, serve_process
 
 DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
-VARYING = {"request_id", "stand_in"}
+VARYING = {"request_id", "stand_in", "cached"}
 
 
 def examples() -> Iterator[tuple[str, list[str], str]]:

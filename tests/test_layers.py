@@ -40,15 +40,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vision", "vision.imaging", "vision.engines", "vision.weights", "vision.labels", "vision.export"),
         *("vision.engines.torch", "vision.engines.openvino"),
     },
+    "memory": set(),
+    "memory.cache": set(),
     "pool": set(),
-    "recognizer": {"pool", "vision.classifier", "vision.engines"},
-    "assembly": {"", "settings", "pool", "recognizer", "vision.classifier"},
+    "recognizer": {"", "pool", "memory.cache", "vision.classifier", "vision.engines"},
+    "assembly": {"", "settings", "pool", "recognizer", "memory.cache", "vision.classifier"},
     "web": set(),
     "web.problems": {""},
-    "web.middleware": {"pool", "web", "web.problems"},
+    "web.middleware": {"pool", "recognizer", "web", "web.problems"},
     "web.images": {"recognizer", "vision.imaging"},
     "web.openapi": {"web.images"},
-    "web.routes": {"", "recognizer", "web", "web.images", "web.openapi", "web.problems", "web.middleware"},
+    "web.routes": {"", "pool", "recognizer", "web", "web.images", "web.openapi", "web.problems", "web.middleware"},
     "web.app": {
         *("", "settings", "assembly", "recognizer", "web", "web.images", "web.problems"),
         *("web.middleware", "web.routes"),
@@ -85,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 INSIDE_FUNCTIONS = {
+    "memory.cache": {"redis", "redis.asyncio.retry", "redis.backoff", "redis.exceptions"},
     "vision.export": {
         "torch",
         *(f"eyespot.vision.engines.{name}" for name in ("torch", "openvino", "onnx", "torchscript")),

@@ -4,12 +4,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from eyespot import pool
 from eyespot.errors import Draining, Overloaded, TooLate
-from eyespot.pool import Plan, WorkerPool
+from eyespot.pool import CallerLeft, Plan, WorkerPool
 from eyespot.telemetry import Metrics
 
 
@@ -50,12 +51,10 @@ def run(test: Coroutine[None, None, None]) -> None:
 def test_a_result_and_an_exception_come_back() -> None:
     async def test() -> None:
         with opened() as pool:
-            result, waited = await pool.run(lambda a, b: a + b, 2, 3)
-            assert result == 5
-            assert waited >= 0
+            assert await pool.run(lambda a, b: a + b, 2, 3) == 5
             with pytest.raises(ZeroDivisionError):
                 await pool.run(lambda: 1 / 0)
-            assert (await pool.run(lambda: "still here"))[0] == "still here"
+            assert await pool.run(lambda: "still here") == "still here"
 
     run(test())
 
@@ -74,8 +73,8 @@ def test_a_full_pool_refuses_at_once_and_says_when_to_come_back() -> None:
             assert caught.value.limit == 5
             for call in held:
                 call.go.set()
-            assert [(await task)[0] for task in tasks] == ["done"] * 5
-            assert (await pool.run(lambda: "again"))[0] == "again"
+            assert [await task for task in tasks] == ["done"] * 5
+            assert await pool.run(lambda: "again") == "again"
 
     run(test())
 
@@ -93,7 +92,7 @@ def test_a_caller_who_gives_up_does_not_free_the_place() -> None:
                 await pool.run(lambda: None)
             held.go.set()
             await until(lambda: pool._taken == 0)
-            assert (await pool.run(lambda: "free"))[0] == "free"
+            assert await pool.run(lambda: "free") == "free"
 
     run(test())
 
@@ -136,6 +135,86 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
     run(test())
     gc.collect()
     assert not caplog.records  # asyncio tells of an exception that nobody looked at
+
+
+def test_a_call_is_computed_once_for_all_who_wait_for_it() -> None:
+    async def test() -> None:
+        with opened() as pool:
+            held = Held()
+            call = pool.start(held)
+            first = asyncio.create_task(call.result())
+            assert call.join()
+            second = asyncio.create_task(call.result())
+            await until(held.begun.is_set)
+            first.cancel()
+            await asyncio.wait([first])
+            held.go.set()
+            assert await second == "done"
+
+    run(test())
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_call_is_begun_as_long_as_one_waits_for_it(others: int) -> None:
+    async def test() -> None:
+        with opened(queue=1) as pool:
+            held, second = Held(), Held()
+            first = asyncio.create_task(pool.run(held))
+            await until(held.begun.is_set)
+            call = pool.start(second)
+            waiting = [asyncio.create_task(call.result())]
+            for _ in range(others):
+                assert call.join()
+                waiting.append(asyncio.create_task(call.result()))
+            await asyncio.sleep(0)
+            waiting[0].cancel()
+            await asyncio.wait([waiting[0]])
+            assert call.join() is bool(others)  # one that will never be begun is no use to anybody
+            held.go.set()
+            second.go.set()
+            await asyncio.wait([first])
+            await until(lambda: pool._taken == 0)
+            assert second.begun.is_set() is bool(others)
+            assert cancelled(pool) == (0 if others else 1)
+            await asyncio.wait(waiting)
+
+    run(test())
+
+
+def test_whoever_joins_late_has_a_deadline_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    async def test() -> None:
+        with opened(queue=1, deadline=30) as pool:
+            held, second = Held(), Held()
+            first = asyncio.create_task(pool.run(held))
+            await until(held.begun.is_set)
+            call = pool.start(second)
+            clock[0] += 29
+            assert call.join()
+            clock[0] += 29  # the first has waited for 58 seconds, the second for 29
+            held.go.set()
+            second.go.set()
+            await asyncio.wait([first])
+            assert await call.result() == "done"
+
+    run(test())
+
+
+def test_a_caller_who_leaves_is_told_apart_from_one_who_is_late() -> None:
+    async def test() -> None:
+        with opened() as pool:
+            held, left = Held(), asyncio.Event()
+            waiting = asyncio.create_task(pool.start(held).result(left.wait))
+            await until(held.begun.is_set)
+            left.set()
+            with pytest.raises(CallerLeft):
+                await waiting
+            held.go.set()
+            await until(lambda: pool._taken == 0)
+
+    run(test())
 
 
 def test_callers_who_leave_cannot_make_the_queue_grow() -> None:

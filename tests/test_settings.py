@@ -78,8 +78,6 @@ def test_the_names_of_the_client_are_known(monkeypatch: pytest.MonkeyPatch, name
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("CACHE_URL", "off"),
-        ("CACHE_URL", "redis://localhost:6379/0"),
         ("AUDIT_URL", "off"),
         ("AUDIT_URL", "postgresql://localhost/eyespot"),
         ("API_KEYS", "me:secret:admin"),

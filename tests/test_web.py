@@ -41,7 +41,8 @@ def test_the_reply_has_the_shape_of_the_contract(client: httpx.Client) -> None:
     assert body["cached"] is False
     assert body["request_id"] == reply.headers["x-request-id"]
     steps = [part.split(";")[0] for part in reply.headers["server-timing"].split(", ")]
-    assert steps == ["read", "wait", "see"]
+    assert steps == ["admit", "read", "wait", "see", "answer", "total"]
+    assert reply.headers["x-cache"] == "miss"
 
 
 def urlsafe(data: bytes) -> str:
@@ -183,7 +184,7 @@ def test_health(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"alive": True}
     assert client.get("/readyz").json() == {"ready": True}
     verbose = client.get("/readyz?verbose").json()
-    assert [check["name"] for check in verbose["checks"]] == ["model", "golden image", "draining", "pool"]
+    assert [check["name"] for check in verbose["checks"]] == ["model", "golden image", "draining", "pool", "cache"]
     assert all(check["ok"] for check in verbose["checks"])
     for path in ("/livez", "/readyz"):
         assert client.get(path).headers["cache-control"] == "no-store"
@@ -202,7 +203,7 @@ def test_metrics_count_what_happened() -> None:
         'eyespot_requests_total{route="unmatched",status="404"} 1.0',
         'eyespot_refused_total{code="unsupported-format"} 1.0',
         'eyespot_image_errors_total{code="unsupported-format"} 1.0',
-        'eyespot_step_seconds_count{step="see"} 1.0',
+        'eyespot_step_seconds_count{step="see"} 2.0',
         "eyespot_queue_depth 0.0",
         "eyespot_workers_busy 0.0",
         f'eyespot_model_info{{digest="{"0" * 64}",engine="fake",name="fake",precision="f32"}} 1.0',

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eyespot import pool
 from eyespot.errors import DataDirUnwritable
+from eyespot.memory.cache import open_cache
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
@@ -49,13 +50,16 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
     )
     metrics = Metrics()
     workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
+    cache = open_cache(settings.cache_url, metrics)
     try:
-        recognizer = Recognizer(classifier, workers, metrics)
+        recognizer = Recognizer(classifier, workers, metrics, cache)
         await recognizer.warm_up()
         event("model_ready", **asdict(classifier.info))
         yield recognizer
     finally:
         await asyncio.to_thread(workers.close)
+        if cache:
+            await cache.close()
 
 
 def check_writable(folder: Path) -> None:

@@ -5,11 +5,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from eyespot.errors import Draining, Overloaded, TooLate
 from eyespot.telemetry import Metrics
@@ -99,25 +99,82 @@ def _quota_v1(folder: Path) -> float | None:
         return None
 
 
-@dataclass(slots=True)
-class _Ticket:
-    """One admitted call, as the caller and the worker both see it."""
-
-    deadline: float
-    enqueued: float = field(default_factory=time.monotonic)
-    started: float | None = None
-    abandoned: bool = False
+class CallerLeft(Exception):
+    """Whoever waited for a call is gone."""
 
 
 class _NotBegun(Exception):
-    """The call's turn came too late, or its caller had left."""
+    """The call's turn came too late, or nobody waited for it any more."""
+
+
+class Call(Generic[T]):
+    """One admitted call: it has a place, and as many may wait for its result as care to.
+
+    Each waits for the deadline at most. It is begun as long as one of them still waits.
+    """
+
+    def __init__(self, deadline_seconds: float, lock: threading.Lock) -> None:
+        self.future: asyncio.Future[T]
+        self.started: float | None = None  # as time.monotonic() has it, like all moments here
+        self._deadline_seconds = deadline_seconds
+        self._lock = lock
+        self._waiting = 1
+        self._begun_until = time.monotonic() + deadline_seconds
+
+    def join(self) -> bool:
+        """Be one more who waits; False when it is too late for that, since the call will never be begun."""
+        with self._lock:
+            if self.started is None and not self._is_wanted():
+                return False
+            self._waiting += 1
+            self._begun_until = time.monotonic() + self._deadline_seconds
+            return True
+
+    def _is_wanted(self) -> bool:
+        return self._waiting > 0 and time.monotonic() <= self._begun_until
+
+    def begin(self) -> bool:
+        """Whether to begin now, said by a worker once."""
+        with self._lock:
+            if not self._is_wanted():
+                return False
+            self.started = time.monotonic()
+            return True
+
+    async def result(self, leaving: Callable[[], Awaitable[object]] | None = None) -> T:
+        """What the call returned or raised, for one of those that wait; to be asked for once by each of them.
+
+        `leaving()` ends when that one has left.
+
+        Raises:
+            TooLate: the deadline has passed.
+            CallerLeft: `leaving()` ended first.
+        """
+        departure = [asyncio.ensure_future(leaving())] if leaving else []
+        awaited: list[asyncio.Future[Any]] = [self.future, *departure]
+        try:
+            # Only waited for: cancelling the future would free its place while it still stands in the executor's queue.
+            await asyncio.wait(awaited, timeout=self._deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if self.future.done():
+                return self.future.result()
+        except _NotBegun:
+            pass
+        finally:
+            with self._lock:
+                self._waiting -= 1
+            for task in departure:
+                task.cancel()
+        if any(task.done() for task in departure):
+            raise CallerLeft
+        limit = self._deadline_seconds
+        raise TooLate(f"The image was not recognised within {limit:g} s.", limit=limit)
 
 
 class WorkerPool:
     """Threads behind an admission counter: a place at once or a refusal, and no place is free before its thread is.
 
-    A place is one of `workers + queue`. It is taken by `run` and given back by the future's done-callback, never by the
-    waiter, so that a caller who gives up does not let in more work than the threads can carry.
+    A place is one of `workers + queue`. It is taken by `start` and given back by the future's done-callback, never by
+    the waiter, so that a caller who gives up does not let in more work than the threads can carry.
     """
 
     def __init__(self, workers: int, queue: int, deadline_seconds: float, metrics: Metrics) -> None:
@@ -148,30 +205,13 @@ class WorkerPool:
         """Seconds, at least 1, until the calls that have places now will have been served."""
         return max(1, math.ceil(self._taken * self._service_seconds / self.workers))
 
-    async def run(self, function: Callable[..., T], *args: object) -> tuple[T, float]:
-        """The result of `function(*args)` from a worker thread, and the seconds that it waited for its turn.
+    def start(self, function: Callable[..., T], *args: object) -> Call[T]:
+        """Give `function(*args)` a place; whoever starts it is the first to wait for it.
 
         Raises:
             Overloaded: every place is taken.
-            TooLate: the deadline has passed. The call is not begun any more, or its result is thrown away.
             Draining: the pool is closed.
         """
-        ticket = _Ticket(time.monotonic() + self._deadline)
-        future = asyncio.wrap_future(self._submit(ticket, function, *args))
-        # Nobody else looks at it when the caller has left, and asyncio reports an exception that nobody looked at.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            # Shielded: cancelling the future itself would free its place while it still stands in the executor's queue.
-            result = await asyncio.wait_for(asyncio.shield(future), self._deadline)
-        except (TimeoutError, _NotBegun) as error:
-            ticket.abandoned = True
-            raise TooLate(f"The image was not recognised within {self._deadline:g} s.", limit=self._deadline) from error
-        except asyncio.CancelledError:
-            ticket.abandoned = True
-            raise
-        return result, (ticket.started or ticket.enqueued) - ticket.enqueued
-
-    def _submit(self, ticket: _Ticket, function: Callable[..., T], *args: object) -> Future[T]:
         with self._lock:
             if self._taken >= self.places:
                 raise Overloaded(
@@ -179,25 +219,33 @@ class WorkerPool:
                 )
             self._taken += 1
             self._last_sign_of_life = time.monotonic()
+        call = Call[T](self._deadline, self._lock)
         try:
-            future = self._executor.submit(self._begin, ticket, function, *args)
+            future = self._executor.submit(self._begin, call, function, *args)
         except RuntimeError as error:  # the executor was shut down
             self._give_back()
             raise Draining(retry_after=self.retry_after()) from error
         future.add_done_callback(self._give_back)
-        return future
+        call.future = asyncio.wrap_future(future)
+        # Nobody else looks at it when the callers have left, and asyncio reports an exception that nobody looked at.
+        call.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return call
 
-    def _begin(self, ticket: _Ticket, function: Callable[..., T], *args: object) -> T:
-        ticket.started = time.monotonic()
-        if ticket.abandoned or ticket.started > ticket.deadline:
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """The result of `function(*args)` from a worker thread; raises what `start` and `Call.result` do."""
+        return await self.start(function, *args).result()
+
+    def _begin(self, call: Call[T], function: Callable[..., T], *args: object) -> T:
+        if not call.begin():
             self._metrics.cancelled.inc()
             raise _NotBegun
+        started = time.monotonic()
         with self._lock:
             self._busy += 1
         try:
             return function(*args)
         finally:
-            seconds = time.monotonic() - ticket.started
+            seconds = time.monotonic() - started
             with self._lock:
                 self._busy -= 1
                 self._service_seconds += 0.1 * (seconds - self._service_seconds)

@@ -56,8 +56,7 @@ class Settings(BaseSettings):
     cache_url: str = Field(
         "memory://",
         pattern=r"^(memory://.*|rediss?://.+|off)$",
-        description="Where answers are remembered: `memory://`, `redis://…` or `off`.",
-        json_schema_extra=_LATER,
+        description="Where answers are remembered: `memory://` (`memory://?max_bytes=67108864`), `redis://…`, `off`.",
     )
     audit_url: str = Field(
         "sqlite",

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import struct
 import threading
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from eyespot.errors import EngineUnavailable, GoldenImageFailed
 from eyespot.telemetry import event
@@ -18,15 +20,38 @@ from eyespot.vision.engines import Confidences, Engine, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 
+_HEAD = struct.Struct("<4s8sII")  # of a packed `Seen`: what it is, format, width, height
+_PACKED = b"eye1"
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the network says of one image: float32 confidences of all classes, in [0, 1], summing to 1."""
+    """What the network says of one image: all classes, likeliest first.
 
+    `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
+    `width` and `height` are pixels of the upright image.
+    """
+
+    class_ids: npt.NDArray[np.int32]
     confidences: Confidences
     format: str
     width: int
     height: int
+
+    def pack(self) -> bytes:
+        """As bytes, 8 for each class and a few more, which `unpack` makes into the same again."""
+        head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height)
+        return head + self.class_ids.tobytes() + self.confidences.tobytes()
+
+    @classmethod
+    def unpack(cls, packed: bytes, classes: int) -> Self:
+        """Raises `ValueError` when these are not the bytes of a `Seen` of so many classes."""
+        if len(packed) != _HEAD.size + 8 * classes or not packed.startswith(_PACKED):
+            raise ValueError("not the packed form of what a network said of an image")
+        _, kind, width, height = _HEAD.unpack_from(packed)
+        class_ids = np.frombuffer(packed, np.int32, classes, _HEAD.size)
+        confidences = np.frombuffer(packed, np.float32, classes, _HEAD.size + 4 * classes)
+        return cls(class_ids, confidences, kind.rstrip(b"\0").decode(), width, height)
 
 
 class Classifier:
@@ -116,7 +141,7 @@ class Classifier:
         )
 
     def see(self, data: bytes) -> Seen:
-        """The confidences of all classes for one encoded image.
+        """What the network says of one encoded image.
 
         Raises:
             Refusal: the image cannot be recognised; see `imaging.see`.
@@ -131,20 +156,22 @@ class Classifier:
         finally:
             with self._lock:
                 self._in_sight -= 1
-        return Seen(softmax(logits[0]), picture.format, picture.width, picture.height)
+        confidences = softmax(logits[0])
+        order = np.argsort(-confidences, kind="stable").astype(np.int32)
+        return Seen(order, confidences[order], picture.format, picture.width, picture.height)
 
-    def top(self, confidences: Confidences, top_k: int, min_confidence: float = 0) -> list[Prediction]:
+    def top(self, seen: Seen, top_k: int, min_confidence: float = 0) -> list[Prediction]:
         """The `top_k` likeliest classes with at least `min_confidence`, likeliest first."""
-        order = np.argsort(-confidences, kind="stable")[:top_k]
+        likeliest = zip(seen.class_ids[:top_k].tolist(), seen.confidences[:top_k].tolist(), strict=True)
         return [
             Prediction(label.class_id, label.wnid, label.label, round(confidence, 6))
-            for label, confidence in ((self.labels[i], float(confidences[i])) for i in order)
+            for label, confidence in ((self.labels[i], confidence) for i, confidence in likeliest)
             if confidence >= min_confidence
         ]
 
     def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0) -> list[Prediction]:
         """What is in one encoded image. Raises `Refusal` when it cannot be recognised."""
-        return self.top(self.see(data).confidences, top_k, min_confidence)
+        return self.top(self.see(data), top_k, min_confidence)
 
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as torch recognised it.

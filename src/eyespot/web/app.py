@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from eyespot import __version__
@@ -13,7 +14,7 @@ from eyespot.assembly import open_recognizer
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web import STATIC, images, problems
-from eyespot.web.middleware import BoundedBody, RequestContext
+from eyespot.web.middleware import BoundedBody, RequestContext, ShortWay
 from eyespot.web.routes import router
 
 OpenRecognizer = Callable[[Settings], AbstractAsyncContextManager[Recognizer]]
@@ -40,11 +41,14 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # OpenTelemetry's, which may send to other hosts
     )
     app.include_router(router)
     app.mount("/static/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.mount("/static", StaticFiles(directory=STATIC))
     problems.install(app)
+    busy = [route for route in router.routes if isinstance(route, APIRoute) and route.path == "/predict"]
+    app.add_middleware(ShortWay, routes=busy)
     app.add_middleware(BoundedBody, limit=partial(images.body_limit, settings.max_bytes), max_bytes=settings.max_bytes)
     app.add_middleware(RequestContext)  # the last one added is the outermost
     _describe_problems(app)

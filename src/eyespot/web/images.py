@@ -34,7 +34,7 @@ FILE_FIELDS = ("file", "image")
 _JSON_ROOM = 4 * 1024
 _FORM_ROOM = 64 * 1024
 _MAX_PARTS = 100
-_THREAD_FROM = 256 * 1024  # bytes; decoding and hashing less takes no longer than the hand-over to a thread
+_THREAD_FROM = 256 * 1024  # bytes; decoding less takes no longer than the hand-over to a thread
 
 
 T = TypeVar("T")
@@ -54,6 +54,7 @@ class Parameters:
 
 
 _PARAMETERS = TypeAdapter(Parameters)
+_NOTHING_GIVEN = Parameters()
 NAMES = tuple(Parameters.__dataclass_fields__)
 
 
@@ -112,8 +113,11 @@ async def read(request: Request, max_bytes: int, classes: int) -> tuple[Image, P
         raise NoImage("The image is empty: 0 bytes.")
     if len(body.data) > max_bytes:
         raise _image_too_large(len(body.data), max_bytes)
-    parameters = read_parameters({**request.query_params, **body.given}, classes)
-    sha256 = await _aside(len(body.data), lambda: hashlib.sha256(body.data).hexdigest())
+    given = {**request.query_params, **body.given} if request.scope["query_string"] else body.given
+    parameters = read_parameters(given, classes) if given else _NOTHING_GIVEN
+    sha256 = await _aside(
+        len(body.data) // 4, lambda: hashlib.sha256(body.data).hexdigest()
+    )  # which is 4 times as fast
     return Image(body.data, sha256), parameters
 
 

@@ -7,14 +7,16 @@ import secrets
 import time
 from collections.abc import Callable
 
-from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyespot.errors import Draining, Internal, Overloaded, Refusal, UploadStalled
 from eyespot.pool import WorkerPool
-from eyespot.telemetry import event
+from eyespot.recognizer import Journey
+from eyespot.telemetry import Metrics, child, event
 from eyespot.web import problems
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,10 +44,10 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.monotonic()
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        state["request_id"] = request_id = _request_id(header(scope, b"x-request-id"))
         state["facts"] = {}
+        state["journey"] = journey = Journey()
         recognizer = scope["app"].state.recognizer
         status = 0
 
@@ -53,10 +55,12 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
+                headers = [(b"x-request-id", request_id.encode()), (b"server-timing", _server_timing(journey))]
+                if journey.cache:
+                    headers.append((b"x-cache", journey.cache.encode()))
+                message["headers"] = [*message["headers"], *headers]
                 if recognizer.pool.draining:
-                    headers["Connection"] = "close"
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         try:
@@ -71,15 +75,39 @@ class RequestContext:
             if not status:
                 await problems.response(Request(scope), Internal())(scope, receive, answer)
         finally:
-            seconds = time.monotonic() - started
-            status = status or CLIENT_LEFT
-            route = getattr(scope.get("route"), "path", "unmatched")
-            recognizer.metrics.requests.labels(route, status).inc()
-            recognizer.metrics.request_seconds.labels(route).observe(seconds)
-            if route not in _UNLOGGED:
-                client = scope["client"][0] if scope.get("client") else None
-                facts = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-                event("request_answered", **facts, client=client, request_id=request_id, **state["facts"])
+            self._tell(scope, status or CLIENT_LEFT, recognizer.metrics)
+
+    def _tell(self, scope: Scope, status: int, metrics: Metrics) -> None:
+        """Metrics and the access line of one request."""
+        state, route = scope["state"], getattr(scope.get("route"), "path", "unmatched")
+        journey: Journey = state["journey"]
+        seconds = time.monotonic() - journey.started
+        child(metrics.requests, route, status).inc()
+        child(metrics.request_seconds, route).observe(seconds)
+        for step, took in journey.steps.items():
+            child(metrics.step_seconds, step).observe(took)
+        if route not in _UNLOGGED:
+            client = scope["client"][0] if scope.get("client") else None
+            facts = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            if journey.steps:
+                facts["steps"] = {step: round(took * 1000, 1) for step, took in journey.steps.items()}
+            if journey.cache:
+                facts["cache"] = journey.cache
+            event("request_answered", **facts, client=client, request_id=state["request_id"], **state["facts"])
+
+
+def _server_timing(journey: Journey) -> bytes:
+    """The steps so far, and all of the time so far, in milliseconds (W3C Server Timing)."""
+    total = ("total", time.monotonic() - journey.started)
+    return ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in (*journey.steps.items(), total)).encode()
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that name, which is in lower case. Starlette's `Headers` takes ten times as long."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
 
 
 def _request_id(given: str | None) -> str:
@@ -115,14 +143,13 @@ class _Body:
     """One body on its way in, and the answer on its way out."""
 
     def __init__(self, bounds: BoundedBody, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
         self._bounds = bounds
         self._pool: WorkerPool = scope["app"].state.recognizer.pool
         self._receive = receive
         self._send = send
-        self._limit, self._refusal = bounds.limit(headers.get("content-type", ""))
-        self._announced = int(headers.get("content-length") or 0)
-        self._whole = not self._announced and "transfer-encoding" not in headers
+        self._limit, self._refusal = bounds.limit(header(scope, b"content-type") or "")
+        self._announced = int(header(scope, b"content-length") or 0)
+        self._whole = not self._announced and header(scope, b"transfer-encoding") is None
         self._held = 0
 
     async def receive(self) -> Message:
@@ -190,3 +217,27 @@ async def _discard(receive: Receive) -> None:
                     return
     except TimeoutError:
         return
+
+
+class ShortWay:
+    """Innermost: goes to some routes directly, which take nothing but the request.
+
+    FastAPI's way there - matching, exit stacks, dependencies - takes a fifth of what an answer from the cache does.
+    """
+
+    def __init__(self, app: ASGIApp, routes: list[APIRoute]) -> None:
+        self.app = app
+        self._routes = {(method, route.path): route for route in routes for method in route.methods or ()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get((scope.get("method", ""), scope.get("path", "")))
+        if not route:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        request = Request(scope, receive, send)
+        try:
+            response: Response = await route.endpoint(request)
+        except Refusal as refusal:
+            response = problems.response(request, refusal)
+        await response(scope, receive, send)

@@ -1,6 +1,5 @@
 """The routes: what each URL answers."""
 
-import asyncio
 import time
 from typing import Annotated, Literal
 
@@ -10,8 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
 from eyespot import errors
-from eyespot.recognizer import Image, Recognized, Recognizer
-from eyespot.types import Label, ModelCard, Readiness, Recognition
+from eyespot.pool import CallerLeft
+from eyespot.recognizer import Journey, Recognizer
+from eyespot.types import ImageInfo, Label, ModelCard, Readiness, Recognition
 from eyespot.web import STATIC, images, openapi, problems
 from eyespot.web.middleware import CLIENT_LEFT
 
@@ -69,41 +69,32 @@ async def predict(request: Request) -> Response:
     """Recognise one image: a form with one file, base64 in JSON, or the image itself as the body."""
     recognizer: Recognizer = request.app.state.recognizer
     limits = recognizer.classifier.card.limits
-    started = time.monotonic()
+    state = request.scope["state"]
+    journey: Journey = state["journey"]
+    begun = time.monotonic()
+    journey.steps["admit"] = begun - journey.started
     image, parameters = await images.read(request, limits.max_bytes, limits.max_top_k)
-    read_seconds = time.monotonic() - started
-    recognizer.metrics.step_seconds.labels("read").observe(read_seconds)
-    recognized = await _unless_client_leaves(request, recognizer, image)
-    if recognized is None:
+    journey.steps["read"] = time.monotonic() - begun
+    state["facts"].update(sha256=image.sha256, model=recognizer.classifier.info.name)
+    try:
+        seen = await recognizer.recognize(image, journey, request.receive)  # after the body comes the client's leaving
+    except CallerLeft:
         return Response(status_code=CLIENT_LEFT)
-    steps = {name: round(seconds * 1000, 1) for name, seconds in {"read": read_seconds, **recognized.steps}.items()}
-    request.state.facts["steps"] = steps
-    request.state.facts["sha256"] = image.sha256
+    begun = time.monotonic()
     recognition = Recognition(
-        predictions=recognizer.classifier.top(recognized.confidences, parameters.top_k, parameters.min_confidence),
-        image=recognized.image,
+        predictions=recognizer.classifier.top(seen, parameters.top_k, parameters.min_confidence),
+        image=ImageInfo(image.sha256, seen.format, seen.width, seen.height),
         model=recognizer.classifier.info,
-        cached=recognized.cached,
-        request_id=request.state.request_id,
+        cached=journey.cache == "hit",
+        request_id=state["request_id"],
     )
-    timing = ", ".join(f"{name};dur={milliseconds}" for name, milliseconds in steps.items())
-    return _json(_RECOGNITION.dump_json(recognition), {"Server-Timing": timing})
+    body = _RECOGNITION.dump_json(recognition)
+    journey.steps["answer"] = time.monotonic() - begun
+    return _json(body)
 
 
 # `curl -T` sends a PUT. The same operation, so it is told of once.
 router.add_api_route("/predict", predict, methods=["PUT"], include_in_schema=False)
-
-
-async def _unless_client_leaves(request: Request, recognizer: Recognizer, image: Image) -> Recognized | None:
-    """The recognition, or None as soon as the client hangs up; what has not been begun then never is."""
-    work = asyncio.ensure_future(recognizer.recognize(image))
-    departure = asyncio.ensure_future(request.receive())  # after the body, the next message says that the client left
-    try:
-        await asyncio.wait((work, departure), return_when=asyncio.FIRST_COMPLETED)
-        return await work if work.done() else None
-    finally:
-        work.cancel()
-        departure.cancel()
 
 
 @router.get(

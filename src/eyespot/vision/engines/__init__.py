@@ -27,8 +27,11 @@ class Engine(Protocol):
     ) -> tuple[Logits, Features | None]: ...
 
 
+TEMPERATURE = 1.0  # what logits are divided by; one network's confidences can be calibrated with another
+
+
 def softmax(logits: Logits) -> Confidences:
     """Confidences, float32 of the same shape (classes,), from logits."""
-    powers = np.exp(logits.astype(np.float64) - logits.max())
+    powers = np.exp((logits.astype(np.float64) - logits.max()) / TEMPERATURE)
     confidences: Confidences = (powers / powers.sum()).astype(np.float32)
     return confidences

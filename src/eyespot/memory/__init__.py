@@ -1,0 +1,1 @@
+"""What is remembered: answers, who asked for what, and the images themselves."""

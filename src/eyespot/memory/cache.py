@@ -1,0 +1,163 @@
+"""Where answers are remembered: in this process, or in a Redis that several replicas share."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from cachetools import LRUCache
+
+from eyespot.errors import InvalidSetting
+from eyespot.telemetry import Metrics, event
+
+MEMORY_BYTES = 64 * 1024 * 1024
+_ENTRY_BYTES = 400  # what an entry takes beside its value: the key, two dictionaries' places, the order
+PATIENCE_SECONDS = 0.05  # what a request waits for Redis at most
+PAUSE_SECONDS = 1  # for which a Redis that failed is left alone
+_KEPT_SECONDS = 7 * 24 * 3600
+_MAX_PENDING = 1000  # answers on their way into Redis; more are not remembered
+_SILENT_SECONDS = 60  # between two events that say that Redis refuses something
+
+
+class Cache(Protocol):
+    """Bytes by key. What is not there, or cannot be had, is None; nothing here raises."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, value: bytes) -> None: ...
+
+    async def drop(self, key: str) -> None: ...
+
+    def state(self) -> tuple[bool, str]:
+        """Whether it works, and what there is to say of it."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def open_cache(url: str, metrics: Metrics) -> Cache | None:
+    """The cache at that address: `memory://`, `memory://?max_bytes=N`, `redis://…`, `rediss://…`, or None for `off`.
+
+    Raises:
+        InvalidSetting: this is no such address.
+    """
+    if url == "off":
+        return None
+    if url.startswith("memory:"):
+        return MemoryCache(_max_bytes(url))
+    try:
+        return RedisCache(url, metrics)
+    except ValueError as error:
+        raise InvalidSetting(f"EYESPOT_CACHE_URL: {error}") from error  # which does not repeat the address
+
+
+def _max_bytes(url: str) -> int:
+    parts = urlsplit(url)
+    given = parse_qs(parts.query, keep_blank_values=True)
+    text = given.pop("max_bytes", [str(MEMORY_BYTES)])[-1]
+    if given or parts.netloc or parts.path or not text.isdecimal():
+        raise InvalidSetting(f"EYESPOT_CACHE_URL={url}: write memory:// or memory://?max_bytes={MEMORY_BYTES}")
+    return int(text)
+
+
+class MemoryCache:
+    """The most recently used entries, within a number of bytes. Used from the event loop only."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._entries: LRUCache[str, bytes] = LRUCache(max_bytes, getsizeof=lambda value: len(value) + _ENTRY_BYTES)
+
+    async def get(self, key: str) -> bytes | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        if len(value) + _ENTRY_BYTES <= self._entries.maxsize:
+            self._entries[key] = value
+
+    async def drop(self, key: str) -> None:
+        self._entries.pop(key, None)
+
+    def state(self) -> tuple[bool, str]:
+        have, room = (round(size / 2**20, 1) for size in (self._entries.currsize, self._entries.maxsize))
+        return True, f"in memory, {len(self._entries)} answers, {have} of {room} MiB"
+
+    async def close(self) -> None:
+        self._entries.clear()
+
+
+class RedisCache:
+    """Entries in Redis, kept for seven days at most, or less when Redis needs the room.
+
+    A Redis that is slow or gone costs a request 50 ms at most, and is then left alone for a second; until it answers
+    again there are only misses. What is put is sent in the background.
+    """
+
+    def __init__(self, url: str, metrics: Metrics) -> None:
+        from redis import RedisError
+        from redis import asyncio as redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import ResponseError
+
+        # One more attempt: a connection that was cut while it was idle is opened anew within the same request.
+        self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1))
+        self._failures = (RedisError, OSError)  # TimeoutError is an OSError
+        self._refused = ResponseError
+        self._metrics = metrics
+        self._pending: set[asyncio.Task[None]] = set()
+        self._lost: str | None = None  # why
+        self._alone_until = -math.inf
+        self._silent_until = -math.inf
+
+    async def get(self, key: str) -> bytes | None:
+        value: bytes | None = await self._ask(self._client.get, key)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        if self._alone_until < time.monotonic() and len(self._pending) < _MAX_PENDING:
+            task = asyncio.ensure_future(self._ask(self._client.set, key, value, ex=_KEPT_SECONDS))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+
+    async def drop(self, key: str) -> None:
+        await self._ask(self._client.delete, key)
+
+    async def _ask(self, command: Callable[..., Awaitable[Any]], *args: object, **options: object) -> Any:
+        """What Redis answers, or None when it cannot be had."""
+        now = time.monotonic()
+        if now < self._alone_until:
+            return None
+        if self._lost:
+            self._alone_until = now + PAUSE_SECONDS  # so that one request alone finds out
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                answer = await command(*args, **options)
+        except self._failures as error:
+            self._metrics.cache_errors.inc()
+            self._failed(error)
+            return None
+        if self._lost:
+            self._lost, self._alone_until = None, -math.inf
+            event("cache_found")
+        return answer
+
+    def _failed(self, error: Exception) -> None:
+        reason = str(error) or f"no answer within {PATIENCE_SECONDS * 1000:g} ms"
+        if isinstance(error, self._refused):  # it is there, and does not do this: it is full, say
+            if time.monotonic() > self._silent_until:
+                self._silent_until = time.monotonic() + _SILENT_SECONDS
+                event("cache_refused", logging.WARNING, reason=reason)
+            return
+        self._alone_until = time.monotonic() + PAUSE_SECONDS
+        if not self._lost:
+            event("cache_lost", logging.WARNING, reason=reason)
+        self._lost = reason
+
+    def state(self) -> tuple[bool, str]:
+        return not self._lost, f"redis, lost: {self._lost}" if self._lost else "redis"
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._pending)
+        await self._client.aclose()

@@ -1,0 +1,282 @@
+"""What was seen once is remembered, what is being computed is computed once, and no cache ever costs an answer."""
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from eyespot import recognizer
+from eyespot.errors import InvalidSetting
+from eyespot.memory.cache import MEMORY_BYTES, MemoryCache, RedisCache, open_cache
+from eyespot.telemetry import Metrics
+from tests import makers, serving
+from tests.services import RedisServer, redis_server
+from tests.serving import FakeEngine, Served, fake_classifier
+
+IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
+
+
+def serve_fake(engine: FakeEngine | None = None, **settings: Any) -> AbstractContextManager[Served]:
+    return serving.serve_fake(engine, **{"cache_url": "memory://", **settings})
+
+
+def image(number: int) -> bytes:
+    """Another image for every number; what follows the end of a PNG is not decoded."""
+    return IMAGE + number.to_bytes(4)
+
+
+def predict(served: Served, data: bytes = IMAGE, **query: object) -> httpx.Response:
+    with served.client() as client:
+        return client.post("/predict", content=data, params=query)  # type: ignore[arg-type]
+
+
+def metric(served: Served, line: str) -> float:
+    with served.client() as client:
+        lines = client.get("/metrics").text.splitlines()
+    return next((float(found.split()[-1]) for found in lines if found.startswith(f"{line} ")), 0)
+
+
+def counted(served: Served) -> dict[str, float]:
+    return {
+        result: count
+        for result in ("hit", "miss", "joined")
+        if (count := metric(served, f'eyespot_cache_total{{result="{result}"}}'))
+    }
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_was_seen_once_is_remembered() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine) as served:
+        first, again = predict(served), predict(served)
+        assert (first.headers["x-cache"], first.json()["cached"]) == ("miss", False)
+        assert (again.headers["x-cache"], again.json()["cached"]) == ("hit", True)
+        for name in ("predictions", "image", "model"):
+            assert again.json()[name] == first.json()[name]
+        assert engine.calls == 1
+        assert counted(served) == {"miss": 1, "hit": 1}
+
+
+def test_one_remembered_answer_serves_every_question() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine) as served, serve_fake(cache_url="off") as computing:
+        predict(served, top_k=1)
+        for query in ({"top_k": 10}, {"top_k": 2, "min_confidence": 0.5}, {"lang": "zh"}, {"min_confidence": 1}):
+            remembered = predict(served, **query)
+            assert remembered.headers["x-cache"] == "hit"
+            assert remembered.json()["predictions"] == predict(computing, **query).json()["predictions"]
+        assert engine.calls == 1
+
+
+def test_however_an_image_is_sent_it_is_the_same_image() -> None:
+    with serve_fake() as served, served.client() as client:
+        predict(served)
+        assert client.post("/predict", files={"file": ("a.png", IMAGE)}).headers["x-cache"] == "hit"
+
+
+def test_what_was_refused_is_not_remembered() -> None:
+    with serve_fake() as served:
+        for _ in range(2):
+            refused = predict(served, makers.jpeg()[:5000])
+            assert (refused.status_code, refused.headers["x-cache"]) == (422, "miss")
+
+
+def test_without_a_cache_everything_is_computed() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine, cache_url="off") as served:
+        assert [predict(served).headers["x-cache"] for _ in range(3)] == ["miss"] * 3
+        assert engine.calls == 3
+        with served.client() as client:
+            assert {"name": "cache", "ok": True, "detail": "off"} in client.get("/readyz?verbose").json()["checks"]
+
+
+def test_identical_images_in_flight_are_computed_once_and_the_first_caller_may_leave() -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine) as served, ThreadPoolExecutor(3) as callers:
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(head.encode() + IMAGE)
+            assert engine.started.acquire(timeout=30)
+            joined = [callers.submit(predict, served) for _ in range(3)]
+            until(lambda: [call._waiting for call in served.recognizer._in_flight.values()] == [4])
+        until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
+        engine.go.set()
+        answers = [answer.result() for answer in joined]
+        assert [(answer.status_code, answer.headers["x-cache"]) for answer in answers] == [(200, "joined")] * 3
+        assert [answer.json()["cached"] for answer in answers] == [False] * 3
+        assert engine.calls == 1
+        assert counted(served) == {"joined": 3}  # the first was not answered
+        assert predict(served).headers["x-cache"] == "hit"
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_remembered() -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine) as served:
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(head.encode() + IMAGE)
+            assert engine.started.acquire(timeout=30)
+        until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
+        engine.go.set()
+        until(lambda: metric(served, "eyespot_workers_busy") == 0)
+        assert predict(served).headers["x-cache"] == "hit"
+        assert engine.calls == 1
+
+
+def test_hits_misses_and_joined_are_all_that_was_answered() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine, queue=4) as served, ThreadPoolExecutor(16) as callers:
+        data = [image(number % 7) for number in range(300)]
+        data[::10] = [makers.jpeg()[:5000]] * 30
+        answers = list(callers.map(lambda data: predict(served, data), data))
+        assert {answer.status_code for answer in answers} <= {200, 422, 503}
+        said = Counter(answer.headers["x-cache"] for answer in answers)
+        assert counted(served) == said
+        assert said.total() == 300
+        assert said["hit"] > 200
+
+
+def test_an_answer_depends_on_all_of_these() -> None:
+    engine = FakeEngine()
+    one = fake_classifier(engine)
+    keys = {recognizer._fingerprint(one)}
+    for change in ({"digest": "1" * 64}, {"engine": "torch"}, {"precision": "int8"}):
+        other = fake_classifier(engine)
+        other.info = replace(other.info, **change)
+        keys.add(recognizer._fingerprint(other))
+    other = fake_classifier(engine)
+    other.recipe = replace(other.recipe, resize=224)
+    keys.add(recognizer._fingerprint(other))
+    assert len(keys) == 5
+    assert recognizer._fingerprint(fake_classifier(engine)) in keys
+
+
+def test_memory_is_bounded_in_bytes_and_keeps_what_is_used() -> None:
+    async def test() -> None:
+        cache = MemoryCache(100_000)
+        cache.put("used", b"u" * 1000)
+        for number in range(1000):
+            assert await cache.get("used")
+            cache.put(str(number), bytes(1000))
+        kept = [number for number in range(1000) if await cache.get(str(number))]
+        assert 60 < len(kept) < 80
+        assert kept[-1] == 999
+        cache.put("too large", bytes(100_001))
+        assert await cache.get("too large") is None
+        await cache.drop("used")
+        assert await cache.get("used") is None
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "url", ["memory://x", "memory://?bytes=1", "memory://?max_bytes=1k", "redis://:hunter2@host:port/0"]
+)
+def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidSetting, match="EYESPOT_CACHE_URL") as caught:
+        open_cache(url, Metrics())
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_size_can_be_set() -> None:
+    for url, size in (("memory://", MEMORY_BYTES), ("memory://?max_bytes=1000000", 1_000_000)):
+        cache = open_cache(url, Metrics())
+        assert isinstance(cache, MemoryCache)
+        assert cache._entries.maxsize == size
+
+
+def test_a_redis_that_is_not_there_is_a_miss_and_a_metric() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        with serve_fake(cache_url=f"redis://127.0.0.1:{free.getsockname()[1]}") as served:
+            assert [predict(served).status_code for _ in range(3)] == [200] * 3
+            assert metric(served, "eyespot_cache_errors_total") >= 1
+            with served.client() as client:
+                checks = client.get("/readyz?verbose").json()["checks"]
+            (cache,) = [check for check in checks if check["name"] == "cache"]
+            assert cache["ok"] is False
+            assert "lost" in cache["detail"]
+
+
+@pytest.mark.needs("redis-server")
+def test_redis_shares_answers_between_replicas() -> None:
+    with redis_server() as redis, serve_fake(cache_url=redis.url) as one, serve_fake(cache_url=redis.url) as two:
+        first = predict(one)
+        until(lambda: predict(two).headers["x-cache"] == "hit")
+        assert predict(two, top_k=10).json()["predictions"][:3] == first.json()["predictions"]
+
+
+@pytest.mark.needs("redis-server")
+def test_somebody_elses_value_is_a_miss() -> None:
+    async def spoil(redis: RedisServer) -> None:
+        cache = RedisCache(redis.url, Metrics())
+        for key in [key async for key in cache._client.scan_iter()]:
+            assert await cache._client.set(key, b"something else")
+            assert await cache._client.ttl(key) == -1
+        await cache.close()
+
+    with redis_server() as redis, serve_fake(cache_url=redis.url) as served:
+        predict(served)
+        until(lambda: predict(served).headers["x-cache"] == "hit")
+        asyncio.run(spoil(redis))
+        assert predict(served).headers["x-cache"] == "miss"
+        assert metric(served, "eyespot_cache_errors_total") == 1
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_that_hangs_costs_one_request_a_moment_and_is_found_again() -> None:
+    with redis_server() as redis, serve_fake(cache_url=redis.url) as served:
+        predict(served)
+        until(lambda: predict(served).headers["x-cache"] == "hit")
+        redis.pause()
+        with served.client() as client:
+            answers = [client.post("/predict", content=IMAGE) for _ in range(20)]
+        assert {(answer.status_code, answer.headers["x-cache"]) for answer in answers} == {(200, "miss")}
+        assert metric(served, "eyespot_cache_errors_total") < 20  # it is left alone after the first
+        redis.resume()
+        until(lambda: predict(served).headers["x-cache"] == "hit")
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_that_is_killed_under_load_fails_no_request() -> None:
+    with redis_server() as redis, serve_fake(cache_url=redis.url, queue=64) as served, ThreadPoolExecutor(8) as callers:
+        answers = [callers.submit(predict, served, image(number % 20)) for number in range(200)]
+        until(lambda: sum(answer.done() for answer in answers) > 50)
+        redis.kill()
+        until(lambda: sum(answer.done() for answer in answers) > 120)
+        redis.start()
+        assert {answer.result().status_code for answer in answers} == {200}
+        until(lambda: predict(served).headers["x-cache"] == "hit")
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_that_is_full_is_still_asked() -> None:
+    async def fill(redis: RedisServer) -> None:
+        cache = RedisCache(redis.url, Metrics())
+        await cache._client.config_set("maxmemory-policy", "noeviction")
+        await cache._client.config_set("maxmemory", "1")
+        await cache.close()
+
+    with redis_server() as redis, serve_fake(cache_url=redis.url) as served:
+        predict(served)
+        until(lambda: predict(served).headers["x-cache"] == "hit")
+        asyncio.run(fill(redis))
+        assert predict(served, image(1)).headers["x-cache"] == "miss"
+        until(lambda: metric(served, "eyespot_cache_errors_total") == 1)
+        assert predict(served).headers["x-cache"] == "hit"
