@@ -258,7 +258,7 @@ data_folders() {
 compose() {
     say "docker-compose.yml"
     podman tag "$1" localhost/eyespot:latest
-    quietly podman-compose --project-name eyespot-rehearsal up --detach
+    quietly podman-compose --project-name eyespot-rehearsal up --detach eyespot
     patiently curl --fail localhost:8000/readyz || { podman logs --latest >&2; fail "the service did not become ready"; }
     curl --silent --show-error --fail --upload-file src/eyespot/sample.jpg localhost:8000/predict \
         || { podman logs --latest >&2; fail "no answer through the published port"; }

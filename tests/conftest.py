@@ -3,13 +3,13 @@
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from eyespot.vision import export, weights
+from tests.services import which
 from tests.serving import EVAL, ROOT, Served, serve_fake, serve_process
 
 
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             elif what == "make test-all":
                 reason = "" if all_of_it else "make test-all runs it"
             else:
-                reason = "" if all_of_it or shutil.which(what) else f"{what} is not installed"
+                reason = "" if all_of_it or which(what) else f"{what} is not installed"
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

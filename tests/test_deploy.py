@@ -1,5 +1,7 @@
 """What the container files say, without a container; tests/test_container.py builds and runs it."""
 
+import json
+import os
 import re
 import socket
 import subprocess
@@ -10,19 +12,22 @@ import pytest
 import yaml
 
 import eyespot
+from eyespot import errors
 from eyespot.settings import Settings, variable
 from eyespot.vision import weights
+from eyespot.web.middleware import STALLED_SECONDS
+from tests.services import which
 from tests.serving import ROOT, Served
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 HEALTH_CHECK = ROOT / "deploy" / "healthcheck.py"
+BALANCER = ROOT / "deploy" / "haproxy.cfg"
 
 
 @pytest.fixture
 def service() -> dict[str, Any]:
-    (service,) = yaml.safe_load(COMPOSE)["services"].values()
-    return dict(service)
+    return dict(yaml.safe_load(COMPOSE)["services"]["eyespot"])
 
 
 def ask(port: int | str, **options: str) -> subprocess.CompletedProcess[str]:
@@ -114,3 +119,87 @@ def test_compose_hardens_and_limits_the_service(service: dict[str, Any]) -> None
     assert service["pids_limit"] > 0
     assert service["ports"] == ["127.0.0.1:8000:8000"]
     assert service["volumes"] == ["data:/data"]
+
+
+@pytest.fixture
+def replicas() -> dict[str, dict[str, Any]]:
+    """The services of the profile `replicas`."""
+    services = yaml.safe_load(COMPOSE)["services"].items()
+    return {name: service for name, service in services if service.get("profiles") == ["replicas"]}
+
+
+def test_compose_starts_the_one_service_unless_replicas_are_asked_for(replicas: dict[str, dict[str, Any]]) -> None:
+    assert set(yaml.safe_load(COMPOSE)["services"]) - set(replicas) == {"eyespot"}
+    assert set(replicas) == {"redis", "postgres", "replica-1", "replica-2", "balancer"}
+
+
+def test_the_balancer_brings_everything_it_needs_and_not_the_one_service(replicas: dict[str, dict[str, Any]]) -> None:
+    wanted, started = ["balancer"], set()
+    while wanted:
+        name = wanted.pop()
+        started.add(name)
+        needed = replicas[name].get("depends_on", {})
+        assert {condition["condition"] for condition in needed.values()} <= {"service_healthy"}
+        wanted += needed
+    assert started == set(replicas)
+    assert [name for name, service in replicas.items() if "ports" in service] == ["balancer"]
+
+
+def test_every_service_beside_the_replicas_is_limited_hardened_and_asked_for_its_health(
+    replicas: dict[str, dict[str, Any]],
+) -> None:
+    for name, service in replicas.items():
+        assert service["mem_limit"], name
+        assert service["pids_limit"] > 0, name
+        assert service["restart"] == "unless-stopped", name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["healthcheck"]["interval"], name
+        assert not set(service) & {"privileged", "cap_add", "network_mode", "pid", "devices"}, name
+
+
+def test_a_replica_is_the_one_service_with_shared_memory_and_no_port(
+    service: dict[str, Any], replicas: dict[str, dict[str, Any]]
+) -> None:
+    for name in ("replica-1", "replica-2"):
+        replica = replicas[name]
+        same = set(service) - {"build", "ports", "environment", "volumes"}
+        assert {key: replica[key] for key in same} == {key: service[key] for key in same}
+        assert service["environment"].items() <= replica["environment"].items()
+        assert replica["environment"]["EYESPOT_CACHE_URL"] == "redis://redis:6379/0"
+        password = replicas["postgres"]["environment"]["POSTGRES_PASSWORD"]
+        assert replica["environment"]["EYESPOT_AUDIT_URL"] == f"postgresql://eyespot:{password}@postgres/eyespot"
+        assert replica["networks"] == ["inside"]
+    assert replicas["replica-1"]["build"] == service["build"]
+    assert "build" not in replicas["replica-2"]
+    assert replicas["replica-1"]["volumes"] != replicas["replica-2"]["volumes"]
+
+
+@pytest.mark.needs("haproxy")
+def test_the_balancers_configuration_is_valid(replicas: dict[str, dict[str, Any]]) -> None:
+    addresses = {"LISTEN": ":8000", "REPLICA_1": "127.0.0.1:8001", "REPLICA_2": "127.0.0.1:8002"}
+    assert set(replicas["balancer"]["environment"]) == set(addresses)
+    haproxy = which("haproxy")
+    assert haproxy
+    done = subprocess.run(
+        [haproxy, "-c", "-f", BALANCER], env={**os.environ, **addresses}, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_balancer_waits_longer_than_a_replica_may_take(service: dict[str, Any]) -> None:
+    timeouts = {name: int(value) for name, value in re.findall(r"timeout (\S+) +(\d+)s", BALANCER.read_text())}
+    assert timeouts["server"] > service["environment"]["EYESPOT_DEADLINE_SECONDS"] + 5
+    assert min(timeouts["server"], timeouts["client"]) > STALLED_SECONDS
+
+
+def test_what_the_balancer_answers_itself_is_a_problem() -> None:
+    bodies = re.findall(r"http-error status (\d+) .* lf-string '(.*)'$", BALANCER.read_text(), re.MULTILINE)
+    assert {status for status, _ in bodies} == {"400", "502", "503", "504"}
+    known = {kind.code: kind for kind in errors.Refusal.__subclasses__()}
+    for status, body in bodies:
+        problem = json.loads(body)
+        assert problem["status"] == int(status)
+        assert problem["type"] == f"urn:eyespot:problem:{problem['code']}"
+        assert problem["title"] == known[problem["code"]].title

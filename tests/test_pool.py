@@ -137,6 +137,24 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
     assert not caplog.records  # asyncio tells of an exception that nobody looked at
 
 
+def test_whoever_is_refused_is_told_to_come_back_behind_those_before() -> None:
+    async def test() -> None:
+        with opened(workers=1) as pool:
+            held = Held()
+            first = pool.start(held)
+            told: list[int] = []
+            for _ in range(2000):
+                with pytest.raises(Overloaded) as caught:
+                    pool.start(held)
+                told.append(caught.value.retry_after or 0)
+            assert told == sorted(told)
+            assert set(told) == set(range(1, 31))  # and no later, for those who never come back
+            held.go.set()
+            await first.result()
+
+    run(test())
+
+
 def test_a_call_is_computed_once_for_all_who_wait_for_it() -> None:
     async def test() -> None:
         with opened() as pool:

@@ -30,6 +30,7 @@ class Plan:
     lone_threads: int
 
 
+_MAX_BOOKED_SECONDS = 30  # or who never comes back would send away for ever those who would
 MAX_LONE_THREADS = 16  # a layer of a small network takes some 100 µs then, and waiting for each other a good part of it
 
 
@@ -189,6 +190,7 @@ class WorkerPool:
         self._busy = 0
         self._service_seconds = 0.05  # an exponential mean of what one call takes, from a first guess
         self._last_sign_of_life = time.monotonic()  # when a call last came in or ended
+        self._booked_until = 0.0  # when those who were refused are to have come back
         metrics.queue_depth.set_function(lambda: self.waiting)
         metrics.workers_busy.set_function(lambda: self._busy)
 
@@ -214,9 +216,7 @@ class WorkerPool:
         """
         with self._lock:
             if self._taken >= self.places:
-                raise Overloaded(
-                    f"All {self.places} places are taken.", limit=self.places, retry_after=self.retry_after()
-                )
+                raise Overloaded(f"All {self.places} places are taken.", limit=self.places, retry_after=self._book())
             self._taken += 1
             self._last_sign_of_life = time.monotonic()
         call = Call[T](self._deadline, self._lock)
@@ -230,6 +230,18 @@ class WorkerPool:
         # Nobody else looks at it when the callers have left, and asyncio reports an exception that nobody looked at.
         call.future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return call
+
+    def _book(self) -> int:
+        """Seconds until whoever is refused now should come back: behind those who were refused before.
+
+        Or all who were refused in one second would come back in the same second, and most of them for nothing. Half the
+        time is booked for each: with all of it places stood empty, since some come late and some never.
+        """
+        now, each = time.monotonic(), self._service_seconds / self.workers
+        self._booked_until = min(
+            max(self._booked_until, now + self._taken * each) + each / 2, now + _MAX_BOOKED_SECONDS
+        )
+        return max(1, math.ceil(self._booked_until - now))
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """The result of `function(*args)` from a worker thread; raises what `start` and `Call.result` do."""
