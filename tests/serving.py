@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from eyespot.memory.cache import open_cache
+from eyespot.assembly import open_memory
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
@@ -48,7 +48,8 @@ class Served:
         return httpx.URL(self.url).port or 80
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+        # Without certificates, which take longer to load than most answers do.
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=False, **options)
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -149,7 +150,8 @@ def serve_fake(
 ) -> Iterator[Served]:
     """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing."""
     engine = engine or FakeEngine()
-    config = Settings(**{"workers": 2, "queue": 2, "drain_seconds": 0, "cache_url": "off", **settings})
+    usual = {"workers": 2, "queue": 2, "drain_seconds": 0, "cache_url": "off", "audit_url": "off"}
+    config = Settings(**{**usual, **settings})
     served = Served("")
 
     @asynccontextmanager
@@ -161,13 +163,11 @@ def serve_fake(
         )
         if raises:
             classifier.see = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
-        cache = open_cache(config.cache_url, metrics)
-        served.recognizer = Recognizer(classifier, pool, metrics, cache)
-        yield served.recognizer
-        engine.go.set()
-        pool.close()
-        if cache:
-            await cache.close()
+        async with open_memory(config, metrics) as memory:
+            served.recognizer = Recognizer(classifier, pool, metrics, memory)
+            yield served.recognizer
+            engine.go.set()
+            pool.close()
 
     bound = bind("127.0.0.1", 0)
     server = Server(create_app(config, open_fake), bound, config.drain_seconds, config.deadline_seconds)

@@ -41,19 +41,34 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vision.engines.torch", "vision.engines.openvino"),
     },
     "memory": set(),
+    "memory.clock": set(),
     "memory.cache": set(),
+    "memory.uploads": {"memory.clock"},
+    "memory.audit": {"memory.clock", "memory.audit_table"},
+    "memory.audit_table": set(),
+    "memory.audit_export": set(),
     "pool": set(),
-    "recognizer": {"", "pool", "memory.cache", "vision.classifier", "vision.engines"},
-    "assembly": {"", "settings", "pool", "recognizer", "memory.cache", "vision.classifier"},
+    "recognizer": {
+        *("", "pool", "memory.cache", "memory.audit", "memory.uploads"),
+        *("vision.classifier", "vision.engines"),
+    },
+    "assembly": {
+        *("", "settings", "pool", "recognizer", "vision.classifier"),
+        *("memory.cache", "memory.audit", "memory.audit_table", "memory.uploads"),
+    },
     "web": set(),
     "web.problems": {""},
     "web.middleware": {"pool", "recognizer", "web", "web.problems"},
     "web.images": {"recognizer", "vision.imaging"},
     "web.openapi": {"web.images"},
+    "web.addresses": set(),
+    "web.limiter": {"web.addresses"},
+    "web.access": {"web", "web.problems", "web.addresses", "web.limiter"},
+    "web.admin": {"", "recognizer", "vision.imaging", "web", "web.access", "web.problems"},
     "web.routes": {"", "pool", "recognizer", "web", "web.images", "web.openapi", "web.problems", "web.middleware"},
     "web.app": {
         *("", "settings", "assembly", "recognizer", "web", "web.images", "web.problems"),
-        *("web.middleware", "web.routes"),
+        *("web.middleware", "web.routes", "web.access", "web.addresses", "web.admin", "web.limiter"),
     },
     "web.protocol": {"web", "web.problems"},
     "web.server": {"web.protocol"},
@@ -79,7 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench.report": {"bench.host", "bench.decoding", "bench.figures", "bench.machine", "bench.server"},
     "bench.plot": {"bench.machine", "bench.server", "bench.report"},
     "cli": {
-        *("", "settings", "pool", "web.app", "web.server"),
+        *("", "settings", "pool", "memory", "memory.audit_table", "memory.audit_export", "web.app", "web.server"),
         *("vision", "vision.export", "vision.weights", "vision.classifier", "vision.quantize", "vision.fetch"),
         *("bench", "bench.figures", "bench.machine", "bench.server", "bench.report", "bench.plot"),
     },
@@ -87,6 +102,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 INSIDE_FUNCTIONS = {
+    "web.limiter": {"limits", "redis.asyncio", "redis.asyncio.retry", "redis.backoff"},
+    "assembly": {"eyespot.memory.audit_table"},
     "memory.cache": {"redis", "redis.asyncio.retry", "redis.backoff", "redis.exceptions"},
     "vision.export": {
         "torch",
@@ -99,7 +116,7 @@ INSIDE_FUNCTIONS = {
     "vision.engines.onnx": {"torch"},
     "bench.plot": {"matplotlib.figure"},
     "cli": {f"eyespot.bench.{name}" for name in ("figures", "machine", "plot", "report", "server")}
-    | {"eyespot.vision.fetch"},
+    | {"eyespot.vision.fetch", "eyespot.memory.audit_table"},
 }
 CHOICES = {
     "torch",
@@ -161,7 +178,7 @@ def test_imports_run_downwards(module: str) -> None:
 def test_only_a_choice_is_imported_inside_a_function(module: str) -> None:
     top, inside = imports(MODULES[module])
     assert inside == INSIDE_FUNCTIONS.get(module, set())
-    if not module.startswith("vision.engines."):
+    if not module.startswith(("vision.engines.", "memory.audit_table")):
         assert not {name.split(".")[0] for name in top} & CHOICES
 
 
@@ -180,8 +197,8 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
             ["torch", "openvino", "fastapi", "uvicorn", "eyespot.web", "eyespot.pool"],
         ),
         ("import eyespot.vision.imaging", ["torch", "openvino", "httpx"]),
-        ("import eyespot.web.app", ["torch", "torchvision", "openvino"]),
-        ("import eyespot.cli", ["torch", "torchvision", "openvino", "httpx", "eyespot.bench"]),
+        ("import eyespot.web.app", ["torch", "torchvision", "openvino", "redis", "sqlalchemy", "limits"]),
+        ("import eyespot.cli", ["torch", "torchvision", "openvino", "httpx", "sqlalchemy", "eyespot.bench"]),
         ("import eyespot.vision.engines.torchscript", ["torchvision", "openvino"]),
         ("import eyespot.bench.plot", ["torch", "torchvision", "openvino", "matplotlib"]),
     ],

@@ -193,7 +193,7 @@ def test_every_worker_is_warm_at_start() -> None:
     import asyncio
 
     from eyespot.pool import WorkerPool
-    from eyespot.recognizer import Recognizer
+    from eyespot.recognizer import Memory, Recognizer
     from eyespot.telemetry import Metrics
     from tests.serving import FakeEngine, fake_classifier
 
@@ -206,7 +206,7 @@ def test_every_worker_is_warm_at_start() -> None:
 
     metrics = Metrics()
     pool = WorkerPool(4, 0, 30, metrics)
-    asyncio.run(Recognizer(fake_classifier(Named()), pool, metrics).warm_up())
+    asyncio.run(Recognizer(fake_classifier(Named()), pool, metrics, Memory()).warm_up())
     pool.close()
     assert len(Named.threads) == 4
 
@@ -336,9 +336,9 @@ def test_a_start_that_fails_half_way_closes_what_was_opened(data_dir: Path, monk
 
 
 def test_settings_without_effect_are_warned_of(packaged: dict[str, str]) -> None:
-    with serve_process(**packaged, EYESPOT_CACHE_URL="off") as served:
+    with serve_process(**packaged, EYESPOT_BATCH_MAX="8") as served:
         (warning,) = [event for event in served.events if event["event"] == "setting_without_effect"]
-        assert warning["name"] == "EYESPOT_CACHE_URL"
+        assert warning["name"] == "EYESPOT_BATCH_MAX"
         assert warning["level"] == "warning"
 
 
@@ -391,7 +391,8 @@ def test_every_log_line_is_json(served: Served) -> None:
     answered = next(event for event in served.events if event["event"] == "request_answered")
     assert answered["route"] == "/predict"
     assert answered["status"] == 200
-    assert set(answered["steps"]) == {"read", "wait", "see"}
+    assert list(answered["steps"]) == ["admit", "read", "look_up", "wait", "see", "remember", "answer"]
+    assert (answered["cache"], answered["model"]) == ("miss", "efficientnet-lite0")
     assert not [event for event in served.events if event["event"] == "text"]
     assert not [event for event in served.events if event.get("route") in ("/livez", "/readyz", "/metrics")]
     assert json.dumps(served.events)

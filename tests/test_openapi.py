@@ -32,6 +32,9 @@ def test_it_names_the_routes(document: dict[str, Any]) -> None:
         ("/livez", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),
+        ("/audit", "get"),
+        ("/uploads/{sha256}", "get"),
+        ("/uploads/{sha256}", "delete"),
     }
 
 

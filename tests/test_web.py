@@ -184,7 +184,8 @@ def test_health(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"alive": True}
     assert client.get("/readyz").json() == {"ready": True}
     verbose = client.get("/readyz?verbose").json()
-    assert [check["name"] for check in verbose["checks"]] == ["model", "golden image", "draining", "pool", "cache"]
+    checks = [check["name"] for check in verbose["checks"]]
+    assert checks == ["model", "golden image", "draining", "pool", "cache", "audit", "uploads"]
     assert all(check["ok"] for check in verbose["checks"])
     for path in ("/livez", "/readyz"):
         assert client.get(path).headers["cache-control"] == "no-store"

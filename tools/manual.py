@@ -43,19 +43,26 @@ def routes() -> str:
 
 
 def codes(response: dict[str, Any]) -> str:
-    return " ".join(f"`{code}`" for code in response["content"].get("application/problem+json", {}).get("examples", {}))
+    return " ".join(
+        f"`{code}`" for code in response.get("content", {}).get("application/problem+json", {}).get("examples", {})
+    )
 
 
 def span(schema: dict[str, Any]) -> str:
     """What a value may be, and what it is when it is not given."""
+    schema = {**schema, **next((one for one in schema.get("anyOf", []) if one["type"] != "null"), {})}
     if "enum" in schema:
         said = ", ".join(f"`{value}`" for value in schema["enum"])
-    elif schema["type"] == "integer" and "minimum" in schema:
-        said = f"from {schema['minimum']} to the number of classes"
+    elif "minimum" in schema and "maximum" in schema:
+        said = f"from {schema['minimum']}" + (f" to {schema['maximum']}" if schema["maximum"] < 2**63 - 1 else "")
     elif "minimum" in schema:
-        said = f"from {schema['minimum']} to {schema['maximum']}"
+        said = f"from {schema['minimum']} to the number of classes"
+    elif schema.get("pattern") == "^[0-9a-f]{64}$":
+        said = "64 hexadecimal digits"
+    elif schema.get("format") == "date-time":
+        said = "a time"
     else:
-        said = "none needed"
+        said = "a text" if "pattern" in schema else "none needed"
     return f"{said}; default `{schema['default']}`" if "default" in schema else said
 
 

@@ -1,18 +1,21 @@
 """Builds a recognizer from the settings, and takes it apart."""
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from eyespot import pool
 from eyespot.errors import DataDirUnwritable
+from eyespot.memory.audit import AuditLog, address_as
 from eyespot.memory.cache import open_cache
+from eyespot.memory.uploads import SWEEP_SECONDS, Uploads
 from eyespot.pool import WorkerPool
-from eyespot.recognizer import Recognizer
+from eyespot.recognizer import Memory, Recognizer
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics, event
 from eyespot.vision.classifier import Classifier
@@ -49,17 +52,70 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
         formats=settings.formats,
     )
     metrics = Metrics()
-    workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
-    cache = open_cache(settings.cache_url, metrics)
-    try:
-        recognizer = Recognizer(classifier, workers, metrics, cache)
-        await recognizer.warm_up()
-        event("model_ready", **asdict(classifier.info))
-        yield recognizer
-    finally:
-        await asyncio.to_thread(workers.close)
+    async with open_memory(settings, metrics) as memory:
+        workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
+        try:
+            recognizer = Recognizer(classifier, workers, metrics, memory)
+            await recognizer.warm_up()
+            event("model_ready", **asdict(classifier.info))
+            yield recognizer
+        finally:
+            await asyncio.to_thread(workers.close)
+
+
+@asynccontextmanager
+async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Memory]:
+    """The cache, the audit log and the kept images, as far as they are on.
+
+    Raises:
+        StartError: one cannot be had; whatever was opened by then is closed.
+    """
+    async with AsyncExitStack() as opened:
+        cache = open_cache(settings.cache_url, metrics)
         if cache:
-            await cache.close()
+            opened.push_async_callback(cache.close)
+        audit = await asyncio.to_thread(open_audit, settings, metrics)
+        if audit:
+            opened.push_async_callback(audit.close)
+        uploads = await asyncio.to_thread(open_uploads, settings)
+        if uploads:
+            opened.callback(asyncio.create_task(_keep_sweeping(uploads)).cancel)
+        yield Memory(cache, audit, uploads)
+
+
+def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
+    """The audit log, ready to be written, or None when it is off.
+
+    Raises:
+        AuditUnusable: it cannot be had.
+    """
+    if settings.audit_url == "off":
+        return None
+    from eyespot.memory.audit_table import AuditTable
+
+    return AuditLog(
+        AuditTable(settings.audit_url, settings.data_dir),
+        metrics,
+        days=settings.audit_days,
+        required=settings.audit_required,
+        address=address_as(settings.audit_address, settings.data_dir),
+    )
+
+
+def open_uploads(settings: Settings) -> Uploads | None:
+    """The folder of images, swept, or None when they are not kept."""
+    if settings.uploads == "off":
+        return None
+    return Uploads(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
+
+
+async def _keep_sweeping(uploads: Uploads) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await asyncio.to_thread(uploads.sweep)
+        except OSError as error:
+            event("uploads_not_swept", logging.ERROR, reason=str(error))
 
 
 def check_writable(folder: Path) -> None:

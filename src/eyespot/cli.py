@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,7 +23,8 @@ from rich.progress import (
 from rich.table import Table
 
 from eyespot import __version__, pool, settings, telemetry
-from eyespot.errors import EngineUnavailable, EyespotError, StartError
+from eyespot.errors import AuditUnusable, EngineUnavailable, EyespotError, StartError
+from eyespot.memory import audit_export
 from eyespot.settings import Settings
 from eyespot.vision import export, weights
 from eyespot.vision import quantize as int8
@@ -30,6 +32,9 @@ from eyespot.vision.classifier import Classifier, labels_of
 from eyespot.vision.weights import Entry
 from eyespot.web.app import create_app
 from eyespot.web.server import Server, bind
+
+if TYPE_CHECKING:
+    from eyespot.memory.audit_table import AuditTable
 
 app = typer.Typer(
     help="What is in this image? Offline, on a CPU.",
@@ -40,6 +45,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The weight files: which there are, whether they are right, and where to get them.")
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
+audit_app = typer.Typer(help="The audit log that EYESPOT_AUDIT_URL names: who asked for what and what was answered.")
+app.add_typer(audit_app, name="audit", no_args_is_help=True)
 
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False)
@@ -297,6 +304,64 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err) as bar:
         task = bar.add_task("")
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+_SINCE = typer.Option(help="From this time on, UTC: 2026-11-24 or 2026-11-24T09:00:00.", show_default=False)
+_UNTIL = typer.Option(help="Before this time.", show_default=False)
+
+
+@audit_app.command("export")
+def export_audit(
+    as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="A table, or a JSON object a line.")] = False,
+    since: Annotated[datetime | None, _SINCE] = None,
+    until: Annotated[datetime | None, _UNTIL] = None,
+) -> None:
+    """Print the audit log, oldest row first. A server may write to it meanwhile.
+
+    Examples: `eyespot audit export --csv > audit.csv`, `eyespot audit export --since 2026-11-01 | jq .top5[0].label`
+    """
+    with _audit_table() as table:
+        rows = table.all_rows(*(time and time.replace(tzinfo=UTC) for time in (since, until)))
+        try:
+            audit_export.write(rows, sys.stdout, as_csv=as_csv)
+        except BrokenPipeError:  # whoever reads has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@audit_app.command("prune")
+def prune_audit(days: Annotated[int, typer.Option(min=1, help="Delete what is older than so many days.")]) -> None:
+    """Delete old rows of the audit log, now. A server does so every hour with EYESPOT_AUDIT_DAYS.
+
+    Example: `eyespot audit prune --days 90`
+    """
+    pruned = 0
+    with _audit_table() as table, _bar() as progress:
+        while some := table.prune(datetime.now(UTC) - timedelta(days=days)):
+            pruned += some
+            progress(f"{pruned:,} rows deleted", 0, 1)
+    out.print(f"{pruned:,} rows deleted", markup=False)
+
+
+@contextmanager
+def _audit_table() -> Iterator["AuditTable"]:
+    """The table that the settings name.
+
+    Raises:
+        AuditUnusable: there is none, or it cannot be had.
+    """
+    config = _settings()
+    if config.audit_url == "off":
+        raise AuditUnusable("there is no audit log: EYESPOT_AUDIT_URL is off")
+    from eyespot.memory.audit_table import AuditTable  # 0.2 s that other commands need not spend
+
+    table = AuditTable(config.audit_url, config.data_dir)
+    try:
+        table.prepare()
+        yield table
+    except table.failures as error:
+        raise table.unusable(error) from error
+    finally:
+        table.close()
 
 
 def _settings() -> Settings:

@@ -14,6 +14,7 @@ EyespotError
 │   ├── GoldenImageFailed
 │   ├── ServerUnavailable
 │   ├── DataDirUnwritable
+│   ├── AuditUnusable
 │   └── PortTaken
 └── Refusal                       a request is refused; a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
@@ -92,6 +93,10 @@ class ServerUnavailable(StartError):
 
 class DataDirUnwritable(StartError):
     """The data directory cannot be written."""
+
+
+class AuditUnusable(StartError):
+    """The audit log cannot be used."""
 
 
 class PortTaken(StartError):

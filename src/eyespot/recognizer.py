@@ -7,15 +7,18 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
 from eyespot import __version__
-from eyespot.errors import GoldenImageFailed, Refusal
+from eyespot.errors import AuditUnavailable, Draining, GoldenImageFailed, Internal, Overloaded, Refusal
+from eyespot.memory.audit import AuditLog
 from eyespot.memory.cache import Cache
-from eyespot.pool import Call, WorkerPool
+from eyespot.memory.uploads import Uploads
+from eyespot.pool import Call, CallerLeft, WorkerPool
 from eyespot.telemetry import Metrics, child
-from eyespot.types import Check
+from eyespot.types import AuditRow, Check
 from eyespot.vision.classifier import Classifier, Seen
 from eyespot.vision.engines import TEMPERATURE
 
@@ -30,21 +33,33 @@ class Image:
 
 @dataclass(slots=True)
 class Journey:
-    """What becomes of one request: when it came, the seconds that each step took, where the answer came from."""
+    """What becomes of one request: who sent it and when, the seconds of each step, where the answer came from."""
 
+    request_id: str
+    address: str | None = None
+    key: str | None = None  # the name of the API key
     started: float = field(default_factory=time.monotonic)
     steps: dict[str, float] = field(default_factory=dict)
     cache: Literal["hit", "miss", "joined"] | None = None  # None until an image is asked about
 
 
-class Recognizer:
-    """The single model, the pool that it is used through, and what is remembered of its answers."""
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What remembers; what is off is None."""
 
-    def __init__(self, classifier: Classifier, pool: WorkerPool, metrics: Metrics, cache: Cache | None = None) -> None:
+    cache: Cache | None = None
+    audit: AuditLog | None = None
+    uploads: Uploads | None = None
+
+
+class Recognizer:
+    """The single model, the pool that it is used through, and what is remembered."""
+
+    def __init__(self, classifier: Classifier, pool: WorkerPool, metrics: Metrics, memory: Memory) -> None:
         self.classifier = classifier
         self.pool = pool
         self.metrics = metrics
-        self.cache = cache
+        self.cache, self.audit, self.uploads = memory.cache, memory.audit, memory.uploads
         self._in_flight: dict[str, Call[Seen]] = {}
         self._key_prefix = f"eyespot:{_fingerprint(classifier)}:"
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
@@ -62,13 +77,57 @@ class Recognizer:
         """
         try:
             seen = await self._look_up(image, journey) or await self._see(image, journey, leaving)
-        except Refusal as refusal:
+            if self.uploads:
+                await asyncio.to_thread(self.uploads.keep, image.sha256, image.data)
+        except CallerLeft:
+            raise
+        except Exception as error:
+            refusal = error if isinstance(error, Refusal) else Internal()
             if refusal.status in (415, 422):
                 self.metrics.image_errors.labels(refusal.code).inc()
-            child(self.metrics.cache, journey.cache).inc()
+            await self._remember(image, journey, None, refusal)
             raise
-        child(self.metrics.cache, journey.cache).inc()
+        await self._remember(image, journey, seen)
         return seen
+
+    async def _remember(
+        self, image: Image, journey: Journey, seen: Seen | None, refusal: Refusal | None = None
+    ) -> None:
+        child(self.metrics.cache, journey.cache).inc()
+        if self.audit:
+            begun = time.monotonic()
+            await self.audit.write(self._row(self.audit, image, journey, seen, refusal))
+            journey.steps["remember"] = time.monotonic() - begun
+
+    def _row(
+        self, audit: AuditLog, image: Image, journey: Journey, seen: Seen | None, refusal: Refusal | None
+    ) -> AuditRow:
+        info = self.classifier.info
+        return AuditRow(
+            time=datetime.now(UTC),
+            request_id=journey.request_id,
+            address=audit.address(journey.address),
+            key=journey.key,
+            sha256=image.sha256,
+            bytes=len(image.data),
+            format=seen.format if seen else None,
+            width=seen.width if seen else None,
+            height=seen.height if seen else None,
+            model_digest=info.digest,
+            engine=info.engine,
+            precision=info.precision,
+            top5=self.classifier.top(seen, 5) if seen else [],
+            status=refusal.status if refusal else 200,
+            code=refusal.code if refusal else None,
+            cache=journey.cache or "miss",
+            steps={step: round(seconds * 1000, 1) for step, seconds in journey.steps.items()},
+        )
+
+    async def forget(self, sha256: str) -> bool:
+        """Delete a kept image, and what is remembered of it but for the audit log; whether it was kept."""
+        if self.cache:
+            await self.cache.drop(self._key_prefix + sha256)
+        return bool(self.uploads and await asyncio.to_thread(self.uploads.remove, sha256))
 
     async def _look_up(self, image: Image, journey: Journey) -> Seen | None:
         if not self.cache:
@@ -134,17 +193,28 @@ class Recognizer:
         finally:
             together.abort()
 
+    def unready(self) -> Refusal | None:
+        """What whoever asks for a recognition now would hear, whatever the image; None when it would be seen."""
+        if self.pool.draining:
+            return Draining(retry_after=self.pool.retry_after())
+        if self.pool.is_stuck():
+            return Overloaded("Every place is taken, and nothing finishes.", retry_after=self.pool.retry_after())
+        if self.audit and self.audit.required and not self.audit.state()[0]:
+            return AuditUnavailable(retry_after=1)
+        return None
+
     def checks(self) -> list[Check]:
         """What readiness depends on, and the cache. It reads numbers only, so that busy workers do not matter."""
         card, pool = self.classifier.card, self.pool
-        remembers, remembered = self.cache.state() if self.cache else (True, "off")
         stand_in = ", a stand-in: the weights of the network that belongs here are missing" if card.stand_in else ""
         return [
             Check("model", True, f"{card.name}, {card.engine} {card.precision}{stand_in}"),
             Check("golden image", True, "recognised at start"),
             Check("draining", not pool.draining, "stopping" if pool.draining else "no"),
             Check("pool", not pool.is_stuck(), f"{pool.waiting} waiting, {pool.places} places, {pool.workers} workers"),
-            Check("cache", remembers, remembered),
+            Check("cache", *(self.cache.state() if self.cache else (True, "off"))),
+            Check("audit", *(self.audit.state() if self.audit else (True, "off"))),
+            Check("uploads", *(self.uploads.state() if self.uploads else (True, "off"))),
         ]
 
 

@@ -62,22 +62,28 @@ class Settings(BaseSettings):
         "sqlite",
         pattern=r"^(sqlite(:///.+)?|postgresql(\+\w+)?://.+|off)$",
         description="Where recognitions are recorded: `sqlite` (in the data folder), `postgresql://…` or `off`.",
-        json_schema_extra=_LATER,
     )
-    audit_days: int = Field(30, ge=1, le=36_500, description="Days that a record is kept.", json_schema_extra=_LATER)
-    audit_required: bool = Field(False, description="Refuse what cannot be recorded.", json_schema_extra=_LATER)
-    uploads: Literal["off", "on"] = Field("off", description="Keep the images.", json_schema_extra=_LATER)
-    uploads_days: int = Field(30, ge=1, le=36_500, description="Days that an image is kept.", json_schema_extra=_LATER)
-    uploads_max_bytes: int = Field(
-        1024 * _MIB, ge=0, description="Bytes of kept images together; the oldest go first.", json_schema_extra=_LATER
+    audit_days: int = Field(30, ge=1, le=36_500, description="Days that a record is kept.")
+    audit_required: bool = Field(False, description="Refuse what cannot be recorded.")
+    audit_address: Literal["full", "truncated", "hashed", "none"] = Field(
+        "full", description="What is recorded of a client's address; truncated is to /24 or /48."
     )
+    uploads: Literal["off", "on"] = Field("off", description="Keep the images that are recognised, in the data folder.")
+    uploads_days: int = Field(30, ge=1, le=36_500, description="Days that an image is kept after it was last sent.")
+    uploads_max_bytes: int = Field(1024 * _MIB, ge=0, description="Bytes of kept images; the oldest go first.")
 
-    api_keys: SecretStr | None = Field(None, description="`name:secret[:admin],…`.", json_schema_extra=_LATER)
-    rate_limit: str | None = Field(None, description="Such as `100/minute`, per client.", json_schema_extra=_LATER)
-    trusted_proxies: str | None = Field(
-        None, description="Networks whose X-Forwarded-For is believed.", json_schema_extra=_LATER
+    api_keys: SecretStr | None = Field(
+        None, description="`name:secret[:admin],…`, or `@/file` with one a line. Without keys everybody may ask."
     )
-    cors_origins: str | None = Field(None, description="Origins that may call from a page.", json_schema_extra=_LATER)
+    rate_limit: str | None = Field(
+        None, description="Requests of one key or address, such as `100/minute` or `10/second;1000/hour`."
+    )
+    trusted_proxies: str | None = Field(
+        None, description="Addresses and networks, separated by commas, whose X-Forwarded-For is believed."
+    )
+    cors_origins: str | None = Field(
+        None, description="Origins, separated by commas, whose pages may call the API; `*` is every one."
+    )
 
     log_format: Literal["auto", "lines", "json"] = Field(
         "auto", description="`lines` for people, `json` for programs; `auto` is lines on a terminal."

@@ -118,6 +118,7 @@ class Metrics:
             registry=registry,
         )
         self.cache_errors = Counter("eyespot_cache_errors", "What the cache could not do.", registry=registry)
+        self.audit_rows = Counter("eyespot_audit_rows", "Rows of the audit log.", ["result"], registry=registry)
         self.model_info = Gauge(
             "eyespot_model_info",
             "The network that answers; always 1.",

@@ -1,6 +1,7 @@
 """The nouns: each dataclass is the domain object, its JSON, its OpenAPI schema and what the client returns."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -70,6 +71,38 @@ class Recognition:
     model: ModelInfo
     cached: Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
     request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One recognition that was answered, or refused after its image had been read."""
+
+    time: Annotated[datetime, Field(description="UTC, when it was decided.")]
+    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    address: Annotated[str | None, Field(description="Of the client, as EYESPOT_AUDIT_ADDRESS has it.")]
+    key: Annotated[str | None, Field(description="Name of the API key.")]
+    sha256: Annotated[str, Field(description="Of the encoded bytes.")]
+    bytes: Annotated[int, Field(description="Size of the encoded image.")]
+    format: Annotated[str | None, Field(description="JPEG, PNG or WEBP; null when it was refused.")]
+    width: Annotated[int | None, Field(description="Pixels of the upright image.")]
+    height: Annotated[int | None, Field(description="Pixels of the upright image.")]
+    model_digest: Annotated[str, Field(description="sha256 of the weight file.")]
+    engine: str
+    precision: str
+    top5: Annotated[list[Prediction], Field(description="The five likeliest classes, whatever was asked for.")]
+    status: Annotated[int, Field(description="The HTTP status.")]
+    code: Annotated[str | None, Field(description="The code of the problem; null when there was none.")]
+    cache: Annotated[str, Field(description="Where the answer came from: hit, miss or joined.")]
+    steps: Annotated[dict[str, float], Field(description="Milliseconds of each step until then.")]
+    id: Annotated[int, Field(description="Grows with every row.")] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """Some rows of the audit log: the reply of `/audit`."""
+
+    rows: Annotated[list[AuditRow], Field(description="Newest first.")]
+    cursor: Annotated[int | None, Field(description="To be sent for the next page; null when there is none.")]
 
 
 @dataclass(frozen=True, slots=True)

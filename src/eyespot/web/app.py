@@ -8,12 +8,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
 
 from eyespot import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web import STATIC, images, problems
+from eyespot.web import STATIC, admin, images, problems
+from eyespot.web.access import Admission, Keys, cors_origins
+from eyespot.web.addresses import trusted_networks
+from eyespot.web.limiter import Limiter
 from eyespot.web.middleware import BoundedBody, RequestContext, ShortWay
 from eyespot.web.routes import router
 
@@ -21,7 +25,15 @@ OpenRecognizer = Callable[[Settings], AbstractAsyncContextManager[Recognizer]]
 
 
 def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recognizer) -> FastAPI:
-    """The app for these settings. Its lifespan opens the recognizer, and puts it in `app.state.recognizer`."""
+    """The app for these settings. Its lifespan opens the recognizer, and puts it in `app.state.recognizer`.
+
+    Raises:
+        InvalidSetting: a key, a rate, a network or an origin is none.
+    """
+    keys = Keys.read(settings.api_keys.get_secret_value() if settings.api_keys else None)
+    trusted = trusted_networks(settings.trusted_proxies)
+    origins = cors_origins(settings.cors_origins)
+    limiter = Limiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -32,6 +44,9 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         except BaseException as error:
             app.state.start_error = error  # ASGI hands on no more than its text
             raise
+        finally:
+            if limiter:
+                await limiter.close()
 
     app = FastAPI(
         title="eyespot",
@@ -44,24 +59,39 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         telemetry={"tracing": False, "metrics": False, "logs": False},  # OpenTelemetry's, which may send to other hosts
     )
     app.include_router(router)
+    app.include_router(admin.router)
     app.mount("/static/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.mount("/static", StaticFiles(directory=STATIC))
     problems.install(app)
     busy = [route for route in router.routes if isinstance(route, APIRoute) and route.path == "/predict"]
     app.add_middleware(ShortWay, routes=busy)
+    app.add_middleware(Admission, keys=keys, trusted=trusted, limiter=limiter)
     app.add_middleware(BoundedBody, limit=partial(images.body_limit, settings.max_bytes), max_bytes=settings.max_bytes)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
+        )
     app.add_middleware(RequestContext)  # the last one added is the outermost
-    _describe_problems(app)
+    _describe(app)
     return app
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Add the schema of problems, which no route returns by itself, to the OpenAPI document."""
+def _describe(app: FastAPI) -> None:
+    """Add to the OpenAPI document what no route returns or takes by itself: problems and keys."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         document["components"]["schemas"].update(problems.schemas())
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        document["security"] = [{}, {"bearer": []}, {"header": []}]  # none, where no keys are configured
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

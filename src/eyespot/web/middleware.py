@@ -47,7 +47,7 @@ class RequestContext:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(header(scope, b"x-request-id"))
         state["facts"] = {}
-        state["journey"] = journey = Journey()
+        state["journey"] = journey = Journey(request_id, scope["client"][0] if scope.get("client") else None)
         recognizer = scope["app"].state.recognizer
         status = 0
 
@@ -87,13 +87,12 @@ class RequestContext:
         for step, took in journey.steps.items():
             child(metrics.step_seconds, step).observe(took)
         if route not in _UNLOGGED:
-            client = scope["client"][0] if scope.get("client") else None
             facts = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
             if journey.steps:
                 facts["steps"] = {step: round(took * 1000, 1) for step, took in journey.steps.items()}
             if journey.cache:
                 facts["cache"] = journey.cache
-            event("request_answered", **facts, client=client, request_id=state["request_id"], **state["facts"])
+            event("request_answered", **facts, client=journey.address, request_id=state["request_id"], **state["facts"])
 
 
 def _server_timing(journey: Journey) -> bytes:

@@ -43,6 +43,8 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
     responses={
         200: {"content": {"application/json": {"example": openapi.RECOGNITION}}},
         **problems.documented(
+            errors.Unauthorized,
+            errors.RateLimited,
             errors.NoImage,
             errors.SeveralImages,
             errors.BadJson,
@@ -60,6 +62,8 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
             errors.InvalidParameter,
             errors.Overloaded,
             errors.Draining,
+            errors.AuditUnavailable,
+            errors.StorageFull,
             errors.TooLate,
         ),
     },
@@ -102,7 +106,7 @@ router.add_api_route("/predict", predict, methods=["PUT"], include_in_schema=Fal
     response_model=list[Label],
     summary="The classes",
     tags=["recognition"],
-    responses=problems.documented(errors.InvalidParameter),
+    responses=problems.documented(errors.Unauthorized, errors.RateLimited, errors.InvalidParameter),
 )
 async def labels(
     request: Request,
@@ -115,7 +119,11 @@ async def labels(
 
 
 @router.get(
-    "/model", response_model=ModelCard, summary="The network", tags=["recognition"], responses=problems.documented()
+    "/model",
+    response_model=ModelCard,
+    summary="The network",
+    tags=["recognition"],
+    responses=problems.documented(errors.Unauthorized, errors.RateLimited),
 )
 async def model(request: Request) -> Response:
     """Which network answers, how good it is, and what it accepts."""
@@ -135,7 +143,7 @@ async def livez() -> Response:
     response_model_exclude_none=True,
     summary="Ready for traffic?",
     tags=["operation"],
-    responses=problems.documented(errors.Overloaded, errors.Draining),
+    responses=problems.documented(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
     openapi_extra={
         "parameters": [
             {
@@ -150,19 +158,14 @@ async def livez() -> Response:
 )
 @router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Response:
-    """200 when this server should be sent requests; 503 while it is stopping, or its workers are stuck."""
+    """200 when this server should be sent requests; 503 while it stops, is stuck, or lacks an audit log it needs."""
     recognizer: Recognizer = request.app.state.recognizer
     checks = recognizer.checks()
     shown = checks if "verbose" in request.query_params else None
-    if recognizer.pool.draining:
-        answer = problems.response(request, errors.Draining(retry_after=recognizer.pool.retry_after()), shown)
-    elif recognizer.pool.is_stuck():
-        stuck = errors.Overloaded(
-            "Every place is taken, and nothing finishes.", retry_after=recognizer.pool.retry_after()
-        )
-        answer = problems.response(request, stuck, shown)
-    else:
+    unready = recognizer.unready()
+    if not unready:
         return _json(_READINESS.dump_json(Readiness(True, shown), exclude_none=True), _NO_STORE)
+    answer = problems.response(request, unready, shown)
     answer.headers.update(_NO_STORE)
     return answer
 

@@ -1,0 +1,237 @@
+"""Who asked for what and what was answered: rows that one thread writes, as many at once as have come."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import logging
+import math
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eyespot.errors import AuditUnavailable
+from eyespot.memory.clock import SteadyClock
+from eyespot.telemetry import Metrics, child, event
+from eyespot.types import AuditRow
+
+if TYPE_CHECKING:
+    from eyespot.memory.audit_table import AuditTable
+
+_ROWS_AT_ONCE = 1000  # in one transaction
+_MAX_WAITING = 10_000  # rows; more are lost at once
+_PATIENCE_SECONDS = 3  # that a reply waits for its row; longer than the table's own limits
+_PAUSE_SECONDS = 1  # for which a database that failed is left alone
+_PRUNE_SECONDS = 3600
+
+_Waiting = tuple[AuditRow, "asyncio.Future[str | None]"]  # a row, and why it could not be written
+
+
+class AuditLog:
+    """Writes rows, and deletes those that are older than `days`.
+
+    A database that is gone is looked for every second. Until it is back rows are lost, counted and shown; when the log
+    is `required`, they are refused.
+    """
+
+    def __init__(
+        self,
+        table: "AuditTable",
+        metrics: Metrics,
+        *,
+        days: int,
+        required: bool = False,
+        address: Callable[[str | None], str | None] = lambda address: address,
+    ) -> None:
+        """`address` makes what is written out of a client's address.
+
+        Raises:
+            AuditUnusable: a newer version of this program made the table, or there is none and it is required.
+        """
+        self.table = table
+        self.required = required
+        self.address = address
+        self._metrics = metrics
+        self._days = days
+        self._now = SteadyClock()
+        self._gathered: list[_Waiting] = []  # for the next batch
+        self._writing = False  # whether the thread has one
+        self._batches: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._lost: str | None = None  # why
+        self._rows_lost = 0
+        self._alone_until = -math.inf  # as time.monotonic() has it
+        self._began = math.inf  # when the thread turned to the database, while it waits for it
+        self._prune_at = 0.0
+        try:
+            table.prepare()
+        except table.failures as error:
+            if required:
+                raise table.unusable(error) from error
+            self._lose(error)
+        self._thread = threading.Thread(target=self._work, name="eyespot-audit", daemon=True)
+        self._thread.start()
+
+    async def write(self, row: AuditRow) -> None:
+        """Return once the row is written, or, unless it is required, lost.
+
+        Raises:
+            AuditUnavailable: it is required and could not be written.
+        """
+        reason = self._cannot() or await self._written(row)
+        if reason is None:
+            return
+        self._rows_lost += 1
+        child(self._metrics.audit_rows, "lost").inc()
+        if self.required:
+            raise AuditUnavailable(retry_after=1)
+
+    def _cannot(self) -> str | None:
+        """Why it is no use to wait for a row now."""
+        now = time.monotonic()
+        if self._lost and now < self._alone_until:
+            return self._lost
+        if now - self._began > _PATIENCE_SECONDS or len(self._gathered) >= _MAX_WAITING:
+            return "the database does not answer"
+        return None
+
+    async def _written(self, row: AuditRow) -> str | None:
+        loop = asyncio.get_running_loop()
+        written = loop.create_future()
+        self._gathered.append((row, written))
+        if not self._writing:
+            self._writing = True
+            loop.call_soon(self._hand_over)  # so that those of the same turn of the loop go together
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                reason: str | None = await written
+        except TimeoutError:
+            return "the database does not answer"
+        return reason
+
+    def _hand_over(self) -> None:
+        """Give the thread what has been gathered while it wrote."""
+        batch, self._gathered = self._gathered[:_ROWS_AT_ONCE], self._gathered[_ROWS_AT_ONCE:]
+        self._writing = bool(batch)
+        if batch:
+            self._batches.put(batch)
+
+    def _settle(self, batch: list[_Waiting], reason: str | None) -> None:
+        for _, written in batch:
+            if not written.done():
+                written.set_result(reason)
+        asyncio.get_running_loop().call_soon(self._hand_over)
+
+    def state(self) -> tuple[bool, str]:
+        """Whether rows are written, and what there is to say of it."""
+        reason = self._lost
+        if not reason and time.monotonic() - self._began > _PATIENCE_SECONDS:
+            reason = "it does not answer"
+        if reason:
+            return False, f"{self.table.kind}, lost: {reason}; {self._rows_lost} rows could not be written"
+        return True, self.table.kind
+
+    async def close(self) -> None:
+        """End, once everything is written that was to be."""
+        self._batches.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self.table.close()
+
+    def _work(self) -> None:
+        """The thread: nobody else writes."""
+        while True:
+            patience = _PAUSE_SECONDS if self._lost else max(0, self._prune_at - time.monotonic())
+            try:
+                batch = self._batches.get(timeout=patience)
+            except queue.Empty:
+                if self._lost:
+                    self._try(self.table.prepare)
+            else:
+                if batch is None:
+                    return
+                self._write(batch)
+            if not self._lost and time.monotonic() >= self._prune_at:
+                self._try(self._prune)
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        def write() -> None:
+            if self._lost:
+                self.table.prepare()
+            self.table.insert([row for row, _ in batch])
+
+        reason = self._try(write)
+        if reason is None:
+            child(self._metrics.audit_rows, "written").inc(len(batch))
+        batch[0][1].get_loop().call_soon_threadsafe(self._settle, batch, reason)
+
+    def _try(self, action: Callable[[], None]) -> str | None:
+        """Do something with the database; why that failed, when it did."""
+        self._began = time.monotonic()
+        try:
+            action()
+        except self.table.failures as error:
+            return self._lose(error)
+        finally:
+            self._began = math.inf
+        if self._lost:
+            self._lost = None
+            event("audit_found", rows_lost=self._rows_lost)
+        return None
+
+    def _lose(self, error: Exception) -> str:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]  # without SQL and its values
+        self._alone_until = time.monotonic() + _PAUSE_SECONDS
+        if not self._lost:
+            event("audit_lost", logging.ERROR, reason=reason)
+        self._lost = reason
+        return reason
+
+    def _prune(self) -> None:
+        pruned = self.table.prune(self._now() - timedelta(days=self._days))
+        if pruned:
+            event("audit_pruned", rows=pruned, days=self._days)  # and again, since there may be more
+        else:
+            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+
+
+def address_as(how: str, data_dir: Path) -> Callable[[str | None], str | None]:
+    """What is written of an address: `full`, `truncated` (/24, /48), `hashed` or `none`.
+
+    Hashes are HMAC-SHA256, cut to 16 hexadecimal digits, with a secret in `data_dir`: without one, all four billion
+    addresses could be tried.
+    """
+    if how == "full":
+        return lambda address: address
+    if how == "none":
+        return lambda _: None
+    if how == "truncated":
+        return _truncated
+    secret = _secret(data_dir / "audit.secret")
+    return lambda address: address and hmac.new(secret, address.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _truncated(address: str | None) -> str | None:
+    try:
+        known = ipaddress.ip_address(address or "")
+    except ValueError:
+        return None
+    network = ipaddress.ip_network((known, 24 if known.version == 4 else 48), strict=False)
+    return str(network)
+
+
+def _secret(path: Path) -> bytes:
+    """The secret in that file, which is made when it is missing."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    if not path.exists():
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):  # another server was quicker
+            os.link(new, path)
+        new.unlink()
+    return path.read_bytes()

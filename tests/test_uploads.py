@@ -1,0 +1,257 @@
+"""Images are kept once, for as long and as many as was set, and only admins see them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from eyespot.errors import StorageFull
+from eyespot.memory import uploads as uploads_module
+from eyespot.memory.uploads import Uploads
+from tests import makers
+from tests.serving import Served, serve_fake
+from tests.test_audit import ADMIN, KEYS, fill, small_disk
+from tests.test_cache import IMAGE, image, predict
+
+__all__ = ["small_disk"]  # a fixture
+DAY = 86400
+
+
+def name(data: bytes) -> str:
+    return sha256(data).hexdigest()
+
+
+def keep(uploads: Uploads, *images: bytes) -> None:
+    for data in images:
+        uploads.keep(name(data), data)
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*/*")}
+
+
+def sent(folder: Path, data: bytes, days_ago: float) -> None:
+    """Make it look as if the image was last sent then."""
+    path = next(folder.glob(f"*/{name(data)}"))
+    moment = time.time() - days_ago * DAY
+    os.utime(path, (moment, moment))
+
+
+def test_an_image_is_kept_once_under_its_name(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 30, 10_000)
+    keep(uploads, b"one", b"two", b"one")
+    assert kept(tmp_path) == {name(b"one"), name(b"two")}
+    assert uploads.get(name(b"one")) == b"one"
+    assert uploads.get(name(b"three")) is None
+    assert uploads.state() == (True, "2 images, 0.0 of 0.0 MiB")
+
+
+def test_the_ones_sent_least_recently_make_room(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 30, 30)
+    images = [bytes([number]) * 10 for number in range(4)]
+    keep(uploads, *images[:3], images[0], images[3])
+    assert kept(tmp_path) == {name(data) for data in (images[0], images[2], images[3])}
+    keep(uploads, b"x" * 31)  # which can never fit
+    assert len(kept(tmp_path)) == 3
+    keep(uploads, b"y" * 30)
+    assert kept(tmp_path) == {name(b"y" * 30)}
+
+
+def test_a_later_start_goes_on_where_the_earlier_one_ended(tmp_path: Path) -> None:
+    images = [bytes([number]) * 10 for number in range(4)]
+    keep(Uploads(tmp_path, 30, 100), *images)
+    for days, data in zip((3, 1, 4, 2), images, strict=True):
+        sent(tmp_path, data, days)
+    again = Uploads(tmp_path, 30, 30)  # and with less room
+    assert kept(tmp_path) == {name(data) for data in (images[0], images[1], images[3])}
+    keep(again, b"new" * 3)
+    assert name(images[0]) not in kept(tmp_path)
+
+
+def test_what_was_not_sent_for_so_many_days_is_deleted(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 30, 1000)
+    keep(uploads, b"old", b"young", b"sent again")
+    for data in (b"old", b"sent again"):
+        sent(tmp_path, data, 31)
+    sent(tmp_path, b"young", 29)
+    keep(uploads, b"sent again")
+    uploads.sweep()
+    assert kept(tmp_path) == {name(b"young"), name(b"sent again")}
+    assert uploads.state()[1].startswith("2 images")
+
+
+def test_a_clock_that_is_set_forward_deletes_nothing(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 30, 1000)
+    keep(uploads, b"young")
+    uploads._now._offset -= 0  # the clock as it was; what is judged by it is not older when the wall clock jumps
+    real = time.time
+    try:
+        time.time = lambda: real() + 400 * DAY  # type: ignore[assignment]
+        uploads.sweep()
+    finally:
+        time.time = real
+    assert kept(tmp_path) == {name(b"young")}
+
+
+def test_what_a_killed_server_left_unfinished_is_deleted_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    keep(Uploads(tmp_path, 30, 1000), b"whole")
+    folder = next(tmp_path.glob("*/"))
+    for file, days in (("a.0123.part", 1), ("b.4567.part", 0)):
+        (folder / file).write_bytes(b"half")
+        os.utime(folder / file, (time.time() - days * DAY,) * 2)
+    Uploads(tmp_path, 30, 1000)
+    assert kept(tmp_path) == {name(b"whole"), "b.4567.part"}
+
+
+def test_a_kill_leaves_whole_files_only(tmp_path: Path) -> None:
+    script = (
+        "import hashlib, pathlib, sys; from eyespot.memory.uploads import Uploads\n"
+        "uploads = Uploads(pathlib.Path(sys.argv[1]), 30, 10**9)\n"
+        "for number in range(10**6):\n"
+        "    data = number.to_bytes(8) * 50_000; uploads.keep(hashlib.sha256(data).hexdigest(), data)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 60
+        while len(kept(tmp_path)) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.wait()
+    whole = [path for path in tmp_path.glob("*/*") if not path.suffix]
+    assert whole
+    assert all(name(path.read_bytes()) == path.name for path in whole)
+
+
+def test_several_threads_may_keep_and_remove_at_once(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 30, 500)
+    images = [bytes([number % 9]) * 100 for number in range(400)]
+
+    def use(data: bytes) -> None:
+        keep(uploads, data)
+        if data[0] == 3:
+            uploads.remove(name(data))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(use, images))
+    assert uploads._bytes == sum(uploads._sizes.values()) <= 500
+    assert kept(tmp_path) == set(uploads._sizes)
+
+
+def test_another_server_may_delete_what_this_one_knows(tmp_path: Path) -> None:
+    one, other = Uploads(tmp_path, 30, 1000), Uploads(tmp_path, 30, 1000)
+    keep(one, b"shared")
+    assert other.get(name(b"shared")) == b"shared"
+    assert other.remove(name(b"shared"))
+    assert one.get(name(b"shared")) is None
+    keep(one, b"shared")
+    assert other.get(name(b"shared")) == b"shared"
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, 30, 1000)
+    (tmp_path / name(b"data")[:2]).write_text("a file where a folder belongs")
+    with pytest.raises(StorageFull, match="could not be kept"):
+        keep(uploads, b"data")
+    assert uploads.state()[1].startswith("0 images")
+
+
+def serving(tmp_path: Path, **settings: Any) -> Any:
+    usual = {"uploads": "on", "data_dir": tmp_path, "api_keys": KEYS, "cache_url": "memory://", "audit_url": "sqlite"}
+    return serve_fake(**{**usual, **settings})
+
+
+def ask(served: Served, method: str, path: str, data: bytes | None = None, **headers: str) -> httpx.Response:
+    with served.client() as client:
+        return client.request(method, path, content=data, headers={**ADMIN, **headers})
+
+
+def test_what_is_recognised_is_kept_and_shown_to_admins(tmp_path: Path) -> None:
+    photograph = makers.jpeg("coffee")
+    with serving(tmp_path) as served:
+        for data in (IMAGE, IMAGE, photograph, b"no image", photograph[:5000]):
+            ask(served, "POST", "/predict", data)
+        assert kept(tmp_path / "uploads") == {name(IMAGE), name(photograph)}
+        for data, kind in ((IMAGE, "image/png"), (photograph, "image/jpeg")):
+            shown = ask(served, "GET", f"/uploads/{name(data)}")
+            assert (shown.status_code, shown.content, shown.headers["content-type"]) == (200, data, kind)
+            assert shown.headers["x-content-type-options"] == "nosniff"
+            assert "sandbox" in shown.headers["content-security-policy"]
+        path = f"/uploads/{name(IMAGE)}"
+        with served.client() as client:
+            for method in ("GET", "DELETE"):
+                assert client.request(method, path).json()["code"] == "unauthorized"
+                assert client.request(method, path, headers={"X-API-Key": "click-clack"}).json()["code"] == "forbidden"
+
+
+def test_what_is_deleted_is_forgotten_but_for_its_rows(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        ask(served, "POST", "/predict", IMAGE)
+        path = f"/uploads/{name(IMAGE)}"
+        assert ask(served, "DELETE", path).status_code == 204
+        for method in ("GET", "DELETE"):
+            assert ask(served, method, path).json()["code"] == "not-found"
+        assert ask(served, "GET", f"/audit?sha256={name(IMAGE)}").json()["rows"][0]["status"] == 200
+        assert ask(served, "POST", "/predict", IMAGE).headers["x-cache"] == "miss"
+        assert ask(served, "GET", path).status_code == 200  # it was sent again
+
+
+@pytest.mark.parametrize("path", ["..%2f..%2faudit.sqlite", "ABC", "a" * 63, "a" * 65, "A" * 64, f"{'a' * 63}%0a"])
+def test_no_other_name_is_a_path(tmp_path: Path, path: str) -> None:
+    with serving(tmp_path) as served:
+        for method in ("GET", "DELETE"):
+            assert ask(served, method, f"/uploads/{path}").status_code in (404, 422)
+
+
+def test_nothing_is_kept_unless_it_was_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, uploads="off") as served:
+        ask(served, "POST", "/predict", IMAGE)
+        refused = ask(served, "GET", f"/uploads/{name(IMAGE)}")
+        assert "EYESPOT_UPLOADS is off" in refused.json()["detail"]
+        assert ask(served, "DELETE", f"/uploads/{name(IMAGE)}").status_code == 404
+    assert not (tmp_path / "uploads").exists()
+
+
+def test_without_keys_nobody_is_an_admin(tmp_path: Path) -> None:
+    with serving(tmp_path, api_keys=None) as served:
+        assert predict(served).status_code == 200
+        for method in ("GET", "DELETE"):
+            refused = ask(served, method, f"/uploads/{name(IMAGE)}")
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+
+
+@pytest.mark.needs("make test-all")
+def test_a_full_disk_is_told_and_loses_nothing_else(small_disk: Path) -> None:
+    with serving(small_disk, audit_url="off") as served:
+        assert ask(served, "POST", "/predict", IMAGE).status_code == 200
+        ballast = fill(small_disk)
+        refused = ask(served, "POST", "/predict", image(1))
+        assert (refused.status_code, refused.json()["code"]) == (503, "storage-full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert kept(small_disk / "uploads") == {name(IMAGE)}
+        assert ask(served, "GET", f"/uploads/{name(IMAGE)}").content == IMAGE
+        assert ask(served, "POST", "/predict", IMAGE).status_code == 200  # it is kept already
+        ballast.unlink()
+        assert ask(served, "POST", "/predict", image(1)).status_code == 200
+
+
+def test_it_is_swept_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept = threading.Semaphore(0)
+
+    def sweep(_: Uploads) -> None:
+        swept.release()
+
+    monkeypatch.setattr(uploads_module.Uploads, "sweep", sweep)
+    monkeypatch.setattr("eyespot.assembly.SWEEP_SECONDS", 0.01)
+    with serving(tmp_path):
+        for _ in range(3):
+            assert swept.acquire(timeout=30)
