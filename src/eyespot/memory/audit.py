@@ -30,6 +30,9 @@ _MAX_WAITING = 10_000  # rows; more are lost at once
 _PATIENCE_SECONDS = 3  # that a reply waits for its row; longer than the table's own limits
 _PAUSE_SECONDS = 1  # for which a database that failed is left alone
 _PRUNE_SECONDS = 3600
+# When rows come many at a time, a transaction waits for more of them: it costs what five rows do, and the interpreter's
+# lock. A row that comes alone does not wait.
+_GATHER_SECONDS = 0.005
 
 _Waiting = tuple[AuditRow, "asyncio.Future[str | None]"]  # a row, and why it could not be written
 
@@ -62,7 +65,8 @@ class AuditLog:
         self._days = days
         self._now = SteadyClock()
         self._gathered: list[_Waiting] = []  # for the next batch
-        self._writing = False  # whether the thread has one
+        self._gather_seconds = 0.0
+        self._writing = False  # whether the thread has one, or will
         self._batches: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self._lost: str | None = None  # why
         self._rows_lost = 0
@@ -107,7 +111,7 @@ class AuditLog:
         self._gathered.append((row, written))
         if not self._writing:
             self._writing = True
-            loop.call_soon(self._hand_over)  # so that those of the same turn of the loop go together
+            loop.call_later(self._gather_seconds, self._hand_over)
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 reason: str | None = await written
@@ -119,6 +123,7 @@ class AuditLog:
         """Give the thread what has been gathered while it wrote."""
         batch, self._gathered = self._gathered[:_ROWS_AT_ONCE], self._gathered[_ROWS_AT_ONCE:]
         self._writing = bool(batch)
+        self._gather_seconds = _GATHER_SECONDS if len(batch) > 1 else 0
         if batch:
             self._batches.put(batch)
 
@@ -126,7 +131,7 @@ class AuditLog:
         for _, written in batch:
             if not written.done():
                 written.set_result(reason)
-        asyncio.get_running_loop().call_soon(self._hand_over)
+        asyncio.get_running_loop().call_later(self._gather_seconds, self._hand_over)
 
     def state(self) -> tuple[bool, str]:
         """Whether rows are written, and what there is to say of it."""

@@ -29,6 +29,7 @@ from eyespot.errors import (
 )
 from eyespot.recognizer import Image
 from eyespot.vision.imaging import announced_format
+from eyespot.web import header
 
 FILE_FIELDS = ("file", "image")
 _JSON_ROOM = 4 * 1024
@@ -101,11 +102,12 @@ async def read(request: Request, max_bytes: int, classes: int) -> tuple[Image, P
         ImageTooLarge, BodyTooLarge: it is too long.
         InvalidParameter: a parameter has a value that it cannot have.
     """
-    media_type = _media_type(request.headers.get("content-type", ""))
+    media_type = _media_type(header(request.scope, b"content-type") or "")
     if media_type == "multipart/form-data":
         body = await _from_form(request)
     else:
-        raw = b"".join([chunk async for chunk in request.stream()])  # request.body() would be kept beside the image
+        # request.body() would be kept beside the image; joining one chunk with nothing would copy it.
+        raw = b"".join([chunk async for chunk in request.stream() if chunk])
         if not raw:
             raise NoImage
         body = await _aside(len(raw), _from_json, raw) if media_type == "application/json" else _raw(raw, media_type)

@@ -33,6 +33,10 @@ class Protocol(HttpToolsProtocol):
 
     _woken = 0.0
 
+    def on_headers_complete(self) -> None:
+        self._woken = self.loop.time()
+        super().on_headers_complete()
+
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
         if (self.parser.should_upgrade() and self._should_upgrade()) or cycle.response_complete:
@@ -40,16 +44,10 @@ class Protocol(HttpToolsProtocol):
         cycle.body += body
         if len(cycle.body) >= _PIECE_BYTES:
             self.flow.pause_reading()
-            cycle.message_event.set()
-        elif self.loop.time() - self._woken > _PIECE_SECONDS:
-            cycle.message_event.set()
-        else:
+        elif self.loop.time() - self._woken <= _PIECE_SECONDS:
             return
         self._woken = self.loop.time()
-
-    def on_headers_complete(self) -> None:
-        self._woken = self.loop.time()
-        super().on_headers_complete()
+        cycle.message_event.set()
 
     def _should_upgrade(self) -> bool:
         """Whether uvicorn leaves the request, whose head has been parsed, to `data_received`."""
