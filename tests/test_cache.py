@@ -280,3 +280,31 @@ def test_a_redis_that_is_full_is_still_asked() -> None:
         assert predict(served, image(1)).headers["x-cache"] == "miss"
         until(lambda: metric(served, "eyespot_cache_errors_total") == 1)
         assert predict(served).headers["x-cache"] == "hit"
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_that_takes_long_to_connect_to_is_connected_to_all_the_same() -> None:
+    async def test(redis: RedisServer) -> None:
+        async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.2)  # longer than anybody waits
+            beyond, towards = await asyncio.open_connection("127.0.0.1", redis.port)
+            await asyncio.gather(pipe(reader, towards), pipe(beyond, writer))
+
+        async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1000):
+                writer.write(data)
+            writer.close()
+
+        server = await asyncio.start_server(late, "127.0.0.1", 0)
+        cache = RedisCache(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", Metrics())
+        assert await cache.get("a") is None
+        assert not cache.state()[0]
+        async with asyncio.timeout(30):
+            while await cache.get("a") != b"known":
+                cache.put("a", b"known")
+                await asyncio.sleep(0.01)
+        await cache.close()
+        server.close()
+
+    with redis_server() as redis:
+        asyncio.run(test(redis))

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests import makers
-from tests.services import HaproxyServer, free_port, haproxy_server
+from tests.services import HaproxyServer, free_port, haproxy_server, postgres_server, redis_server
 from tests.serving import ROOT, FakeEngine, Served, serve_fake, serve_files, serve_process
 
 pytestmark = pytest.mark.needs("haproxy")
@@ -205,3 +205,32 @@ def test_a_replica_is_stopped_and_another_takes_its_place_under_load_and_no_requ
         stack.enter_context(serve_process(**settings))
         load.wait_for(name, 10)
         assert set(load.answers) == {name, "fake"}, load.answers
+
+
+@pytest.mark.needs("redis-server")
+@pytest.mark.needs("postgres")
+def test_replicas_share_answers_limits_and_the_audit_log() -> None:
+    """All that the profile of docker-compose.yml puts together, but for the containers."""
+    engines = [FakeEngine(), FakeEngine()]
+    with redis_server() as redis, postgres_server() as postgres, ExitStack() as stack:
+        settings = {
+            "cache_url": redis.url,
+            "audit_url": postgres.url,
+            "audit_required": True,
+            "api_keys": "camera:click-clack,boss:open-sesame:admin",
+            "rate_limit": "30/hour",
+            "trusted_proxies": "127.0.0.1",
+        }
+        one, other = (stack.enter_context(serve_fake(engine, **settings)) for engine in engines)
+        url = stack.enter_context(balancer(one.port, other.port)).url
+        transport = httpx.HTTPTransport(local_address="127.0.0.2")
+        headers = {"X-API-Key": "click-clack"}
+        client = stack.enter_context(httpx.Client(base_url=url, transport=transport, headers=headers, timeout=30))
+        answers = [client.post("/predict", content=IMAGE) for _ in range(40)]
+        assert Counter(answer.status_code for answer in answers) == {200: 30, 429: 10}
+        assert {answer.headers["x-cache"] for answer in answers[5:30]} == {"hit"}
+        assert sum(engine.calls for engine in engines) <= 2  # what one has put on its way, the other may not find yet
+        rows = client.get("/audit?limit=100", headers={"X-API-Key": "open-sesame"}).json()["rows"]
+        assert len(rows) == 30
+        assert {(row["address"], row["key"]) for row in rows} == {("127.0.0.2", "camera")}
+        assert {row["request_id"] for row in rows} == {answer.headers["x-request-id"] for answer in answers[:30]}

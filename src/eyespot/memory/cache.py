@@ -11,14 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 from cachetools import LRUCache
 
 from eyespot.errors import InvalidSetting
+from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
 from eyespot.telemetry import Metrics, event
 
 MEMORY_BYTES = 64 * 1024 * 1024
 _ENTRY_BYTES = 400  # what an entry takes beside its value: the key, two dictionaries' places, the order
-PATIENCE_SECONDS = 0.05  # what a request waits for Redis at most
-PAUSE_SECONDS = 1  # for which a Redis that failed is left alone
 _KEPT_SECONDS = 7 * 24 * 3600
-_MAX_PENDING = 1000  # answers on their way into Redis; more are not remembered
+_MAX_PUTTING = 1000  # answers on their way into Redis; more are not remembered
 _SILENT_SECONDS = 60  # between two events that say that Redis refuses something
 
 
@@ -90,25 +89,24 @@ class MemoryCache:
 class RedisCache:
     """Entries in Redis, kept for seven days at most, or less when Redis needs the room.
 
-    A Redis that is slow or gone costs a request 50 ms at most, and is then left alone for a second; until it answers
-    again there are only misses. What is put is sent in the background.
+    A Redis that is slow or gone costs a request 50 ms at most; until it answers again all is a miss. What is put
+    is sent in the background.
     """
 
     def __init__(self, url: str, metrics: Metrics) -> None:
-        from redis import RedisError
         from redis import asyncio as redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import ResponseError
 
         # One more attempt: a connection that was cut while it was idle is opened anew within the same request.
-        self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1))
-        self._failures = (RedisError, OSError)  # TimeoutError is an OSError
+        self._client = redis.Redis.from_url(
+            url, retry=Retry(NoBackoff(), 1), socket_timeout=PAUSE_SECONDS, socket_connect_timeout=PAUSE_SECONDS
+        )
         self._refused = ResponseError
         self._metrics = metrics
-        self._pending: set[asyncio.Task[None]] = set()
-        self._lost: str | None = None  # why
-        self._alone_until = -math.inf
+        self._remote = Remote("cache")
+        self._putting: set[asyncio.Task[None]] = set()
         self._silent_until = -math.inf
 
     async def get(self, key: str) -> bytes | None:
@@ -116,48 +114,43 @@ class RedisCache:
         return value
 
     def put(self, key: str, value: bytes) -> None:
-        if self._alone_until < time.monotonic() and len(self._pending) < _MAX_PENDING:
+        if not self._remote.is_left_alone and len(self._putting) < _MAX_PUTTING:
             task = asyncio.ensure_future(self._ask(self._client.set, key, value, ex=_KEPT_SECONDS))
-            self._pending.add(task)
-            task.add_done_callback(self._pending.discard)
+            self._putting.add(task)
+            task.add_done_callback(self._putting.discard)
 
     async def drop(self, key: str) -> None:
         await self._ask(self._client.delete, key)
 
     async def _ask(self, command: Callable[..., Awaitable[Any]], *args: object, **options: object) -> Any:
         """What Redis answers, or None when it cannot be had."""
-        now = time.monotonic()
-        if now < self._alone_until:
-            return None
-        if self._lost:
-            self._alone_until = now + PAUSE_SECONDS  # so that one request alone finds out
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                answer = await command(*args, **options)
-        except self._failures as error:
-            self._metrics.cache_errors.inc()
-            self._failed(error)
-            return None
-        if self._lost:
-            self._lost, self._alone_until = None, -math.inf
-            event("cache_found")
-        return answer
 
-    def _failed(self, error: Exception) -> None:
-        reason = str(error) or f"no answer within {PATIENCE_SECONDS * 1000:g} ms"
-        if isinstance(error, self._refused):  # it is there, and does not do this: it is full, say
-            if time.monotonic() > self._silent_until:
-                self._silent_until = time.monotonic() + _SILENT_SECONDS
-                event("cache_refused", logging.WARNING, reason=reason)
-            return
-        self._alone_until = time.monotonic() + PAUSE_SECONDS
-        if not self._lost:
-            event("cache_lost", logging.WARNING, reason=reason)
-        self._lost = reason
+        async def ask() -> Any:
+            try:
+                return await command(*args, **options)
+            except self._refused as error:  # it is there, and does not do this: it is full, say
+                self._tell(error)
+                return None
+
+        if self._remote.is_left_alone:
+            return None
+        try:
+            return await self._remote.ask(ask)
+        except Lost:
+            self._metrics.cache_errors.inc()
+            return None
+
+    def _tell(self, refusal: Exception) -> None:
+        self._metrics.cache_errors.inc()
+        if time.monotonic() > self._silent_until:
+            self._silent_until = time.monotonic() + _SILENT_SECONDS
+            event("cache_refused", logging.WARNING, reason=str(refusal))
 
     def state(self) -> tuple[bool, str]:
-        return not self._lost, f"redis, lost: {self._lost}" if self._lost else "redis"
+        lost = self._remote.lost
+        return not lost, f"redis, lost: {lost}" if lost else "redis"
 
     async def close(self) -> None:
-        await asyncio.gather(*self._pending)
+        await asyncio.gather(*self._putting)
+        await self._remote.close()
         await self._client.aclose()

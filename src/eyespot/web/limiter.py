@@ -1,7 +1,6 @@
 """How often anybody may ask."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from eyespot.errors import InvalidSetting, RateLimited
-from eyespot.telemetry import event
+from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
 from eyespot.web.addresses import parsed
 
 
@@ -151,10 +150,6 @@ class _MemoryCounters:
         pass
 
 
-_PATIENCE_SECONDS = 0.05
-_PAUSE_SECONDS = 1
-
-
 class _RedisCounters:
     """Counters that servers share; while the Redis that has them does not answer, those of this process."""
 
@@ -162,50 +157,16 @@ class _RedisCounters:
         self._counters = counters
         self._pool = pool
         self._fallback = fallback
-        self._lost = False
-        self._again_at = -math.inf
-        self._attempts: set[asyncio.Task[RateLimited | None]] = set()
+        self._remote = Remote("rate_limit_storage")
 
     async def refusal(self, who: str) -> RateLimited | None:
-        now = time.monotonic()
-        if now < self._again_at:
+        try:
+            return await self._remote.ask(lambda: self._counters.refusal(who))
+        except Lost:
             return await self._fallback.refusal(who)
-        was_lost = self._lost
-        if was_lost:
-            self._again_at = now + _PAUSE_SECONDS  # only this request waits for it
-        # What is late goes on, or a Redis to which it takes longer to connect would never be connected to.
-        attempt = asyncio.create_task(self._counters.refusal(who))
-        self._attempts.add(attempt)
-        attempt.add_done_callback(self._attempt_ended)
-        await asyncio.wait({attempt}, timeout=_PATIENCE_SECONDS)
-        error = attempt.exception() if attempt.done() else TimeoutError(f"no answer within {_PATIENCE_SECONDS:g} s")
-        if error:
-            self._lose(error)
-            return await self._fallback.refusal(who)
-        if was_lost:
-            self._find()
-        return attempt.result()
-
-    def _lose(self, error: BaseException) -> None:
-        self._again_at = time.monotonic() + _PAUSE_SECONDS
-        if not self._lost:
-            self._lost = True
-            event("rate_limit_storage_lost", logging.WARNING, reason=str(error) or type(error).__name__)
-
-    def _find(self) -> None:
-        self._lost = False
-        self._again_at = -math.inf
-        event("rate_limit_storage_found")
-
-    def _attempt_ended(self, attempt: "asyncio.Task[RateLimited | None]") -> None:
-        self._attempts.discard(attempt)
-        if not attempt.cancelled():
-            attempt.exception()  # asyncio complains of one that nobody asked for
 
     async def close(self) -> None:
-        for attempt in self._attempts:
-            attempt.cancel()
-        await asyncio.gather(*self._attempts, return_exceptions=True)
+        await self._remote.close()
         await self._pool.aclose()
 
 
@@ -219,8 +180,8 @@ def _open_redis(url: str) -> tuple[Any, Any]:
     try:
         pool: Any = BlockingConnectionPool.from_url(
             url,
-            socket_timeout=_PAUSE_SECONDS,
-            socket_connect_timeout=_PAUSE_SECONDS,
+            socket_timeout=PAUSE_SECONDS,
+            socket_connect_timeout=PAUSE_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
         storage = aio.storage.RedisStorage(
