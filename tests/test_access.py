@@ -713,7 +713,7 @@ def app_with(keys: str = "", rate: str = "", trusted: str = "") -> FastAPI:
         trusted=trusted_networks(trusted),
         limiter=Limiter.open(rate, "memory://") if rate else None,
     )
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, paths=frozenset({"/predict"}))
 
     @app.get("/admin", dependencies=[Depends(require_admin)])
     async def admin() -> str:

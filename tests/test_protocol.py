@@ -1,14 +1,17 @@
 """HTTP below the routes: offers to upgrade, and bytes that are no HTTP."""
 
+import hashlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
 
 import pytest
 
+from eyespot.web import middleware, protocol
 from tests import makers
-from tests.serving import Served
+from tests.serving import Served, serve_fake
 
 IMAGE = makers.encode(makers.flat((40, 30), (130, 130, 130)), "PNG")
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQ\r\n"
@@ -76,3 +79,33 @@ def test_what_is_no_http_gets_a_problem(connection: socket.socket, nonsense: byt
     status, problem, content_type = answer(connection)
     assert (status, problem["code"], content_type) == (400, "bad-request", "application/problem+json")
     assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 262_143, 262_144, 262_145, 600_000, 3_000_000])
+@pytest.mark.parametrize("piece", [1000, 65_537, 262_144, 10_000_000])
+def test_every_byte_arrives_in_whatever_pieces(fake: Served, size: int, piece: int) -> None:
+    data = IMAGE + bytes(size)
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(data)
+    with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
+        for turn in range(2):  # and again on the same connection
+            whole = head + data
+            for start in range(0, len(whole), piece):
+                connection.sendall(whole[start : start + piece])
+            status, reply, _ = answer(connection)
+            assert status == 200, turn
+            assert reply["image"]["sha256"] == hashlib.sha256(data).hexdigest()  # type: ignore[index]
+
+
+def test_a_slow_body_is_waited_for_and_one_that_stops_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_PIECE_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "STALLED_SECONDS", 0.5)
+    with serve_fake() as served:
+        for stops, status in ((False, 200), (True, 408)):
+            with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+                connection.sendall(POST + LENGTH)
+                for number in range(10):  # for twice as long as a pause may be
+                    time.sleep(0.1)
+                    connection.sendall(IMAGE[number : number + 1])
+                if not stops:
+                    connection.sendall(IMAGE[10:])
+                assert answer(connection)[0] == status

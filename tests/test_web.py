@@ -267,3 +267,25 @@ def test_a_json_body_may_be_as_large_as_its_image_allows() -> None:
         assert reply.status_code == 200
         assert client.post("/predict", files={"file": padded}).status_code == 200
         assert client.post("/predict", content=padded).status_code == 200
+
+
+def test_who_is_refused_before_the_routes_is_counted_for_the_route() -> None:
+    with serve_fake(api_keys="camera:click-clack") as served, served.client() as client:
+        assert client.post("/predict", content=IMAGE).status_code == 401
+        assert client.post("/no/such/path", content=IMAGE).status_code == 401
+        metrics = client.get("/metrics").text
+    for route in ("/predict", "unmatched"):
+        assert f'eyespot_requests_total{{route="{route}",status="401"}} 1.0' in metrics
+
+
+def test_pages_of_chosen_origins_may_call() -> None:
+    with serve_fake(cors_origins="https://example.org") as served, served.client() as client:
+        asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+        assert client.options("/predict", headers=asked).headers["access-control-allow-origin"] == "https://example.org"
+        answer = client.post("/predict", content=IMAGE, headers={"Origin": "https://example.org"})
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        assert "X-Cache" in answer.headers["access-control-expose-headers"]
+        other = client.post("/predict", content=IMAGE, headers={"Origin": "https://example.com"})
+        assert "access-control-allow-origin" not in other.headers
+    with serve_fake() as served, served.client() as client:
+        assert "access-control-allow-origin" not in client.get("/labels", headers={"Origin": "https://a.b"}).headers

@@ -75,6 +75,7 @@ class Recognizer:
             Refusal: the image cannot be recognised, or there is no room or no time for it.
             CallerLeft: `leaving()` ended first.
         """
+        journey.cache = "miss"  # unless it turns out otherwise
         try:
             seen = await self._look_up(image, journey) or await self._see(image, journey, leaving)
             if self.uploads:
@@ -151,7 +152,6 @@ class Recognizer:
         if call and call.join():
             journey.cache = "joined"
         else:
-            journey.cache = "miss"
             call = self._start(image)
         try:
             return await call.result(leaving)

@@ -63,8 +63,8 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     app.mount("/static/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.mount("/static", StaticFiles(directory=STATIC))
     problems.install(app)
-    busy = [route for route in router.routes if isinstance(route, APIRoute) and route.path == "/predict"]
-    app.add_middleware(ShortWay, routes=busy)
+    routes = [route for route in (*router.routes, *admin.router.routes) if isinstance(route, APIRoute)]
+    app.add_middleware(ShortWay, routes=[route for route in routes if route.path == "/predict"])
     app.add_middleware(Admission, keys=keys, trusted=trusted, limiter=limiter)
     app.add_middleware(BoundedBody, limit=partial(images.body_limit, settings.max_bytes), max_bytes=settings.max_bytes)
     if origins:
@@ -75,7 +75,9 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
         )
-    app.add_middleware(RequestContext)  # the last one added is the outermost
+    app.add_middleware(
+        RequestContext, paths=frozenset(route.path for route in routes)
+    )  # the last one added is the outermost
     _describe(app)
     return app
 

@@ -21,7 +21,7 @@ from eyespot.web import header, problems
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection; nobody sees it but the log
-_UNLOGGED = {"/livez", "/readyz", "/metrics"}
+_UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 # What a refused client may still send before the connection closes under it: less, and it would see a reset in place of
 # the answer; without a bound, a refusal would be a way to keep a connection busy.
@@ -37,8 +37,10 @@ BodyLimit = Callable[[str], tuple[int, Callable[[int], Refusal]]]
 class RequestContext:
     """Outermost: gives the request an id, answers what nobody else caught, and tells log and metrics of the end."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
+        """`paths` are those of routes without parameters, for requests that are refused before they are routed."""
         self.app = app
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,7 +81,8 @@ class RequestContext:
 
     def _tell(self, scope: Scope, status: int, metrics: Metrics) -> None:
         """Metrics and the access line of one request."""
-        state, route = scope["state"], getattr(scope.get("route"), "path", "unmatched")
+        unrouted = scope["path"] if scope["path"] in self._paths else "unmatched"
+        state, route = scope["state"], getattr(scope.get("route"), "path", unrouted)
         journey: Journey = state["journey"]
         seconds = time.monotonic() - journey.started
         child(metrics.requests, route, status).inc()

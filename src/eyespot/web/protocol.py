@@ -9,8 +9,6 @@ from eyespot.errors import BadRequest
 from eyespot.web import problems
 
 _OF_AN_UPGRADE = {b"upgrade", b"http2-settings"}
-
-
 _PIECE_BYTES = 256 * 1024  # of a body, for which a request is woken; uvicorn wakes it for whatever arrives
 _PIECE_SECONDS = 1  # after which it is woken for less, so that it can tell a slow client from one that is gone
 
@@ -22,6 +20,8 @@ class Protocol(HttpToolsProtocol):
     h2c with its first request, and uvicorn drops the body of such a request. What is no HTTP gets a problem.
     """
 
+    _woken = 0.0  # when the request was last told of its body, as the loop has it
+
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         try:
@@ -30,8 +30,6 @@ class Protocol(HttpToolsProtocol):
             self._decline(rest=data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("")
-
-    _woken = 0.0
 
     def on_headers_complete(self) -> None:
         self._woken = self.loop.time()
