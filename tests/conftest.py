@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from eyespot.vision import export, weights
 from tests.services import which
 from tests.serving import EVAL, ROOT, Served, serve_fake, serve_process
+
+
+# No test watches the clock, nor how long it takes to make up an example.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
