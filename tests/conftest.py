@@ -13,7 +13,6 @@ from eyespot.vision import export, weights
 from tests.services import which
 from tests.serving import EVAL, ROOT, Served, serve_fake, serve_process
 
-
 # No test watches the clock, nor how long it takes to make up an example.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
