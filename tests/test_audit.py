@@ -239,6 +239,20 @@ def test_rows_that_come_while_one_is_written_are_written_together(tmp_path: Path
     asyncio.run(test())
 
 
+def test_a_stop_writes_what_has_been_gathered(tmp_path: Path) -> None:
+    async def test() -> None:
+        audit = log(AuditTable("sqlite", tmp_path))
+        writes = [asyncio.create_task(audit.write(row(number))) for number in range(2500)]
+        await asyncio.sleep(0)  # each has put its row down, and the thread has none yet
+        await audit.close()
+        await asyncio.gather(*writes)
+
+    asyncio.run(test())
+    table = AuditTable("sqlite", tmp_path)
+    assert len(table.rows(limit=9999)) == 2500
+    table.close()
+
+
 def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_module, "_PATIENCE_SECONDS", 0.1)
     table = AuditTable("sqlite", tmp_path)

@@ -144,6 +144,8 @@ class AuditLog:
 
     async def close(self) -> None:
         """End, once everything is written that was to be."""
+        while self._gathered:
+            self._hand_over()
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
         self.table.close()
