@@ -111,6 +111,18 @@ def test_what_a_killed_server_left_unfinished_is_deleted_and_what_another_writes
     assert kept(tmp_path) == {name(b"whole"), "b.4567.part"}
 
 
+def test_a_file_has_its_name_only_once_it_is_whole_and_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[set[str]] = []
+    monkeypatch.setattr(uploads_module.os, "fsync", lambda _: names.append(kept(tmp_path)))
+    keep(Uploads(tmp_path, 30, 1000), b"data")
+    (while_writing,) = names
+    assert name(b"data") not in while_writing
+    assert len(while_writing) == 1
+    assert kept(tmp_path) == {name(b"data")}
+
+
 def test_a_kill_leaves_whole_files_only(tmp_path: Path) -> None:
     script = (
         "import hashlib, pathlib, sys; from eyespot.memory.uploads import Uploads\n"
