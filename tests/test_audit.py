@@ -25,7 +25,7 @@ import sqlalchemy as sql
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyespot.errors import AuditUnusable
+from eyespot.errors import AuditUnavailable, AuditUnusable
 from eyespot.memory import audit as audit_module
 from eyespot.memory import audit_table, clock
 from eyespot.memory.audit import AuditLog, address_as
@@ -269,6 +269,7 @@ def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path, m
         audit = log(table)
         await audit.write(ROW)
         assert entered.acquire(timeout=30)
+        await until_so(lambda: not audit.state()[0])
         assert audit.state() == (False, "sqlite, lost: it does not answer; 1 rows could not be written")
         for _ in range(500):
             await audit.write(ROW)  # each at once, or this would take a minute
@@ -341,6 +342,9 @@ def test_a_hashed_address_is_the_same_as_long_as_the_secret_is(tmp_path: Path) -
     assert again("192.0.2.77") == hashed != one("192.0.2.78")
     secret = tmp_path / "audit.secret"
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    secret.write_bytes(b"short")
+    with pytest.raises(AuditUnusable, match="delete it"):
+        address_as("hashed", tmp_path)
     secret.unlink()
     assert address_as("hashed", tmp_path)("192.0.2.77") != hashed
     assert [path.name for path in tmp_path.iterdir()] == ["audit.secret"]
@@ -511,6 +515,43 @@ def test_a_postgresql_that_hangs_is_not_waited_for_by_everybody() -> None:
         assert predict(served).status_code == 200
 
 
+@pytest.mark.needs("postgres")
+def test_a_postgresql_that_hangs_keeps_nobody_from_ending() -> None:
+    async def test(postgres: PostgresServer) -> None:
+        audit = log(AuditTable(postgres.url, Path("/nowhere")))
+        await audit.write(ROW)
+        postgres.pause()
+        await asyncio.gather(audit.write(ROW), *(unavailable(audit) for _ in range(5)))
+        async with asyncio.timeout(20):
+            await audit.close()
+        assert not audit._thread.is_alive()
+
+    async def unavailable(audit: AuditLog) -> None:
+        with pytest.raises(AuditUnavailable):
+            await audit.rows(limit=1)
+
+    with postgres_server() as postgres:
+        asyncio.run(test(postgres))
+        postgres.kill()
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-audit")])
+
+
+def test_a_table_that_a_newer_program_changes_is_lost_and_found_again(tmp_path: Path) -> None:
+    def version(number: int) -> None:
+        with sqlite3.connect(tmp_path / "audit.sqlite") as connection:
+            connection.execute("UPDATE eyespot_audit_schema SET version = ?", (number,))
+        connection.close()
+
+    with serve_fake(audit_url="sqlite", data_dir=tmp_path) as served, served.client() as client:
+        back = spoil(tmp_path)
+        assert predict(served).status_code == 200
+        version(99)
+        back()
+        until(lambda: "schema version 99" in audit_check(client)["detail"])
+        version(SCHEMA_VERSION)
+        until(lambda: audit_check(client)["ok"])
+
+
 def test_after_a_kill_every_acknowledged_row_is_there(packaged: dict[str, str], tmp_path: Path) -> None:
     exports = {**packaged, "EYESPOT_AUDIT_URL": f"sqlite:///{tmp_path}/audit.sqlite", "EYESPOT_AUDIT_REQUIRED": "true"}
     with serve_process(**exports) as served:
@@ -673,6 +714,7 @@ def test_the_log_is_exported_and_pruned_from_the_command_line(tmp_path: Path) ->
     assert (second["code"], second["label1"]) == ("broken-image", "")
     pruned = eyespot(tmp_path, "audit", "prune", "--days", "7")
     assert (pruned.returncode, pruned.stdout) == (0, "2 rows deleted\n")
+    assert eyespot(tmp_path, "audit", "prune", "--days", "999999").returncode == 2
     assert ids(table.rows(limit=9)) == ["young"]
     table.close()
 

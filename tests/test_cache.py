@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -139,6 +140,19 @@ def test_an_answer_that_nobody_waits_for_any_more_is_remembered() -> None:
         assert engine.calls == 1
 
 
+def test_what_is_forgotten_while_it_is_computed_is_not_remembered() -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine) as served, ThreadPoolExecutor(1) as callers:
+        first = callers.submit(predict, served)
+        assert engine.started.acquire(timeout=30)
+        assert served.recognizer
+        asyncio.run(served.recognizer.forget(sha256(IMAGE).hexdigest()))
+        engine.go.set()
+        assert first.result().status_code == 200
+        assert predict(served).headers["x-cache"] == "miss"
+
+
 def test_hits_misses_and_joined_are_all_that_was_answered() -> None:
     engine = FakeEngine()
     with serve_fake(engine, queue=4) as served, ThreadPoolExecutor(16) as callers:
@@ -186,7 +200,11 @@ def test_memory_is_bounded_in_bytes_and_keeps_what_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["memory://x", "memory://?bytes=1", "memory://?max_bytes=1k", "redis://:hunter2@host:port/0"]
+    "url",
+    [
+        *("memory://x", "memory://?bytes=1", "memory://?max_bytes=1k", "redis://:hunter2@host:port/0"),
+        *("redis://:hunter2/more@host/0", "redis://:hunter2@host/0?nonsense=1", "redis://:hunter2@host/zero"),
+    ],
 )
 def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
     with pytest.raises(InvalidSetting, match="EYESPOT_CACHE_URL") as caught:

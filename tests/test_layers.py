@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": set(),
     "web.problems": {""},
-    "web.middleware": {"pool", "recognizer", "web", "web.problems"},
+    "web.middleware": {"pool", "recognizer", "web", "web.problems", "web.protocol"},
     "web.images": {"recognizer", "vision.imaging", "web"},
     "web.openapi": {"web.images"},
     "web.addresses": set(),

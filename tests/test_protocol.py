@@ -1,8 +1,10 @@
 """HTTP below the routes: offers to upgrade, and bytes that are no HTTP."""
 
+import contextlib
 import hashlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -11,7 +13,7 @@ import pytest
 
 from eyespot.web import middleware, protocol
 from tests import makers
-from tests.serving import Served, serve_fake
+from tests.serving import FakeEngine, Served, serve_fake
 
 IMAGE = makers.encode(makers.flat((40, 30), (130, 130, 130)), "PNG")
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQ\r\n"
@@ -97,15 +99,103 @@ def test_every_byte_arrives_in_whatever_pieces(fake: Served, size: int, piece: i
 
 
 def test_a_slow_body_is_waited_for_and_one_that_stops_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_PIECE_SECONDS", 0.05)
-    monkeypatch.setattr(middleware, "STALLED_SECONDS", 0.5)
+    for module in (protocol, middleware):
+        monkeypatch.setattr(module, "PIECE_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "STALLED_SECONDS", 1)
     with serve_fake() as served:
         for stops, status in ((False, 200), (True, 408)):
             with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
                 connection.sendall(POST + LENGTH)
-                for number in range(10):  # for twice as long as a pause may be
+                for number in range(20):  # for twice as long as a pause may be
                     time.sleep(0.1)
                     connection.sendall(IMAGE[number : number + 1])
                 if not stops:
-                    connection.sendall(IMAGE[10:])
+                    connection.sendall(IMAGE[20:])
                 assert answer(connection)[0] == status
+
+
+def test_trailers_are_no_headers() -> None:
+    settings = {"api_keys": "camera:click-clack", "trusted_proxies": "127.0.0.1"}
+    trailers = b"X-API-Key: click-clack\r\nX-Forwarded-For: 6.6.6.6\r\nX-Request-ID: mine\r\n\r\n"
+    with (
+        serve_fake(**settings) as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection,
+    ):
+        connection.sendall(POST + CHUNKED.removesuffix(b"\r\n") + trailers)
+        status, reply, _ = answer(connection)
+        assert (status, reply["code"]) == (401, "unauthorized")
+        assert reply["request_id"] != "mine"
+
+
+MANY = b"".join(b"X-%d: a\r\n" % number for number in range(100_000))
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LARGE = {
+    "headers": POST + MANY,
+    "one header": POST + b"X: " + bytes(b"a" * 10**6),
+    "URL": b"GET /" + b"a" * 10**6,
+    "trailers": POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n" + MANY,
+    "chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 10**6,
+}
+
+
+@pytest.mark.parametrize("sent", LARGE.values(), ids=LARGE)
+def test_a_head_without_end_is_refused(fake: Served, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
+        with contextlib.suppress(ConnectionError):  # it is closed while this still sends
+            for start in range(0, len(sent), 50_000):
+                connection.sendall(sent[start : start + 50_000])
+                time.sleep(0.001)
+        with contextlib.suppress(ConnectionError):  # and the answer may go with it
+            assert answer(connection)[0] == 431
+        with contextlib.suppress(ConnectionError):
+            assert not connection.recv(1)
+    with fake.client() as client:
+        assert client.get("/livez").status_code == 200
+
+
+def test_a_large_head_is_told_what_is_wrong(connection: socket.socket) -> None:
+    connection.sendall(POST + MANY[:70_000])
+    status, reply, kind = answer(connection)
+    assert (status, reply["code"], reply["limit"], kind) == (431, "head-too-large", 65536, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET"]
+)
+def test_a_connection_that_does_not_come_to_the_point_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "_SILENT_SECONDS", 0.1)
+    with serve_fake() as served, socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(sent)
+        while connection.recv(1000):
+            pass  # at most one answer
+
+
+def test_thousands_of_pipelined_offers_are_all_declined(connection: socket.socket) -> None:
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n"
+    received = bytearray()
+
+    def receive() -> None:
+        while received.count(b"HTTP/1.1 200") < 3000 and (data := connection.recv(100_000)):
+            received.extend(data)
+
+    reader = threading.Thread(target=receive)
+    reader.start()
+    connection.sendall(request * 3000)
+    reader.join()
+    assert received.count(b"HTTP/1.1 200") == 3000
+
+
+def test_whoever_hangs_up_in_a_pipeline_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine) as served, served.client() as client:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall((POST + LENGTH + IMAGE) * 3)
+            assert engine.started.acquire(timeout=30)
+        deadline = time.monotonic() + 30
+        while 'route="/predict",status="499"' not in client.get("/metrics").text:
+            assert time.monotonic() < deadline
+        engine.go.set()
+    assert "request_failed" not in caplog.messages
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]

@@ -17,9 +17,10 @@ from eyespot.errors import StorageFull
 from eyespot.memory import uploads as uploads_module
 from eyespot.memory.uploads import Uploads
 from tests import makers
+from tests.services import redis_server
 from tests.serving import Served, serve_fake
 from tests.test_audit import ADMIN, KEYS, fill, small_disk
-from tests.test_cache import IMAGE, image, predict
+from tests.test_cache import IMAGE, image, predict, until
 
 __all__ = ["small_disk"]  # a fixture
 DAY = 86400
@@ -215,6 +216,33 @@ def test_what_is_deleted_is_forgotten_but_for_its_rows(tmp_path: Path) -> None:
         assert ask(served, "GET", f"/audit?sha256={name(IMAGE)}").json()["rows"][0]["status"] == 200
         assert ask(served, "POST", "/predict", IMAGE).headers["x-cache"] == "miss"
         assert ask(served, "GET", path).status_code == 200  # it was sent again
+
+
+@pytest.mark.needs("redis-server")
+def test_what_cannot_be_forgotten_now_is_not_said_to_be(tmp_path: Path) -> None:
+    with redis_server() as redis, serving(tmp_path, cache_url=redis.url) as served:
+        ask(served, "POST", "/predict", IMAGE)
+        until(lambda: ask(served, "POST", "/predict", IMAGE).headers["x-cache"] == "hit")
+        redis.pause()
+        path = f"/uploads/{name(IMAGE)}"
+        refused = ask(served, "DELETE", path)
+        assert (refused.status_code, refused.json()["code"]) == (503, "cache-unavailable")
+        assert int(refused.headers["retry-after"]) >= 1
+        redis.resume()
+        until(lambda: ask(served, "DELETE", path).status_code == 204)
+        assert ask(served, "POST", "/predict", IMAGE).headers["x-cache"] == "miss"
+
+
+def test_a_folder_that_misbehaves_is_a_503(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        (tmp_path / "uploads").write_text("a file where a folder belongs")
+        for method, path in (("POST", "/predict"), ("GET", f"/uploads/{name(IMAGE)}")):
+            refused = ask(served, method, path, IMAGE)
+            assert (refused.status_code, refused.json()["code"]) == (503, "storage-full")
+        (tmp_path / "uploads").unlink()
+        (tmp_path / "uploads" / name(IMAGE)[:2] / name(IMAGE)).mkdir(parents=True)
+        refused = ask(served, "DELETE", f"/uploads/{name(IMAGE)}")
+        assert (refused.status_code, refused.json()["code"]) == (503, "storage-full")
 
 
 @pytest.mark.parametrize("path", ["..%2f..%2faudit.sqlite", "ABC", "a" * 63, "a" * 65, "A" * 64, f"{'a' * 63}%0a"])

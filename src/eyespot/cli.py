@@ -329,7 +329,9 @@ def export_audit(
 
 
 @audit_app.command("prune")
-def prune_audit(days: Annotated[int, typer.Option(min=1, help="Delete what is older than so many days.")]) -> None:
+def prune_audit(
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Delete what is older than so many days.")],
+) -> None:
     """Delete old rows of the audit log, now. A server does so every hour with EYESPOT_AUDIT_DAYS.
 
     Example: `eyespot audit prune --days 90`

@@ -23,9 +23,9 @@ EyespotError
     ├── 413  ImageTooLarge  BodyTooLarge
     ├── 415  UnsupportedBody  UnsupportedFormat
     ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  InvalidParameter
-    ├── 429  RateLimited
+    ├── 429  RateLimited          431  HeadTooLarge
     ├── 500  Internal
-    ├── 503  Overloaded  Draining  AuditUnavailable  StorageFull
+    ├── 503  Overloaded  Draining  AuditUnavailable  CacheUnavailable  StorageFull
     └── 504  TooLate
 
 A class is a status, a code, a title, and a docstring: the sentence a user gets when there is nothing more exact to say.
@@ -251,6 +251,12 @@ class RateLimited(Refusal):
     status, code, title = 429, "rate-limited", "Rate limited"
 
 
+class HeadTooLarge(Refusal):
+    """The head of the request, its URL and headers, or its trailers have too many bytes."""
+
+    status, code, title = 431, "head-too-large", "Head too large"
+
+
 class Internal(Refusal):
     """Something went wrong here, not in the request. The log has it under the request id."""
 
@@ -273,6 +279,12 @@ class AuditUnavailable(Refusal):
     """The answer could not be written to the audit log, which is required here."""
 
     status, code, title = 503, "audit-unavailable", "Audit log unavailable"
+
+
+class CacheUnavailable(Refusal):
+    """The cache, which holds what is to be forgotten, cannot be reached; try again later."""
+
+    status, code, title = 503, "cache-unavailable", "Cache unavailable"
 
 
 class StorageFull(Refusal):

@@ -125,7 +125,12 @@ class Recognizer:
         )
 
     async def forget(self, sha256: str) -> bool:
-        """Delete a kept image, and what is remembered of it but for the audit log; whether it was kept."""
+        """Delete a kept image, and what is remembered of it but for the audit log; whether it was kept.
+
+        Raises:
+            CacheUnavailable, StorageFull: that is not possible now; nothing but perhaps the answer is forgotten.
+        """
+        self._in_flight.pop(sha256, None)  # so that what is being computed is not remembered either
         if self.cache:
             await self.cache.drop(self._key_prefix + sha256)
         return bool(self.uploads and await asyncio.to_thread(self.uploads.remove, sha256))
@@ -168,9 +173,10 @@ class Recognizer:
         return call
 
     def _landed(self, cache: Cache, sha256: str, call: Call[Seen], future: asyncio.Future[Seen]) -> None:
-        """Remember what was seen, even when nobody waits for it any more."""
-        if self._in_flight.get(sha256) is call:
-            del self._in_flight[sha256]
+        """Remember what was seen, even when nobody waits for it any more; unless it is to be forgotten."""
+        if self._in_flight.get(sha256) is not call:
+            return
+        del self._in_flight[sha256]
         if not future.cancelled() and not future.exception():
             cache.put(self._key_prefix + sha256, future.result().pack())
 

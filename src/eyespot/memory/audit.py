@@ -13,11 +13,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from eyespot.errors import AuditUnavailable
+from eyespot.errors import AuditUnavailable, AuditUnusable
 from eyespot.memory.clock import SteadyClock
 from eyespot.telemetry import Metrics, child, event
 from eyespot.types import AuditRow
@@ -30,6 +32,7 @@ _MAX_WAITING = 10_000  # rows; more are lost at once
 _PATIENCE_SECONDS = 3  # that a reply waits for its row; longer than the table's own limits
 _PAUSE_SECONDS = 1  # for which a database that failed is left alone
 _PRUNE_SECONDS = 3600
+_READERS = 2  # threads for questions about the log
 # When rows come many at a time, a transaction waits for more of them: it costs what five rows do, and the interpreter's
 # lock. A row that comes alone does not wait.
 _GATHER_SECONDS = 0.005
@@ -79,6 +82,7 @@ class AuditLog:
             if required:
                 raise table.unusable(error) from error
             self._lose(error)
+        self._readers = ThreadPoolExecutor(_READERS, "eyespot-audit-reader")  # so that reading takes no other threads
         self._thread = threading.Thread(target=self._work, name="eyespot-audit", daemon=True)
         self._thread.start()
 
@@ -116,8 +120,25 @@ class AuditLog:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 reason: str | None = await written
         except TimeoutError:
+            self.table.interrupt()
             return "the database does not answer"
         return reason
+
+    async def rows(self, **question: Any) -> list[AuditRow]:
+        """Rows as `AuditTable.rows` finds them.
+
+        Raises:
+            AuditUnavailable: the database cannot be had, or takes too long.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                return await loop.run_in_executor(self._readers, partial(self.table.rows, **question))
+        except TimeoutError as error:
+            self.table.interrupt()
+            raise AuditUnavailable("The audit log does not answer.", retry_after=1) from error
+        except self.table.failures as error:
+            raise AuditUnavailable("The audit log cannot be read now.", retry_after=1) from error
 
     def _hand_over(self) -> None:
         """Give the thread what has been gathered while it wrote."""
@@ -147,7 +168,10 @@ class AuditLog:
         while self._gathered:
             self._hand_over()
         self._batches.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _PATIENCE_SECONDS)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.table.interrupt()  # or a database that hangs would keep the process from ending
+        await asyncio.to_thread(self._thread.join, _PATIENCE_SECONDS)
         self.table.close()
 
     def _work(self) -> None:
@@ -182,7 +206,7 @@ class AuditLog:
         self._began = time.monotonic()
         try:
             action()
-        except self.table.failures as error:
+        except Exception as error:  # a newer program may have changed the table; and this thread must not end
             return self._lose(error)
         finally:
             self._began = math.inf
@@ -232,13 +256,25 @@ def _truncated(address: str | None) -> str | None:
     return str(network)
 
 
+_SECRET_BYTES = 32
+
+
 def _secret(path: Path) -> bytes:
-    """The secret in that file, which is made when it is missing."""
+    """The secret in that file, which is made when it is missing.
+
+    Raises:
+        AuditUnusable: it is too short to be one.
+    """
     new = path.with_name(f"{path.name}.{os.getpid()}")
     if not path.exists():
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(_SECRET_BYTES))
         with contextlib.suppress(FileExistsError):  # another server was quicker
             os.link(new, path)
         new.unlink()
-    return path.read_bytes()
+    secret = path.read_bytes()
+    if len(secret) < _SECRET_BYTES:
+        raise AuditUnusable(
+            f"{path} has {len(secret)} bytes where {_SECRET_BYTES} belong: delete it, and it is made anew"
+        )
+    return secret

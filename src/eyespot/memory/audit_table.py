@@ -1,6 +1,10 @@
 """The table of the audit log, in SQLite or PostgreSQL: its schema and its queries, none of which is asynchronous."""
 
+import contextlib
 import operator
+import os
+import socket
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -92,9 +96,17 @@ class AuditTable:
         """
         try:
             self._engine = _sqlite(url, data_dir) if url.startswith("sqlite") else _postgresql(url)
-        except (ModuleNotFoundError, ValueError, sql.exc.ArgumentError) as error:  # none repeats a password
+        except ModuleNotFoundError as error:
             raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error}") from error
+        except (ValueError, sql.exc.ArgumentError):  # whose words may repeat a part of a password
+            raise AuditUnusable(
+                "EYESPOT_AUDIT_URL: this is no address such as postgresql://user:password@host:5432/database; "
+                "what is neither letter nor digit in a password is written as %XX"
+            ) from None
         self.kind = self._engine.dialect.name
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        if self.kind == "postgresql":
+            sql.event.listen(self._engine, "connect", lambda connection, _: self._connections.add(connection))
 
     def prepare(self) -> None:
         """Make the table, or bring an older one forward.
@@ -171,6 +183,13 @@ class AuditTable:
         old = sql.select(_audit.c.id).where(_audit.c.time < before).limit(_PRUNED_AT_ONCE)
         with self._engine.begin() as connection:
             return connection.execute(_audit.delete().where(_audit.c.id.in_(old))).rowcount
+
+    def interrupt(self) -> None:
+        """Make whatever waits for PostgreSQL fail: its own time limits do not help when it hangs itself."""
+        for connection in list(self._connections):
+            # Unless it is closed already; psycopg has an error of its own for that, and is not to be imported for it.
+            with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as held:
+                held.shutdown(socket.SHUT_RDWR)
 
     def unusable(self, failure: Exception) -> AuditUnusable:
         """What a program says that cannot do without it."""

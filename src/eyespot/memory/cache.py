@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cachetools import LRUCache
 
-from eyespot.errors import InvalidSetting
+from eyespot.errors import CacheUnavailable, InvalidSetting
 from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
 from eyespot.telemetry import Metrics, event
 
@@ -22,13 +22,15 @@ _SILENT_SECONDS = 60  # between two events that say that Redis refuses something
 
 
 class Cache(Protocol):
-    """Bytes by key. What is not there, or cannot be had, is None; nothing here raises."""
+    """Bytes by key. What is not there, or cannot be had, is None; only `drop` raises."""
 
     async def get(self, key: str) -> bytes | None: ...
 
     def put(self, key: str, value: bytes) -> None: ...
 
-    async def drop(self, key: str) -> None: ...
+    async def drop(self, key: str) -> None:
+        """Forget it. Raises `CacheUnavailable` when it may still be there afterwards."""
+        ...
 
     def state(self) -> tuple[bool, str]:
         """Whether it works, and what there is to say of it."""
@@ -49,8 +51,11 @@ def open_cache(url: str, metrics: Metrics) -> Cache | None:
         return MemoryCache(_max_bytes(url))
     try:
         return RedisCache(url, metrics)
-    except ValueError as error:
-        raise InvalidSetting(f"EYESPOT_CACHE_URL: {error}") from error  # which does not repeat the address
+    except (ValueError, TypeError):  # whose words may repeat a part of a password
+        raise InvalidSetting(
+            "EYESPOT_CACHE_URL: this is no address such as redis://user:password@host:6379/0; what is neither letter "
+            "nor digit in a password is written as %XX"
+        ) from None
 
 
 def _max_bytes(url: str) -> int:
@@ -103,6 +108,10 @@ class RedisCache:
         self._client = redis.Redis.from_url(
             url, retry=Retry(NoBackoff(), 1), socket_timeout=PAUSE_SECONDS, socket_connect_timeout=PAUSE_SECONDS
         )
+        pool: Any = self._client.connection_pool
+        pool.make_connection()  # raises when there is an option that it does not know
+        if not (urlsplit(url).path.strip("/") or "0").isdecimal():
+            raise ValueError("a database of Redis has a number")
         self._refused = ResponseError
         self._metrics = metrics
         self._remote = Remote("cache")
@@ -120,7 +129,8 @@ class RedisCache:
             task.add_done_callback(self._putting.discard)
 
     async def drop(self, key: str) -> None:
-        await self._ask(self._client.delete, key)
+        if await self._ask(self._client.delete, key) is None:
+            raise CacheUnavailable(retry_after=PAUSE_SECONDS)
 
     async def _ask(self, command: Callable[..., Awaitable[Any]], *args: object, **options: object) -> Any:
         """What Redis answers, or None when it cannot be had."""

@@ -69,17 +69,30 @@ class Uploads:
         self._bytes -= self._sizes.pop(sha256, 0)
 
     def get(self, sha256: str) -> bytes | None:
-        """The image, when it is kept."""
+        """The image, when it is kept.
+
+        Raises:
+            StorageFull: it cannot be read.
+        """
         try:
             return self._path(sha256).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _failed("read", sha256, error) from error
 
     def remove(self, sha256: str) -> bool:
-        """Delete an image; whether there was one."""
-        with self._lock:
-            there = self._path(sha256).exists()
-            self._forget(sha256)
+        """Delete an image; whether there was one.
+
+        Raises:
+            StorageFull: it cannot be deleted.
+        """
+        try:
+            with self._lock:
+                there = self._path(sha256).exists()
+                self._forget(sha256)
+        except OSError as error:
+            raise _failed("deleted", sha256, error) from error
         return there
 
     def sweep(self) -> None:
@@ -105,6 +118,12 @@ class Uploads:
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
+
+
+def _failed(what: str, sha256: str, error: OSError) -> StorageFull:
+    reason = os.strerror(error.errno or 0)
+    event(f"upload_not_{what}", logging.ERROR, sha256=sha256, reason=reason)
+    return StorageFull(f"The image could not be {what}: {reason}.", retry_after=60)
 
 
 def _files(folder: Path) -> list[tuple[float, int, Path]]:

@@ -9,7 +9,7 @@ from fastapi import Path as InPath
 from pydantic import TypeAdapter
 
 from eyespot import errors
-from eyespot.errors import AuditUnavailable, InvalidParameter, NotFound
+from eyespot.errors import InvalidParameter, NotFound
 from eyespot.recognizer import Recognizer
 from eyespot.types import AuditPage
 from eyespot.vision.imaging import announced_format
@@ -52,19 +52,14 @@ async def audit(
     recognizer: Recognizer = request.app.state.recognizer
     if not recognizer.audit:
         raise NotFound("There is no audit log: EYESPOT_AUDIT_URL is off.")
-    table = recognizer.audit.table
-    try:
-        rows = await asyncio.to_thread(
-            table.rows,
-            since=_utc("since", since),
-            until=_utc("until", until),
-            sha256=sha256,
-            label=label,
-            before=cursor,
-            limit=limit,
-        )
-    except table.failures as error:
-        raise AuditUnavailable("The audit log cannot be read now.", retry_after=1) from error
+    rows = await recognizer.audit.rows(
+        since=_utc("since", since),
+        until=_utc("until", until),
+        sha256=sha256,
+        label=label,
+        before=cursor,
+        limit=limit,
+    )
     page = AuditPage(rows, cursor=rows[-1].id if len(rows) == limit else None)
     return Response(_PAGE.dump_json(page), media_type="application/json", headers={"Cache-Control": "no-store"})
 
@@ -84,7 +79,7 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
     response_class=Response,
     responses={
         200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **problems.documented(*_REFUSALS, errors.NotFound, errors.InvalidParameter),
+        **problems.documented(*_REFUSALS, errors.NotFound, errors.InvalidParameter, errors.StorageFull),
     },
 )
 async def upload(request: Request, sha256: _Sha256) -> Response:
@@ -102,7 +97,9 @@ async def upload(request: Request, sha256: _Sha256) -> Response:
     status_code=204,
     summary="Forget an image",
     response_class=Response,
-    responses=problems.documented(*_REFUSALS, errors.NotFound, errors.InvalidParameter),
+    responses=problems.documented(
+        *_REFUSALS, errors.NotFound, errors.InvalidParameter, errors.CacheUnavailable, errors.StorageFull
+    ),
 )
 async def forget(request: Request, sha256: _Sha256) -> Response:
     """Delete the image, and the answer that is remembered for it. Its rows in the audit log stay."""

@@ -18,6 +18,7 @@ from eyespot.pool import WorkerPool
 from eyespot.recognizer import Journey
 from eyespot.telemetry import Metrics, child, event
 from eyespot.web import header, problems
+from eyespot.web.protocol import PIECE_SECONDS
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection; nobody sees it but the log
@@ -193,7 +194,7 @@ async def _receive_in_time(receive: Receive) -> Message:
     """As `asyncio.timeout` would have it, at a third of its cost, which every piece of a body pays."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
-    stalled = loop.call_later(STALLED_SECONDS, task.cancel)
+    stalled = loop.call_later(STALLED_SECONDS + PIECE_SECONDS, task.cancel)
     try:
         return await receive()
     except asyncio.CancelledError as error:

@@ -50,10 +50,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> Response:
         if error.status_code == MethodNotAllowed.status:
-            answer = response(request, MethodNotAllowed(f"{request.url.path} does not answer {request.method}."))
+            answer = response(request, MethodNotAllowed(f"{request.url.path[:200]} does not answer {request.method}."))
             answer.headers.update(error.headers or {})
             return answer
-        return response(request, NotFound(f"There is nothing at {request.url.path}; /docs lists what there is."))
+        return response(request, NotFound(f"There is nothing at {request.url.path[:200]}; /docs lists what there is."))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

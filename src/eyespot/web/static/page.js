@@ -62,7 +62,12 @@ drop.addEventListener("drop", (event) => {
   if (event.dataTransfer.files[0]) recognise(event.dataTransfer.files[0]);
 });
 
-fetch("model").then((reply) => reply.json()).then((model) => {
+fetch("model").then(async (reply) => {
+  const model = await reply.json();
+  if (!reply.ok) {
+    say(reply.status === 401 ? "This server asks for an API key, and this page cannot send one yet." : model.detail, true);
+    return;
+  }
   byId("model").textContent = `${model.name}, ${model.classes} classes, ${model.engine} ${model.precision}`;
   if (model.stand_in) {
     byId("stand-in").textContent = `${model.name} answers in place of the network that belongs here, whose weights are missing. ` +
