@@ -192,19 +192,25 @@ class _Body:
 
 async def _receive_in_time(receive: Receive) -> Message:
     """As `asyncio.timeout` would have it, at a third of its cost, which every piece of a body pays."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task, stalled = asyncio.current_task(), False
     assert task
-    stalled = loop.call_later(STALLED_SECONDS + PIECE_SECONDS, task.cancel)
+
+    def stop() -> None:
+        nonlocal stalled
+        stalled = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(STALLED_SECONDS + PIECE_SECONDS, stop)
     try:
         return await receive()
     except asyncio.CancelledError as error:
-        if loop.time() < stalled.when() or task.uncancel():  # by somebody else
+        if not stalled or task.uncancel():  # by somebody else
             raise
         raise UploadStalled(
             f"Nothing more of the body arrived for {STALLED_SECONDS:g} s.", limit=STALLED_SECONDS
         ) from error
     finally:
-        stalled.cancel()
+        timer.cancel()
 
 
 async def _discard(receive: Receive) -> None:

@@ -12,7 +12,7 @@ from eyespot.web import problems
 
 PIECE_SECONDS = 1  # after which a request is told of what there is of its body, so that slow and gone can be told apart
 # Of a body, for which a request is woken, where uvicorn wakes it for whatever arrives. These bytes are not counted
-# until then, so that on many connections they are fewer: no more than 64 MiB, or the 64 KiB of each that uvicorn reads ahead.
+# until then, so that on many connections they are fewer: 64 MiB together, or the 64 KiB of each that uvicorn takes.
 _MOST_PIECE_BYTES, _LEAST_PIECE_BYTES, _PIECES_BYTES = 256 * 1024, 64 * 1024, 64 * 1024 * 1024
 _HEAD_BYTES = 64 * 1024  # of a head, of trailers, of whatever else comes between bodies
 _HEAD_SECONDS = 30  # for which a client may take to send a head
