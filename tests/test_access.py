@@ -484,7 +484,7 @@ def test_clients_without_number_take_no_memory_without_bound(clock: Clock, monke
 
 
 @pytest.mark.parametrize(
-    "rate", ["", "100", "minute", "100/fortnight", "-1/minute", "0/minute", "1/second;0/hour", "a/s", "5/0 second"]
+    "rate", ["", "100", "minute", "100/fortnight", "-1/minute", "0/minute", "1/second;0/hour", "a/s"]
 )
 def test_a_wrong_rate_is_told(rate: str) -> None:
     with pytest.raises(InvalidSetting, match=r"^EYESPOT_RATE_LIMIT: .* such as 100/minute"):

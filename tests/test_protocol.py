@@ -101,16 +101,16 @@ def test_every_byte_arrives_in_whatever_pieces(fake: Served, size: int, piece: i
 def test_a_slow_body_is_waited_for_and_one_that_stops_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (protocol, middleware):
         monkeypatch.setattr(module, "PIECE_SECONDS", 0.05)
-    monkeypatch.setattr(middleware, "STALLED_SECONDS", 1)
+    monkeypatch.setattr(middleware, "STALLED_SECONDS", 0.6)
     with serve_fake() as served:
         for stops, status in ((False, 200), (True, 408)):
             with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
                 connection.sendall(POST + LENGTH)
-                for number in range(20):  # for twice as long as a pause may be
+                for number in range(10):  # for longer than a pause may be
                     time.sleep(0.1)
                     connection.sendall(IMAGE[number : number + 1])
                 if not stops:
-                    connection.sendall(IMAGE[20:])
+                    connection.sendall(IMAGE[10:])
                 assert answer(connection)[0] == status
 
 

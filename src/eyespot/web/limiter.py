@@ -31,7 +31,7 @@ class Limiter:
             rates = parse_many(rate)
         except ValueError:
             rates = []
-        if not rates or not all(each.amount and each.multiples for each in rates):
+        if not rates or not all(each.amount for each in rates):
             raise InvalidSetting(f"EYESPOT_RATE_LIMIT: {rate!r} is no rate such as 100/minute or 10/second;1000/hour")
         # Two counters for each client. The moving window keeps the time of every request: in a Redis by the clock of
         # the server that asks; in memory, a thread looks through each client's.
