@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,14 @@ def serve_files(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> I
         finally:
             server.shutdown()
             thread.join()
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for that, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class FakeEngine:

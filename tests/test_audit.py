@@ -34,8 +34,9 @@ from eyespot.telemetry import Metrics
 from eyespot.types import AuditRow, Prediction
 from tests import makers
 from tests.services import PostgresServer, postgres_server
-from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, serve_process
-from tests.test_cache import IMAGE, image, metric, predict, until
+from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, serve_process, until
+from tests.test_cache import IMAGE, image, metric, predict
+from tests.test_pool import until as until_so
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROW = AuditRow(
@@ -203,12 +204,6 @@ def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
 
 def log(table: AuditTable, **options: Any) -> AuditLog:
     return AuditLog(table, Metrics(), **{"days": 30, **options})
-
-
-async def until_so(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 def test_rows_that_come_while_one_is_written_are_written_together(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 import asyncio
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,7 +18,7 @@ from eyespot.memory.cache import MEMORY_BYTES, MemoryCache, RedisCache, open_cac
 from eyespot.telemetry import Metrics
 from tests import makers, serving
 from tests.services import RedisServer, redis_server
-from tests.serving import FakeEngine, Served, fake_classifier
+from tests.serving import FakeEngine, Served, fake_classifier, until
 
 IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
 
@@ -51,13 +49,6 @@ def counted(served: Served) -> dict[str, float]:
         for result in ("hit", "miss", "joined")
         if (count := metric(served, f'eyespot_cache_total{{result="{result}"}}'))
     }
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_what_was_seen_once_is_remembered() -> None:

@@ -1,14 +1,12 @@
 """The event loop stays free, the queue stays bounded, and what nobody waits for is not computed."""
 
 import socket
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
 from tests import makers
-from tests.serving import FakeEngine, Served, serve_fake
+from tests.serving import FakeEngine, Served, serve_fake, until
 
 IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
 
@@ -16,13 +14,6 @@ IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
 def predict(served: Served) -> httpx.Response:
     with served.client() as client:
         return client.post("/predict", files={"file": IMAGE})
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def metric(served: Served, name: str) -> float:

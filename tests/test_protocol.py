@@ -12,6 +12,7 @@ from http.client import HTTPResponse
 import pytest
 
 from eyespot.web import middleware, protocol
+from eyespot.web import server as web_server
 from tests import makers
 from tests.serving import FakeEngine, Served, serve_fake
 
@@ -164,7 +165,7 @@ def test_a_large_head_is_told_what_is_wrong(connection: socket.socket) -> None:
 )
 def test_a_connection_that_does_not_come_to_the_point_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(protocol, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(web_server, "_KEEP_ALIVE_SECONDS", 0.1)
     with serve_fake() as served, socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         connection.sendall(sent)
         while connection.recv(1000):

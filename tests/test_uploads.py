@@ -18,9 +18,9 @@ from eyespot.memory import uploads as uploads_module
 from eyespot.memory.uploads import Uploads
 from tests import makers
 from tests.services import redis_server
-from tests.serving import Served, serve_fake
+from tests.serving import Served, serve_fake, until
 from tests.test_audit import ADMIN, KEYS, fill, small_disk
-from tests.test_cache import IMAGE, image, predict, until
+from tests.test_cache import IMAGE, image, predict
 
 __all__ = ["small_disk"]  # a fixture
 DAY = 86400

@@ -134,13 +134,12 @@ class Call(Generic[T]):
     def _is_wanted(self) -> bool:
         return self._waiting > 0 and time.monotonic() <= self._begun_until
 
-    def begin(self) -> bool:
-        """Whether to begin now, said by a worker once."""
+    def begin(self) -> float | None:
+        """When it begins, which is now, or None when nobody wants it any more; asked by a worker once."""
         with self._lock:
-            if not self._is_wanted():
-                return False
-            self.started = time.monotonic()
-            return True
+            if self._is_wanted():
+                self.started = time.monotonic()
+            return self.started
 
     async def result(self, leaving: Callable[[], Awaitable[object]] | None = None) -> T:
         """What the call returned or raised, for one of those that wait; to be asked for once by each of them.
@@ -248,10 +247,10 @@ class WorkerPool:
         return await self.start(function, *args).result()
 
     def _begin(self, call: Call[T], function: Callable[..., T], *args: object) -> T:
-        if not call.begin():
+        started = call.begin()
+        if started is None:
             self._metrics.cancelled.inc()
             raise _NotBegun
-        started = time.monotonic()
         with self._lock:
             self._busy += 1
         try:

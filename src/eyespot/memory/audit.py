@@ -102,12 +102,15 @@ class AuditLog:
 
     def _cannot(self) -> str | None:
         """Why it is no use to wait for a row now."""
-        now = time.monotonic()
-        if self._lost and now < self._alone_until:
+        if self._lost and time.monotonic() < self._alone_until:
             return self._lost
-        if now - self._began > _PATIENCE_SECONDS or len(self._gathered) >= _MAX_WAITING:
+        if self._hangs() or len(self._gathered) >= _MAX_WAITING:
             return "the database does not answer"
         return None
+
+    def _hangs(self) -> bool:
+        """Whether the thread has waited for the database for longer than any reply does."""
+        return time.monotonic() - self._began > _PATIENCE_SECONDS
 
     async def _written(self, row: AuditRow) -> str | None:
         loop = asyncio.get_running_loop()
@@ -157,7 +160,7 @@ class AuditLog:
     def state(self) -> tuple[bool, str]:
         """Whether rows are written, and what there is to say of it."""
         reason = self._lost
-        if not reason and time.monotonic() - self._began > _PATIENCE_SECONDS:
+        if not reason and self._hangs():
             reason = "it does not answer"
         if reason:
             return False, f"{self.table.kind}, lost: {reason}; {self._rows_lost} rows could not be written"
@@ -216,7 +219,7 @@ class AuditLog:
         return None
 
     def _lose(self, error: Exception) -> str:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]  # without SQL and its values
+        reason = self.table.reason(error)
         self._alone_until = time.monotonic() + _PAUSE_SECONDS
         if not self._lost:
             event("audit_lost", logging.ERROR, reason=reason)

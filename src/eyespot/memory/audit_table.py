@@ -191,10 +191,14 @@ class AuditTable:
             with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as held:
                 held.shutdown(socket.SHUT_RDWR)
 
+    @staticmethod
+    def reason(failure: Exception) -> str:
+        """What a failure says, without the SQL and its values."""
+        return str(getattr(failure, "orig", None) or failure).strip().partition("\n")[0]
+
     def unusable(self, failure: Exception) -> AuditUnusable:
         """What a program says that cannot do without it."""
-        reason = str(getattr(failure, "orig", None) or failure).strip().partition("\n")[0]
-        return AuditUnusable(f"the audit log cannot be had: {reason}")
+        return AuditUnusable(f"the audit log cannot be had: {self.reason(failure)}")
 
     def close(self) -> None:
         self._engine.dispose()

@@ -55,10 +55,7 @@ class Uploads:
                 self._sizes[sha256] = len(data)
                 self._bytes += len(data)
         except OSError as error:
-            event("upload_not_kept", logging.ERROR, sha256=sha256, reason=os.strerror(error.errno or 0))
-            raise StorageFull(
-                f"The image could not be kept: {os.strerror(error.errno or 0)}.", retry_after=60
-            ) from error
+            raise _failed("kept", sha256, error) from error
 
     def _make_room(self, size: int) -> None:
         while self._sizes and self._bytes + size > self._max_bytes:

@@ -75,9 +75,8 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
         )
-    app.add_middleware(
-        RequestContext, paths=frozenset(route.path for route in routes)
-    )  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(RequestContext, paths=frozenset(route.path for route in routes))
     _describe(app)
     return app
 

@@ -16,7 +16,6 @@ PIECE_SECONDS = 1  # after which a request is told of what there is of its body,
 _MOST_PIECE_BYTES, _LEAST_PIECE_BYTES, _PIECES_BYTES = 256 * 1024, 64 * 1024, 64 * 1024 * 1024
 _HEAD_BYTES = 64 * 1024  # of a head, of trailers, of whatever else comes between bodies
 _HEAD_SECONDS = 30  # for which a client may take to send a head
-_SILENT_SECONDS = 75  # for which a new connection may stay silent; balancers open some before they need them
 _OF_AN_UPGRADE = {b"upgrade", b"http2-settings"}
 
 
@@ -38,7 +37,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(_SILENT_SECONDS, self.timeout_keep_alive_handler)
+        # As between two requests: balancers open connections before they need them.
+        self._late = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
