@@ -2,7 +2,7 @@ import pytest
 
 from eyespot import settings
 from eyespot.errors import InvalidSetting
-from eyespot.settings import Settings, in_effect, variable
+from eyespot.settings import Settings, variable
 
 DESIGN = {
     *("HOST", "PORT", "MODEL", "MANIFEST", "LABELS_DIR", "DATA_DIR", "ENGINE", "PRECISION", "WORKERS", "THREADS"),
@@ -55,7 +55,7 @@ def test_the_defaults() -> None:
     assert (config.max_bytes, config.max_pixels, config.queue) == (5 * 1024 * 1024, 25_000_000, 64)
     assert (config.deadline_seconds, config.drain_seconds) == (10, 5)
     assert config.formats == ("jpeg", "png", "webp")
-    assert config.without_effect() == []
+    assert (config.batch_max, config.batch_max_bytes) == (64, 64 * 1024 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,6 @@ def test_a_wrong_name_or_value_is_told(monkeypatch: pytest.MonkeyPatch, name: st
 def test_the_names_of_the_client_are_known(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://localhost:8000")
     settings.load()
-
-
-@pytest.mark.parametrize(("name", "value"), [("BATCH_MAX", "8"), ("BATCH_MAX_BYTES", "1000000")])
-def test_what_has_no_effect_yet_is_accepted_and_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(f"EYESPOT_{name}", value)
-    assert settings.load().without_effect() == [f"EYESPOT_{name}"]
-    assert not in_effect(name.lower())
 
 
 def test_a_secret_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from eyespot.web.images import NAMES
+from eyespot.web.bodies import NAMES
 from tests import makers
 from tests.serving import Served, serve_fake
 

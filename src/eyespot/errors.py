@@ -12,15 +12,20 @@ EyespotError
 │   ├── ExportRefused
 │   ├── TooFewImages
 │   ├── GoldenImageFailed
-│   ├── ServerUnavailable
 │   ├── DataDirUnwritable
 │   ├── AuditUnusable
-│   └── PortTaken
+│   ├── PortTaken
+│   └── OutputUnusable
+├── SidecarUnreadable             an XMP file of somebody else's cannot be added to
+├── NoAnswer                      a server that was asked did not say what eyespot says
+│   ├── ServerUnavailable
+│   ├── ServerSilent
+│   └── NotEyespot
 └── Refusal                       a request is refused; a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
     ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled
-    ├── 413  ImageTooLarge  BodyTooLarge
+    ├── 413  ImageTooLarge  BodyTooLarge  TooManyImages
     ├── 415  UnsupportedBody  UnsupportedFormat
     ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  InvalidParameter
     ├── 429  RateLimited          431  HeadTooLarge
@@ -87,10 +92,6 @@ class GoldenImageFailed(StartError):
     """The network does not recognise the image that every start is checked with."""
 
 
-class ServerUnavailable(StartError):
-    """There is no server at that address, or it is not ready."""
-
-
 class DataDirUnwritable(StartError):
     """The data directory cannot be written."""
 
@@ -101,6 +102,30 @@ class AuditUnusable(StartError):
 
 class PortTaken(StartError):
     """The address cannot be listened on."""
+
+
+class OutputUnusable(StartError):
+    """The file of results cannot be written, or gone on with."""
+
+
+class SidecarUnreadable(EyespotError):
+    """The XMP file beside the image is none that keywords can be added to."""
+
+
+class NoAnswer(EyespotError):
+    """A server that was asked gave no answer of eyespot's."""
+
+
+class ServerUnavailable(NoAnswer):
+    """There is no server at that address, it is not ready, or the connection broke."""
+
+
+class ServerSilent(NoAnswer):
+    """The server did not answer in time."""
+
+
+class NotEyespot(NoAnswer):
+    """Whatever answered at that address is no eyespot."""
 
 
 class Refusal(EyespotError):
@@ -123,6 +148,11 @@ class Refusal(EyespotError):
         self.limit = limit
         self.value = value
         self.retry_after = retry_after
+
+    @property
+    def is_of_the_image(self) -> bool:
+        """Whether it says something of one image alone, so that the next may well be answered."""
+        return self.status in (400, 413, 415, 422, 500, 504)
 
 
 class BadRequest(Refusal):
@@ -201,6 +231,12 @@ class BodyTooLarge(Refusal):
     """The body has too many bytes."""
 
     status, code, title = 413, "body-too-large", "Body too large"
+
+
+class TooManyImages(Refusal):
+    """The batch holds too many images."""
+
+    status, code, title = 413, "too-many-images", "Too many images"
 
 
 class UnsupportedBody(Refusal):

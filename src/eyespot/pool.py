@@ -175,6 +175,10 @@ class WorkerPool:
 
     A place is one of `workers + queue`. It is taken by `start` and given back by the future's done-callback, never by
     the waiter, so that a caller who gives up does not let in more work than the threads can carry.
+
+    Batches wait outside: all of them together have `workers` calls here, each of which takes its `batch_turns` in
+    the order in which they were asked for. So a batch that is alone has all the threads, no batch is refused for want
+    of a place, and another caller stands behind one round of calls at most.
     """
 
     def __init__(self, workers: int, queue: int, deadline_seconds: float, metrics: Metrics) -> None:
@@ -185,7 +189,9 @@ class WorkerPool:
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(workers, "eyespot-worker")
         self._lock = threading.Lock()
-        self._taken = 0
+        self.batch_turns = asyncio.Semaphore(workers)
+        self._taken = 0  # places
+        self._batched = 0  # calls of batches
         self._busy = 0
         self._service_seconds = 0.05  # an exponential mean of what one call takes, from a first guess
         self._last_sign_of_life = time.monotonic()  # when a call last came in or ended
@@ -195,8 +201,8 @@ class WorkerPool:
 
     @property
     def waiting(self) -> int:
-        """Calls that have a place, and whose turn has not come."""
-        return max(0, self._taken - self._busy)
+        """Calls that have been let in, and that no thread has begun."""
+        return max(0, self._taken + self._batched - self._busy)
 
     def is_stuck(self) -> bool:
         """Whether every place has been taken, and nothing has finished, for longer than the deadline."""
@@ -206,25 +212,28 @@ class WorkerPool:
         """Seconds, at least 1, until the calls that have places now will have been served."""
         return max(1, math.ceil(self._taken * self._service_seconds / self.workers))
 
-    def start(self, function: Callable[..., T], *args: object) -> Call[T]:
-        """Give `function(*args)` a place; whoever starts it is the first to wait for it.
+    def start(self, function: Callable[..., T], *args: object, in_batch: bool = False) -> Call[T]:
+        """Give `function(*args)` a place, or let it in `in_batch`; whoever starts it is the first to wait for it.
 
         Raises:
             Overloaded: every place is taken.
             Draining: the pool is closed.
         """
         with self._lock:
-            if self._taken >= self.places:
+            if in_batch:
+                self._batched += 1
+            elif self._taken >= self.places:
                 raise Overloaded(f"All {self.places} places are taken.", limit=self.places, retry_after=self._book())
-            self._taken += 1
+            else:
+                self._taken += 1
             self._last_sign_of_life = time.monotonic()
         call = Call[T](self._deadline, self._lock)
         try:
             future = self._executor.submit(self._begin, call, function, *args)
         except RuntimeError as error:  # the executor was shut down
-            self._give_back()
+            self._give_back(in_batch)
             raise Draining(retry_after=self.retry_after()) from error
-        future.add_done_callback(self._give_back)
+        future.add_done_callback(lambda _: self._give_back(in_batch))
         call.future = asyncio.wrap_future(future)
         # Nobody else looks at it when the callers have left, and asyncio reports an exception that nobody looked at.
         call.future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -261,9 +270,12 @@ class WorkerPool:
                 self._busy -= 1
                 self._service_seconds += 0.1 * (seconds - self._service_seconds)
 
-    def _give_back(self, _: object = None) -> None:
+    def _give_back(self, in_batch: bool) -> None:
         with self._lock:
-            self._taken -= 1
+            if in_batch:
+                self._batched -= 1
+            else:
+                self._taken -= 1
             self._last_sign_of_life = time.monotonic()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +22,8 @@ from eyespot.telemetry import Metrics, child
 from eyespot.types import AuditRow, Check
 from eyespot.vision.classifier import Classifier, Seen
 from eyespot.vision.engines import TEMPERATURE
+
+_AT_ONCE: AbstractAsyncContextManager[None] = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,17 @@ class Recognizer:
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
     async def recognize(
-        self, image: Image, journey: Journey, leaving: Callable[[], Awaitable[object]] | None = None
+        self,
+        image: Image,
+        journey: Journey,
+        leaving: Callable[[], Awaitable[object]] | None = None,
+        *,
+        in_batch: bool = False,
     ) -> Seen:
         """What is in one image; `journey` is filled on the way.
 
-        `leaving()` ends when whoever asked has left.
+        `leaving()` ends when whoever asked has left. An image that is `in_batch` waits for its turn among those of
+        batches, and is not refused for want of a place.
 
         Raises:
             Refusal: the image cannot be recognised, or there is no room or no time for it.
@@ -77,7 +86,7 @@ class Recognizer:
         """
         journey.cache = "miss"  # unless it turns out otherwise
         try:
-            seen = await self._look_up(image, journey) or await self._see(image, journey, leaving)
+            seen = await self._look_up(image.sha256, journey) or await self._see(image, journey, leaving, in_batch)
             if self.uploads:
                 await asyncio.to_thread(self.uploads.keep, image.sha256, image.data)
         except CallerLeft:
@@ -86,31 +95,35 @@ class Recognizer:
             refusal = error if isinstance(error, Refusal) else Internal()
             if refusal.status in (415, 422):
                 self.metrics.image_errors.labels(refusal.code).inc()
-            await self._remember(image, journey, None, refusal)
+            await self._remember(image.sha256, len(image.data), journey, refusal)
             raise
-        await self._remember(image, journey, seen)
+        await self._remember(image.sha256, len(image.data), journey, seen)
         return seen
 
-    async def _remember(
-        self, image: Image, journey: Journey, seen: Seen | None, refusal: Refusal | None = None
-    ) -> None:
+    async def recall(self, sha256: str, journey: Journey) -> Seen | None:
+        """What is remembered of an image; None, and nothing is counted or recorded, when nothing is."""
+        seen = await self._look_up(sha256, journey)
+        if seen:
+            await self._remember(sha256, seen.bytes, journey, seen)
+        return seen
+
+    async def _remember(self, sha256: str, size: int, journey: Journey, outcome: Seen | Refusal) -> None:
         child(self.metrics.cache, journey.cache).inc()
         if self.audit:
             begun = time.monotonic()
-            await self.audit.write(self._row(self.audit, image, journey, seen, refusal))
+            await self.audit.write(self._row(self.audit, sha256, size, journey, outcome))
             journey.steps["remember"] = time.monotonic() - begun
 
-    def _row(
-        self, audit: AuditLog, image: Image, journey: Journey, seen: Seen | None, refusal: Refusal | None
-    ) -> AuditRow:
+    def _row(self, audit: AuditLog, sha256: str, size: int, journey: Journey, outcome: Seen | Refusal) -> AuditRow:
+        seen, refusal = (None, outcome) if isinstance(outcome, Refusal) else (outcome, None)
         info = self.classifier.info
         return AuditRow(
             time=datetime.now(UTC),
             request_id=journey.request_id,
             address=audit.address(journey.address),
             key=journey.key,
-            sha256=image.sha256,
-            bytes=len(image.data),
+            sha256=sha256,
+            bytes=size,
             format=seen.format if seen else None,
             width=seen.width if seen else None,
             height=seen.height if seen else None,
@@ -135,11 +148,11 @@ class Recognizer:
             await self.cache.drop(self._key_prefix + sha256)
         return bool(self.uploads and await asyncio.to_thread(self.uploads.remove, sha256))
 
-    async def _look_up(self, image: Image, journey: Journey) -> Seen | None:
+    async def _look_up(self, sha256: str, journey: Journey) -> Seen | None:
         if not self.cache:
             return None
         started = time.monotonic()
-        packed = await self.cache.get(self._key_prefix + image.sha256)
+        packed = await self.cache.get(self._key_prefix + sha256)
         journey.steps["look_up"] = time.monotonic() - started
         if packed is None:
             return None
@@ -151,13 +164,27 @@ class Recognizer:
         journey.cache = "hit"
         return seen
 
-    async def _see(self, image: Image, journey: Journey, leaving: Callable[[], Awaitable[object]] | None) -> Seen:
+    async def _see(
+        self, image: Image, journey: Journey, leaving: Callable[[], Awaitable[object]] | None, in_batch: bool
+    ) -> Seen:
         asked = time.monotonic()
+        call = self._join(image, journey)
+        if call:  # which takes nobody's turn
+            return await self._result(call, journey, leaving, asked)
+        async with self.pool.batch_turns if in_batch else _AT_ONCE:
+            call = self._join(image, journey) or self._start(image, in_batch)  # a twin may have come meanwhile
+            return await self._result(call, journey, leaving, asked)
+
+    def _join(self, image: Image, journey: Journey) -> Call[Seen] | None:
         call = self._in_flight.get(image.sha256)
-        if call and call.join():
-            journey.cache = "joined"
-        else:
-            call = self._start(image)
+        if not call or not call.join():
+            return None
+        journey.cache = "joined"
+        return call
+
+    async def _result(
+        self, call: Call[Seen], journey: Journey, leaving: Callable[[], Awaitable[object]] | None, asked: float
+    ) -> Seen:
         try:
             return await call.result(leaving)
         finally:
@@ -165,8 +192,8 @@ class Recognizer:
             journey.steps["wait"] = max(0, begun - asked)
             journey.steps["see"] = time.monotonic() - max(begun, asked)
 
-    def _start(self, image: Image) -> Call[Seen]:
-        call = self.pool.start(self.classifier.see, image.data)
+    def _start(self, image: Image, in_batch: bool) -> Call[Seen]:
+        call = self.pool.start(self.classifier.see, image.data, in_batch=in_batch)
         if self.cache:
             self._in_flight[image.sha256] = call
             call.future.add_done_callback(partial(self._landed, self.cache, image.sha256, call))

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,7 +16,6 @@ _OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
 # Kubernetes sets these in every pod beside a Service that is called `eyespot`, EYESPOT_PORT=tcp://… among them.
 _SERVICE_LINK = re.compile(r"EYESPOT_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 _MIB = 1024 * 1024
-_LATER: dict[str, Any] = {"in_effect": False}
 
 
 class Settings(BaseSettings):
@@ -50,8 +49,8 @@ class Settings(BaseSettings):
     formats: Annotated[tuple[Literal["jpeg", "png", "webp"], ...], NoDecode] = Field(
         ("jpeg", "png", "webp"), min_length=1, description="Image formats that are read, separated by commas."
     )
-    batch_max: int = Field(64, ge=1, le=10_000, description="Images in one batch.", json_schema_extra=_LATER)
-    batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Bytes of one batch.", json_schema_extra=_LATER)
+    batch_max: int = Field(64, ge=1, le=10_000, description="Images in one batch.")
+    batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Bytes of the body of one batch.")
 
     cache_url: str = Field(
         "memory://",
@@ -101,19 +100,10 @@ class Settings(BaseSettings):
         link = isinstance(value, str) and value.startswith(("tcp://", "udp://"))
         return cls.model_fields["port"].default if link else value
 
-    def without_effect(self) -> list[str]:
-        """Names of the settings that were set, and that this version knows but does not act on yet."""
-        return [variable(name) for name in sorted(self.model_fields_set) if not in_effect(name)]
-
 
 def variable(name: str) -> str:
     """The environment variable of a field."""
     return PREFIX + name.upper()
-
-
-def in_effect(name: str) -> bool:
-    """Whether this version acts on the field."""
-    return Settings.model_fields[name].json_schema_extra != _LATER
 
 
 def load() -> Settings:

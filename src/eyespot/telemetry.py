@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -125,3 +126,8 @@ class Metrics:
             ["name", "digest", "engine", "precision"],
             registry=registry,
         )
+
+    def observe_steps(self, steps: Mapping[str, float]) -> None:
+        """Count the seconds that an image spent in each step of its journey."""
+        for step, seconds in steps.items():
+            child(self.step_seconds, step).observe(seconds)

@@ -74,6 +74,59 @@ class Recognition:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that readiness depends on."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The reply of `/readyz`; the checks only with `?verbose`."""
+
+    ready: bool
+    checks: list[Check] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a request was refused (RFC 9457, `application/problem+json`)."""
+
+    type: Annotated[str, Field(description="urn:eyespot:problem: and the code.")]
+    title: Annotated[str, Field(description="The kind of problem, in a few words.")]
+    status: Annotated[int, Field(description="The HTTP status.")]
+    detail: Annotated[str, Field(description="What happened, and what to do about it.")]
+    code: Annotated[str, Field(description="The kind of problem, for programs.")]
+    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    limit: Annotated[int | float | None, Field(description="The limit that was broken.")] = None
+    value: Annotated[int | float | str | None, Field(description="The value that broke it.")] = None
+    checks: Annotated[list[Check] | None, Field(description="Of /readyz?verbose.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """What is in one image of a batch, or why that cannot be said."""
+
+    index: Annotated[int, Field(ge=0, description="Place of the image in the batch.")]
+    filename: Annotated[str | None, Field(description="As the form has it.")] = None
+    predictions: Annotated[list[Prediction] | None, Field(description="Highest confidence first.")] = None
+    image: ImageInfo | None = None
+    cached: Annotated[bool | None, Field(description="Whether it was remembered rather than computed.")] = None
+    problem: Annotated[Problem | None, Field(description="In the place of the others.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is in many images: the reply of `/predict/batch`."""
+
+    results: Annotated[list[BatchItem], Field(description="One for each image, in the order of the images.")]
+    model: ModelInfo
+    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditRow:
     """One recognition that was answered, or refused after its image had been read."""
 
@@ -154,35 +207,3 @@ class ModelCard:
     stand_in: Annotated[bool, Field(description="Whether this network stands in for one whose weights are missing.")]
     limits: Limits
     quantization: Annotated[Quantization | None, Field(description="Of an int8 network.")] = None
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that readiness depends on."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """The reply of `/readyz`; the checks only with `?verbose`."""
-
-    ready: bool
-    checks: list[Check] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a request was refused (RFC 9457, `application/problem+json`)."""
-
-    type: Annotated[str, Field(description="urn:eyespot:problem: and the code.")]
-    title: Annotated[str, Field(description="The kind of problem, in a few words.")]
-    status: Annotated[int, Field(description="The HTTP status.")]
-    detail: Annotated[str, Field(description="What happened, and what to do about it.")]
-    code: Annotated[str, Field(description="The kind of problem, for programs.")]
-    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
-    limit: Annotated[int | float | None, Field(description="The limit that was broken.")] = None
-    value: Annotated[int | float | str | None, Field(description="The value that broke it.")] = None
-    checks: Annotated[list[Check] | None, Field(description="Of /readyz?verbose.")] = None

@@ -1,5 +1,6 @@
 """Bytes in, confidences out: the manifest, the weights, an engine, imaging and labels, joined."""
 
+import builtins
 import logging
 import math
 import struct
@@ -20,8 +21,8 @@ from eyespot.vision.engines import Confidences, Engine, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 
-_HEAD = struct.Struct("<4s8sII")  # of a packed `Seen`: what it is, format, width, height
-_PACKED = b"eye1"
+_HEAD = struct.Struct("<4s8sIII")  # of a packed `Seen`: what it is, format, width, height, bytes
+_PACKED = b"eye2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Seen:
     """What the network says of one image: all classes, likeliest first.
 
     `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
-    `width` and `height` are pixels of the upright image.
+    `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one.
     """
 
     class_ids: npt.NDArray[np.int32]
@@ -37,21 +38,22 @@ class Seen:
     format: str
     width: int
     height: int
+    bytes: int
 
-    def pack(self) -> bytes:
+    def pack(self) -> builtins.bytes:
         """As bytes, 8 for each class and a few more, which `unpack` makes into the same again."""
-        head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height)
+        head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height, self.bytes)
         return head + self.class_ids.tobytes() + self.confidences.tobytes()
 
     @classmethod
-    def unpack(cls, packed: bytes, classes: int) -> Self:
+    def unpack(cls, packed: builtins.bytes, classes: int) -> Self:
         """Raises `ValueError` when these are not the bytes of a `Seen` of so many classes."""
         if len(packed) != _HEAD.size + 8 * classes or not packed.startswith(_PACKED):
             raise ValueError("not the packed form of what a network said of an image")
-        _, kind, width, height = _HEAD.unpack_from(packed)
+        _, kind, width, height, size = _HEAD.unpack_from(packed)
         class_ids = np.frombuffer(packed, np.int32, classes, _HEAD.size)
         confidences = np.frombuffer(packed, np.float32, classes, _HEAD.size + 4 * classes)
-        return cls(class_ids, confidences, kind.rstrip(b"\0").decode(), width, height)
+        return cls(class_ids, confidences, kind.rstrip(b"\0").decode(), width, height, size)
 
 
 class Classifier:
@@ -158,7 +160,7 @@ class Classifier:
                 self._in_sight -= 1
         confidences = softmax(logits[0])
         order = np.argsort(-confidences, kind="stable").astype(np.int32)
-        return Seen(order, confidences[order], picture.format, picture.width, picture.height)
+        return Seen(order, confidences[order], picture.format, picture.width, picture.height, len(data))
 
     def top(self, seen: Seen, top_k: int, min_confidence: float = 0) -> list[Prediction]:
         """The `top_k` likeliest classes with at least `min_confidence`, likeliest first."""

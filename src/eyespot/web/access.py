@@ -5,6 +5,7 @@ import hmac
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastapi import Request
@@ -40,7 +41,7 @@ class Admission:
         if scope["type"] == "http":
             state = scope["state"]
             state["journey"].address = self._address(scope)
-            state["key"], state["admin"] = None, False
+            state["key"], state["admin"], state["charge"] = None, False, None
             if self._guards and scope["path"] not in _OPEN and not scope["path"].startswith(_OPEN_BELOW):
                 try:
                     await self._admit(scope)
@@ -82,6 +83,7 @@ class Admission:
                 known = "The API key is not valid" if sent else "An API key is needed"
                 refusal = Unauthorized(f"{known}; {_HOW}.")
         if self._limiter:
+            state["charge"] = partial(self._limiter.check, who)
             await self._limiter.check(who)
         if refusal:
             raise refusal

@@ -14,7 +14,7 @@ from eyespot import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web import STATIC, admin, images, problems
+from eyespot.web import STATIC, admin, batches, bodies, problems
 from eyespot.web.access import Admission, Keys, cors_origins
 from eyespot.web.addresses import trusted_networks
 from eyespot.web.limiter import Limiter
@@ -58,15 +58,22 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # OpenTelemetry's, which may send to other hosts
     )
-    app.include_router(router)
-    app.include_router(admin.router)
+    app.state.batch_max = settings.batch_max
+    routers = (router, batches.router, admin.router)
+    for one in routers:
+        app.include_router(one)
     app.mount("/static/swagger", StaticFiles(packages=[("fastapi_offline", "static")]))
     app.mount("/static", StaticFiles(directory=STATIC))
     problems.install(app)
-    routes = [route for route in (*router.routes, *admin.router.routes) if isinstance(route, APIRoute)]
+    routes = [route for one in routers for route in one.routes if isinstance(route, APIRoute)]
     app.add_middleware(ShortWay, routes=[route for route in routes if route.path == "/predict"])
     app.add_middleware(Admission, keys=keys, trusted=trusted, limiter=limiter)
-    app.add_middleware(BoundedBody, limit=partial(images.body_limit, settings.max_bytes), max_bytes=settings.max_bytes)
+    app.add_middleware(
+        BoundedBody,
+        bound=partial(bodies.bound, settings.max_bytes, settings.batch_max_bytes),
+        max_bytes=settings.max_bytes,
+        batch_max_bytes=settings.batch_max_bytes,
+    )
     if origins:
         app.add_middleware(
             CORSMiddleware,

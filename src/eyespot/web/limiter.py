@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from eyespot.errors import InvalidSetting, RateLimited
+from eyespot.errors import InvalidSetting, RateLimited, Refusal, TooManyImages
 from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
 from eyespot.web.addresses import parsed
 
@@ -43,13 +43,14 @@ class Limiter:
         storage, pool = _open_redis(storage_url)
         return cls(_RedisCounters(_Counters(strategy(storage), rates), pool, in_memory))
 
-    async def check(self, who: str) -> None:
-        """Count a request of `key:NAME` or `address:ADDRESS`.
+    async def check(self, who: str, cost: int = 1) -> None:
+        """Count a request of `key:NAME` or `address:ADDRESS`, or `cost` of them.
 
         Raises:
             RateLimited: it is one too many.
+            TooManyImages: so many are never let through at once.
         """
-        refusal = await self._counters.refusal(_counted_as(who))
+        refusal = await self._counters.refusal(_counted_as(who), cost)
         if refusal:
             raise refusal
 
@@ -76,39 +77,47 @@ class _Counters:
         # The shortest first, so that what is refused for a second's sake is not charged to the hour.
         self._rates = sorted(rates, key=lambda rate: int(rate.get_expiry()))
 
-    async def refusal(self, who: str) -> RateLimited | None:
+    async def refusal(self, who: str, cost: int) -> Refusal | None:
+        least = min(self._rates, key=lambda rate: int(rate.amount))
+        if cost > least.amount:
+            return TooManyImages(
+                f"Each image of a batch counts as a request, and {_told(least)} are allowed: send smaller batches.",
+                limit=least.amount,
+                value=cost,
+            )
         for rate in self._rates:
-            if not await self._strategy.hit(rate, who):
-                return await self._refusal(who, rate)
+            if not await self._strategy.hit(rate, who, cost=cost):
+                return await self._refusal(who, rate, cost)
         return None
 
-    async def _refusal(self, who: str, broken: Any) -> RateLimited:
+    async def _refusal(self, who: str, broken: Any, cost: int) -> RateLimited:
         """With the time until all the rates have room again."""
         longest = 1
         for rate in self._rates:
-            seconds = math.ceil(await self._seconds_to_room(rate, who))
+            seconds = math.ceil(await self._seconds_to_room(rate, who, cost))
             if seconds > longest:
                 longest, broken = seconds, rate
-        plural = "s" if broken.multiples > 1 else ""
         return RateLimited(
-            f"{broken.amount} requests per {broken.multiples} {broken.GRANULARITY.name}{plural} are allowed; "
-            f"try again in {longest} s.",
-            limit=broken.amount,
-            retry_after=longest,
+            f"{_told(broken)} are allowed; try again in {longest} s.", limit=broken.amount, retry_after=longest
         )
 
-    async def _seconds_to_room(self, rate: Any, who: str) -> float:
-        """Until one more request is let through; not positive when that is now.
+    async def _seconds_to_room(self, rate: Any, who: str, cost: int) -> float:
+        """Until `cost` more requests are let through; not positive when that is now.
 
         The strategy's own `get_window_stats` says now when the window has begun within the same millisecond.
         """
         window = rate.get_expiry()
         counters = await self._strategy.storage.get_sliding_window(rate.key_for(who), window)
         previous, previous_ends_in, current, current_ends_in = counters
-        free = rate.amount - current
-        if free <= 0:
-            return float(current_ends_in - window)  # then it becomes the previous one
+        most = rate.amount - cost + 1
+        free = most - current
+        if free <= 0:  # then it becomes the previous one
+            return float(current_ends_in - window + window * max(0, 1 - most / current))
         return float(previous_ends_in - window * free / previous) if previous else 0.0  # whose weight goes down to 0
+
+
+def _told(rate: Any) -> str:
+    return f"{rate.amount} requests per {rate.multiples} {rate.GRANULARITY.name}{'s' if rate.multiples > 1 else ''}"
 
 
 _SET_BACK_SECONDS = 2  # more than a clock is slewed by between two requests
@@ -125,7 +134,7 @@ class _MemoryCounters:
         self._ahead = time.time() - time.monotonic()
         self._swept = time.monotonic()
 
-    async def refusal(self, who: str) -> RateLimited | None:
+    async def refusal(self, who: str, cost: int) -> Refusal | None:
         now = time.monotonic()
         # The storage goes by the wall clock. Set back by an hour, that would keep a full counter full for an hour.
         ahead = time.time() - now
@@ -133,7 +142,7 @@ class _MemoryCounters:
             await self._storage.reset()
         self._ahead = ahead
         self._sweep_seldom(now)
-        return await self._counters.refusal(who)
+        return await self._counters.refusal(who, cost)
 
     def _sweep_seldom(self, now: float) -> None:
         """Keep the storage from looking through all its counters at every request: 1.3 ms with those of 10 000 clients.
@@ -159,11 +168,11 @@ class _RedisCounters:
         self._fallback = fallback
         self._remote = Remote("rate_limit_storage")
 
-    async def refusal(self, who: str) -> RateLimited | None:
+    async def refusal(self, who: str, cost: int) -> Refusal | None:
         try:
-            return await self._remote.ask(lambda: self._counters.refusal(who))
+            return await self._remote.ask(lambda: self._counters.refusal(who, cost))
         except Lost:
-            return await self._fallback.refusal(who)
+            return await self._fallback.refusal(who, cost)
 
     async def close(self) -> None:
         await self._remote.close()

@@ -18,6 +18,7 @@ from eyespot.pool import WorkerPool
 from eyespot.recognizer import Journey
 from eyespot.telemetry import Metrics, child, event
 from eyespot.web import header, problems
+from eyespot.web.bodies import Bound
 from eyespot.web.protocol import PIECE_SECONDS
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -31,8 +32,8 @@ DISCARD_SECONDS = 10
 
 STALLED_SECONDS = 30  # the longest that a client may pause within a body
 
-BodyLimit = Callable[[str], tuple[int, Callable[[int], Refusal]]]
-"""From a content type: the bytes that such a body may have, and the refusal of one that has more."""
+BoundOf = Callable[[str, str], Bound]
+"""From a path and a content type: the bytes that such a body may have."""
 
 
 class RequestContext:
@@ -88,8 +89,7 @@ class RequestContext:
         seconds = time.monotonic() - journey.started
         child(metrics.requests, route, status).inc()
         child(metrics.request_seconds, route).observe(seconds)
-        for step, took in journey.steps.items():
-            child(metrics.step_seconds, step).observe(took)
+        metrics.observe_steps(journey.steps)
         if route not in _UNLOGGED:
             facts = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
             if journey.steps:
@@ -114,14 +114,20 @@ class BoundedBody:
     """Counts bodies as they arrive, whatever Content-Length says; lets a refusal reach a client that still sends.
 
     Each has its limit, and all that are held at one time have one together: `max_bytes` for each place of the pool.
-    More could not be admitted anyway, and would only take memory. A body that is alone is not held to the second.
+    More could not be admitted anyway, and would only take memory. Batches have room of their own, for two of them, or
+    they would take that of the others. A body that is alone is not held to this.
     """
 
-    def __init__(self, app: ASGIApp, limit: BodyLimit, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, bound: BoundOf, max_bytes: int, batch_max_bytes: int) -> None:
         self.app = app
-        self.limit = limit
-        self.max_bytes = max_bytes
-        self.held = 0
+        self.bound = bound
+        self._max_bytes = max_bytes
+        self._batch_max_bytes = batch_max_bytes
+        self.held = {False: 0, True: 0}  # by whether it is of batches
+
+    def room(self, of_batch: bool, places: int) -> int:
+        """Bytes that all bodies of batches, or all others, may take together."""
+        return 2 * self._batch_max_bytes if of_batch else places * self._max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,14 +148,14 @@ class _Body:
         self._pool: WorkerPool = scope["app"].state.recognizer.pool
         self._receive = receive
         self._send = send
-        self._limit, self._refusal = bounds.limit(header(scope, b"content-type") or "")
+        self._bound = bounds.bound(scope["path"], header(scope, b"content-type") or "")
         self._announced = int(header(scope, b"content-length") or 0)
         self._whole = not self._announced and header(scope, b"transfer-encoding") is None
         self._held = 0
 
     async def receive(self) -> Message:
-        if self._announced > self._limit:
-            raise self._refusal(self._announced)
+        if self._announced > self._bound.limit:
+            raise self._bound.refusal(self._announced)
         message = await (self._receive() if self._whole else _receive_in_time(self._receive))
         if message["type"] == "http.request":
             self._whole = self._whole or not message.get("more_body", False)
@@ -159,12 +165,13 @@ class _Body:
         return message
 
     def _hold(self, size: int) -> None:
+        of_batch, held = self._bound.of_batch, self._bounds.held
         self._held += size
-        self._bounds.held += size
-        if self._held > self._limit:
-            raise self._refusal(self._held)
-        room = self._pool.places * self._bounds.max_bytes
-        if self._bounds.held > max(self._held, room):
+        held[of_batch] += size
+        if self._held > self._bound.limit:
+            raise self._bound.refusal(self._held)
+        room = self._bounds.room(of_batch, self._pool.places)
+        if held[of_batch] > max(self._held, room):
             raise Overloaded(
                 "The bodies of other requests take all the room that there is.",
                 limit=room,
@@ -172,7 +179,7 @@ class _Body:
             )
 
     def let_go(self) -> None:
-        self._bounds.held -= self._held
+        self._bounds.held[self._bound.of_batch] -= self._held
         self._held = 0
 
     async def send(self, message: Message) -> None:

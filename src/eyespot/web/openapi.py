@@ -1,10 +1,11 @@
-"""What `/openapi.json` says of `/predict` beyond the types: its three bodies, its parameters and a true reply."""
+"""What `/openapi.json` says of the recognition routes beyond the types: bodies, parameters and true replies."""
 
+import json
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from eyespot.web.images import Parameters
+from eyespot.web.bodies import Parameters
 
 # The reply of EfficientNet-Lite0 to the sample image that comes with the package.
 RECOGNITION: dict[str, Any] = {
@@ -48,18 +49,24 @@ def _schema(name: str) -> dict[str, Any]:
     return {key: value for key, value in _PARAMETERS[name].items() if key not in ("title", "description")}
 
 
+def parameters(beside_a_body: bool = True) -> list[dict[str, Any]]:
+    """Those of the query, which are read by hand and so are unknown to FastAPI."""
+    wins = " A value in the body wins over this one." if beside_a_body else ""
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "description": _PARAMETERS[name]["description"] + wins,
+            "schema": _schema(name),
+        }
+        for name in _PARAMETERS
+    ]
+
+
 def predict_request() -> dict[str, Any]:
-    """Parameters and bodies of `/predict`, which are read by hand and so are unknown to FastAPI."""
+    """Parameters and bodies of `/predict`."""
     return {
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "description": f"{_PARAMETERS[name]['description']} A value in the body wins over this one.",
-                "schema": _schema(name),
-            }
-            for name in _PARAMETERS
-        ],
+        "parameters": parameters(),
         "requestBody": {
             "required": True,
             "description": "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
@@ -82,6 +89,75 @@ def predict_request() -> dict[str, Any]:
                     "example": {"image": SMALL_PNG, "top_k": 3},
                 },
                 **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
+            },
+        },
+    }
+
+
+_TEXT = "The bytes are no image of a supported format, which are JPEG, PNG, WebP."
+_ITEMS: list[dict[str, Any]] = [
+    {
+        "index": 0,
+        "filename": "cat.jpg",
+        **{name: RECOGNITION[name] for name in ("predictions", "image", "cached")},
+    },
+    {
+        "index": 1,
+        "filename": "notes.txt",
+        "problem": {
+            "type": "urn:eyespot:problem:unsupported-format",
+            "title": "Unsupported image format",
+            "status": 415,
+            "detail": _TEXT,
+            "code": "unsupported-format",
+            "request_id": RECOGNITION["request_id"],
+        },
+    },
+]
+
+
+def batch_replies() -> dict[str, Any]:
+    """The two forms of the reply of `/predict/batch`."""
+    whole = {"results": _ITEMS, "model": RECOGNITION["model"], "request_id": RECOGNITION["request_id"]}
+    lines = "".join(f"{json.dumps(item)}\n" for item in _ITEMS)
+    return {
+        "application/json": {"example": whole},
+        "application/x-ndjson": {"schema": {"$ref": "#/components/schemas/BatchItem"}, "example": lines},
+    }
+
+
+def batch_request() -> dict[str, Any]:
+    """Parameters and bodies of `/predict/batch`."""
+    texts = {
+        "type": "array",
+        "items": {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."},
+    }
+    return {
+        "parameters": parameters(),
+        "requestBody": {
+            "required": True,
+            "description": "A file part for each image, whatever it is called; or a list of base64 in JSON.",
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": {"type": "array", "items": _IMAGE}, **_PARAMETERS},
+                    }
+                },
+                "application/json": {
+                    "schema": {
+                        "anyOf": [
+                            {
+                                "type": "object",
+                                "required": ["images"],
+                                "properties": {"images": texts, **_PARAMETERS},
+                            },
+                            texts,
+                        ]
+                    },
+                    "example": {"images": [SMALL_PNG, "bm8gaW1hZ2U="], "top_k": 1},
+                },
             },
         },
     }

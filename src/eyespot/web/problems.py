@@ -15,9 +15,9 @@ MEDIA_TYPE = "application/problem+json"
 _PROBLEM = TypeAdapter(Problem)
 
 
-def document(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> bytes:
-    """The refusal as the JSON of a problem."""
-    problem = Problem(
+def problem(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> Problem:
+    """The refusal as a problem."""
+    return Problem(
         type=types.TYPE_URI + refusal.code,
         title=refusal.title,
         status=refusal.status,
@@ -28,7 +28,11 @@ def document(refusal: Refusal, request_id: str, checks: list[Check] | None = Non
         value=refusal.value,
         checks=checks,
     )
-    return _PROBLEM.dump_json(problem, exclude_none=True)
+
+
+def document(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> bytes:
+    """The refusal as the JSON of a problem."""
+    return _PROBLEM.dump_json(problem(refusal, request_id, checks), exclude_none=True)
 
 
 def response(request: Request, refusal: Refusal, checks: list[Check] | None = None) -> Response:

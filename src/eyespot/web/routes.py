@@ -4,15 +4,19 @@ import time
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
 from eyespot import errors
+from eyespot.errors import NotFound
 from eyespot.pool import CallerLeft
 from eyespot.recognizer import Journey, Recognizer
 from eyespot.types import ImageInfo, Label, ModelCard, Readiness, Recognition
+from eyespot.vision.classifier import Seen
 from eyespot.web import STATIC, images, openapi, problems
+from eyespot.web.bodies import Parameters, read_parameters
 from eyespot.web.middleware import CLIENT_LEFT
 
 router = APIRouter()
@@ -84,13 +88,17 @@ async def predict(request: Request) -> Response:
         seen = await recognizer.recognize(image, journey, request.receive)  # after the body comes the client's leaving
     except CallerLeft:
         return Response(status_code=CLIENT_LEFT)
+    return _answer(recognizer, image.sha256, seen, parameters, journey)
+
+
+def _answer(recognizer: Recognizer, sha256: str, seen: Seen, parameters: Parameters, journey: Journey) -> Response:
     begun = time.monotonic()
     recognition = Recognition(
         predictions=recognizer.classifier.top(seen, parameters.top_k, parameters.min_confidence),
-        image=ImageInfo(image.sha256, seen.format, seen.width, seen.height),
+        image=ImageInfo(sha256, seen.format, seen.width, seen.height),
         model=recognizer.classifier.info,
         cached=journey.cache == "hit",
-        request_id=state["request_id"],
+        request_id=journey.request_id,
     )
     body = _RECOGNITION.dump_json(recognition)
     journey.steps["answer"] = time.monotonic() - begun
@@ -99,6 +107,39 @@ async def predict(request: Request) -> Response:
 
 # `curl -T` sends a PUT. The same operation, so it is told of once.
 router.add_api_route("/predict", predict, methods=["PUT"], include_in_schema=False)
+
+
+@router.get(
+    "/results/{sha256}",
+    response_model=Recognition,
+    summary="What is in an image that was sent before",
+    tags=["recognition"],
+    responses={
+        200: {"content": {"application/json": {"example": {**openapi.RECOGNITION, "cached": True}}}},
+        **problems.documented(
+            errors.Unauthorized,
+            errors.RateLimited,
+            errors.NotFound,
+            errors.InvalidParameter,
+            errors.AuditUnavailable,
+        ),
+    },
+    openapi_extra={"parameters": openapi.parameters(beside_a_body=False)},
+)
+async def result(
+    request: Request,
+    sha256: Annotated[str, InPath(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes.")],
+) -> Response:
+    """The answer that is remembered for an image, which so need not be sent again; 404 when there is none."""
+    recognizer: Recognizer = request.app.state.recognizer
+    journey: Journey = request.state.journey
+    journey.steps["admit"] = time.monotonic() - journey.started
+    parameters = read_parameters(request.query_params, recognizer.classifier.card.limits.max_top_k)
+    request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
+    seen = await recognizer.recall(sha256, journey)
+    if not seen:
+        raise NotFound("No answer is remembered for this image; send it to /predict.")
+    return _answer(recognizer, sha256, seen, parameters, journey)
 
 
 @router.get(
