@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch's own index has CPU-only builds, a tenth of the size of what the default index has for Linux.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-DEBIAN_PACKAGES := chromium curl redis-server postgresql haproxy faketime \
+DEBIAN_PACKAGES := chromium curl redis-server postgresql haproxy faketime libimage-exiftool-perl \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 
 .PHONY: serve test install lint format manual test-all clean

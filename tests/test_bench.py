@@ -15,12 +15,12 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from typer.testing import CliRunner
 
-from eyespot import cli
 from eyespot.bench import decoding, engine, load, machine, plot, report, samples, server
 from eyespot.bench.figures import Agreement, Bound, EngineFigures, Job, Setup
 from eyespot.bench.machine import MachineReport
 from eyespot.bench.server import ServerReport
-from eyespot.errors import EngineUnavailable, StartError
+from eyespot.cli.main import app
+from eyespot.errors import EngineUnavailable, EyespotError, NoAnswer
 from eyespot.pool import Plan
 from eyespot.vision import imaging
 from tests import makers
@@ -300,12 +300,12 @@ def test_what_cannot_be_measured_is_one_line_and_exit_code_2(
     ],
 )
 def test_what_cannot_be_asked_is_told(setup: Setup, begin: Callable[[Setup], object], told: str) -> None:
-    with pytest.raises(StartError, match=told):
+    with pytest.raises(EyespotError, match=told):
         begin(setup)
 
 
 def test_a_server_that_is_not_ready_is_not_loaded(setup: Setup) -> None:
-    with serve_files(handler(ready=503)) as url, pytest.raises(StartError, match="/readyz answered 503: not yet"):
+    with serve_files(handler(ready=503)) as url, pytest.raises(NoAnswer, match="/readyz answered 503: not yet"):
         server.bench(url, setup, [1], 1, run=figures)
 
 
@@ -331,7 +331,7 @@ def test_when_nothing_could_be_measured_the_exit_code_is_1(
 
     nothing = machine.measure(setup, ["onnxruntime"], run=run)
     monkeypatch.setattr(machine, "measure", lambda *_, **__: nothing)
-    done = CliRunner().invoke(cli.app, ["bench", "--plot", "speed.png"])
+    done = CliRunner().invoke(app, ["bench", "--plot", "speed.png"])
     assert done.exit_code == 1
     assert not Path("speed.png").exists()
     assert ("it is not here" in done.stdout) != interrupted

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import eyespot
-from tests import makers
 from tests.serving import EYESPOT, ROOT, environment
 from tests.test_weights import CONTENT, ENTRY, PACKAGED
 
@@ -34,9 +33,12 @@ def test_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--help"], ["serve", "classify", "weights", "EYESPOT_"]),
+        (["--help"], ["serve", "classify", "health", "model", "labels", "weights", "bench", "audit", "EYESPOT_"]),
         (["serve", "--help"], ["SIGTERM", "EYESPOT_PORT"]),
-        (["classify", "--help"], ["Example", "--top-k"]),
+        (["classify", "--help"], ["Example", "--top-k", "--resume", "--xmp", "EYESPOT_URL"]),
+        (["health", "--help"], ["Example", "exit code"]),
+        (["model", "--help"], ["Example", "--json"]),
+        (["labels", "--help"], ["Example", "--json"]),
         (["weights", "--help"], ["list", "verify", "fetch"]),
         (["weights", "fetch", "--help"], ["--from", "--url", "HTTPS_PROXY", "Examples"]),
     ],
@@ -46,32 +48,6 @@ def test_help_teaches(tmp_path: Path, words: list[str], told: list[str]) -> None
     assert done.returncode == 0
     for word in told:
         assert word in done.stdout
-
-
-def test_classify_says_a_line_an_image_and_reports_what_it_cannot_read(
-    tmp_path: Path, packaged: dict[str, str]
-) -> None:
-    (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
-    (tmp_path / "coffee.png").write_bytes(makers.encode(makers.photograph("coffee"), "PNG"))
-    (tmp_path / "text.jpg").write_text("hello")
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "folder").mkdir()
-    files = ["cat.jpg", "text.jpg", "gone.jpg", "folder", "empty.jpg", "coffee.png"]
-    done = run("classify", *files, cwd=tmp_path, **packaged)
-    assert done.returncode == 1
-    cat, coffee = done.stdout.splitlines()
-    assert cat.startswith("cat.jpg: ")
-    assert "cat" in cat.removeprefix("cat.jpg: ")
-    assert cat.count("%") == 3
-    assert "espresso" in coffee
-    text, gone, folder, empty = done.stderr.splitlines()
-    assert "text.jpg: The bytes are no image" in text
-    assert gone == "gone.jpg: No such file or directory"
-    assert folder == "folder: Is a directory"
-    assert "empty.jpg: The image is empty" in empty
-    assert "Traceback" not in done.stderr
-    one = run("classify", "--top-k", "1", "cat.jpg", cwd=tmp_path, **packaged)
-    assert (one.returncode, one.stdout.count("%")) == (0, 1)
 
 
 def test_weights_list(folder: Path) -> None:
@@ -123,3 +99,17 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(folder: Path, words: li
 
 def test_the_sample_image_travels_with_the_package() -> None:
     assert (ROOT / "src" / "eyespot" / "sample.jpg").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("eyespot cla", "classify"), ("eyespot classify --form", "--format"), ("eyespot classify --format cs", "csv")],
+)
+def test_the_shell_completes_words(tmp_path: Path, typed: str, completed: str) -> None:
+    words = str(len(typed.split()) - 1)
+    settings = {"_EYESPOT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": words}
+    assert completed in run(cwd=tmp_path, **settings).stdout.split()
+
+
+def test_completion_can_be_installed(tmp_path: Path) -> None:
+    assert "_EYESPOT_COMPLETE" in run("--show-completion", "bash", cwd=tmp_path).stdout

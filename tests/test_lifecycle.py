@@ -275,9 +275,9 @@ def test_process_1_can_be_stopped_while_it_still_imports() -> None:
     """In a container, where the kernel drops a signal that process 1 has no handler for."""
     script = """
         import runpy, sys, time, types
-        cli = types.ModuleType("eyespot.cli")
+        cli = types.ModuleType("eyespot.cli.main")
         cli.main = lambda: (print("here", flush=True), time.sleep(60))
-        sys.modules["eyespot.cli"] = cli
+        sys.modules["eyespot.cli.main"] = cli
         runpy.run_module("eyespot", run_name="__main__")
     """
     outside = subprocess.Popen(
@@ -333,13 +333,6 @@ def test_a_start_that_fails_half_way_closes_what_was_opened(data_dir: Path, monk
         asyncio.run(start())
     assert threading.active_count() <= before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-worker")]
-
-
-def test_settings_without_effect_are_warned_of(packaged: dict[str, str]) -> None:
-    with serve_process(**packaged, EYESPOT_BATCH_MAX="8") as served:
-        (warning,) = [event for event in served.events if event["event"] == "setting_without_effect"]
-        assert warning["name"] == "EYESPOT_BATCH_MAX"
-        assert warning["level"] == "warning"
 
 
 def test_people_are_told_where_to_go(data_dir: Path) -> None:

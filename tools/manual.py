@@ -11,7 +11,8 @@ from typing import Any
 import typer
 from pydantic_core import PydanticUndefined
 
-from eyespot import cli, settings
+from eyespot import settings
+from eyespot.cli.main import app
 from eyespot.errors import REFUSALS
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
@@ -100,14 +101,12 @@ def variables() -> str:
         choices = re.findall(r"'(\w+)'", str(field.annotation)) if "Literal" in str(field.annotation) else []
         if choices:
             said += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
-        if not settings.in_effect(name):
-            said += " *Known, without effect in this version.*"
         rows.append([f"`{settings.variable(name)}`", f"`{default}`" if default != "" else "", said])
     return table(["variable", "default", "meaning"], rows)
 
 
 def commands() -> str:
-    return "\n\n".join(command(typer.main.get_command(cli.app), "eyespot"))
+    return "\n\n".join(command(typer.main.get_command(app), "eyespot"))
 
 
 def command(this: Any, name: str) -> list[str]:

@@ -14,7 +14,7 @@ _M_ARENA_MAX = -8  # malloc.h
 with contextlib.suppress(AttributeError):  # other C libraries have no such thing
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
-from eyespot.cli import main  # noqa: E402 - the largest part of what the heap holds
+from eyespot.cli.main import main  # noqa: E402 - the largest part of what the heap holds
 
 if __name__ == "__main__":
     main()

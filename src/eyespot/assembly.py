@@ -36,8 +36,26 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
         cpus=pool.available_cpus(),
         queue=settings.queue,
     )
-    classifier = await asyncio.to_thread(
-        Classifier.open,
+    classifier = await asyncio.to_thread(open_classifier, settings, planned)
+    metrics = Metrics()
+    async with open_memory(settings, metrics) as memory:
+        workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
+        try:
+            recognizer = Recognizer(classifier, workers, metrics, memory)
+            await recognizer.warm_up()
+            event("model_ready", **asdict(classifier.info))
+            yield recognizer
+        finally:
+            await asyncio.to_thread(workers.close)
+
+
+def open_classifier(settings: Settings, planned: pool.Plan) -> Classifier:
+    """The network that the settings name, with the threads that were planned.
+
+    Raises:
+        StartError: it cannot be had.
+    """
+    return Classifier.open(
         settings.manifest,
         settings.model,
         engine=settings.engine,
@@ -51,16 +69,6 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
         max_pixels=settings.max_pixels,
         formats=settings.formats,
     )
-    metrics = Metrics()
-    async with open_memory(settings, metrics) as memory:
-        workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
-        try:
-            recognizer = Recognizer(classifier, workers, metrics, memory)
-            await recognizer.warm_up()
-            event("model_ready", **asdict(classifier.info))
-            yield recognizer
-        finally:
-            await asyncio.to_thread(workers.close)
 
 
 @asynccontextmanager

@@ -1,0 +1,107 @@
+"""`eyespot health`, `eyespot model`, `eyespot labels`: what a server, or this machine's network, says of itself."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from eyespot import pool
+from eyespot.cli.terminal import load_settings, out
+from eyespot.types import Label, ModelCard, Readiness
+from eyespot.vision import weights
+
+if TYPE_CHECKING:
+    from eyespot.client import Client
+
+Url = Annotated[
+    str | None, typer.Option(envvar="EYESPOT_URL", help="Ask the server at this address.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server has it.")]
+
+
+def health(url: Url = None, as_json: AsJson = False) -> None:
+    """Say whether a server is ready, and what that depends on; by default the one on this machine, port 8000.
+
+    The exit code is 0 when it is ready, 1 when it is not, 2 when there is none.
+
+    Example: `eyespot health --url http://eyespot.example:8000`
+    """
+    with _client(url) as client:
+        readiness = client.health()
+    if as_json:
+        typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))
+    else:
+        table = Table("check", "", "")
+        for check in readiness.checks or ():
+            table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
+        out.print(table)
+        out.print(f"{client.url} is {'ready' if readiness.ready else 'not ready'}", markup=False, soft_wrap=True)
+    if not readiness.ready:
+        raise typer.Exit(1)
+
+
+def model(url: Url = None, as_json: AsJson = False) -> None:
+    """Say which network answers, how good it is, and what it accepts.
+
+    Without `--url` it is the one that `serve` and `classify` would take here.
+
+    Examples: `eyespot model`, `eyespot model --json | jq .limits`
+    """
+    if url:
+        with _client(url) as client:
+            card = client.model()
+    else:
+        from eyespot import assembly
+
+        config = load_settings()
+        card = assembly.open_classifier(config, pool.plan(config.workers, config.threads)).card
+    if as_json:
+        typer.echo(TypeAdapter(ModelCard).dump_json(card))
+        return
+    table = Table("network", card.name + (", which stands in for one whose weights are missing" * card.stand_in))
+    table.add_row("digest", card.digest)
+    table.add_row("architecture", card.architecture)
+    table.add_row("engine, precision", f"{card.engine}, {card.precision}")
+    table.add_row("input", f"{card.input_size} x {card.input_size} pixels")
+    table.add_row("classes", f"{card.classes:,}")
+    if card.accuracy:
+        table.add_row("published top-1", f"{card.accuracy.top1} % on {card.accuracy.on}")
+    table.add_row("licence", card.license)
+    table.add_row("formats", ", ".join(card.limits.formats))
+    table.add_row("largest image", f"{card.limits.max_bytes:,} bytes, {card.limits.max_pixels:,} pixels")
+    out.print(table)
+
+
+def labels(
+    text: Annotated[str | None, typer.Argument(help="Only those with this in their name.", show_default=False)] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the classes that the network knows: number, WordNet id and name.
+
+    Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
+    """
+    if url:
+        with _client(url) as client:
+            known: Sequence[Label] = client.labels()
+    else:
+        from eyespot.vision.classifier import labels_of
+
+        config = load_settings()
+        known = labels_of(weights.choose(weights.read_manifest(config.manifest), config.model), config.labels_dir)
+    found = [label for label in known if not text or text.lower() in label.label.lower()]
+    if as_json:
+        typer.echo(TypeAdapter(list[Label]).dump_json(found))
+        return
+    for label in found:
+        typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
+    if not found:
+        raise typer.Exit(1)
+
+
+def _client(url: str | None) -> "Client":
+    from eyespot.client import Client
+
+    return Client(url)

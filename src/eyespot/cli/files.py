@@ -1,0 +1,59 @@
+"""Which images there are in files and folders."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp")
+
+
+def find(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
+    """The files that are named, and the images in and below the folders that are named; each once.
+
+    The order is that of the paths; in a folder that of the names, its files before its folders. Names that begin with a
+    dot are left out, as are links to folders, which may lead round in a circle. A folder that cannot be read is told to
+    `unreadable`.
+    """
+    named: set[str] = set()
+    folders: list[str] = []
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in named or any(_finds(folder, real) for folder in folders):
+            continue
+        if os.path.isdir(path):
+            yield from _below(path, real, named, unreadable)
+            folders.append(real)
+        else:
+            yield path
+        named.add(real)
+
+
+def _finds(folder: str, file: str) -> bool:
+    """Whether `file` is found below `folder`."""
+    if os.path.commonpath((folder, file)) != folder:
+        return False
+    parts = os.path.relpath(file, folder).split(os.sep)
+    return not any(part.startswith(".") for part in parts) and (os.path.isdir(file) or _is_image(file))
+
+
+def _below(path: str, real: str, named: set[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
+    files, folders = [], []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or os.path.join(real, entry.name) in named:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                elif _is_image(entry.name) and entry.is_file():
+                    files.append(entry.name)
+    except OSError as error:
+        unreadable(error)
+        return
+    for name in sorted(files):
+        yield os.path.join(path, name)
+    for name in sorted(folders):
+        yield from _below(os.path.join(path, name), os.path.join(real, name), named, unreadable)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)

@@ -1,0 +1,252 @@
+"""What was found in each file: as a table, as JSON lines or as CSV, and which files have been done before."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import TypeAdapter
+from rich.cells import cell_len, set_cell_size
+
+from eyespot.errors import EyespotError, OutputUnusable, Refusal
+from eyespot.types import ImageInfo, ModelInfo, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """Why there is nothing to say about a file."""
+
+    code: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: EyespotError | OSError) -> Self:
+        if isinstance(error, Refusal):
+            return cls(error.code, error.detail)
+        detail = (error.strerror or str(error)) if isinstance(error, OSError) else error.detail
+        return cls("unreadable", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is in one file, or why that cannot be said: one line of the output."""
+
+    path: str
+    predictions: list[Prediction] | None = None
+    image: ImageInfo | None = None
+    model: ModelInfo | None = None
+    problem: FileProblem | None = None
+
+
+_FINDING = TypeAdapter(Finding)
+
+
+class Format(ABC):
+    """A way to write findings, each as a whole line."""
+
+    def head(self) -> str:
+        """What comes before the first."""
+        return ""
+
+    @abstractmethod
+    def line(self, finding: Finding) -> str:
+        """The finding with its line end; empty where there is no place for it."""
+
+    def is_whole(self, line: bytes) -> bool:
+        """Whether this, of a file that may have been cut off, is all of a line."""
+        return line.endswith(b"\n")
+
+
+class Table(Format):
+    """For people: columns, cut to `width` cells if that is given. Problems are told elsewhere."""
+
+    def __init__(self, width: int | None, top_k: int) -> None:
+        self._width = width
+        self._cell = 26 if width is None else max(16, min(26, (width * 2 // 3) // min(top_k, 3) - 2))
+
+    def line(self, finding: Finding) -> str:
+        if finding.predictions is None:
+            return ""
+        said = [self._said(found) for found in finding.predictions] or ["nothing above the least confidence"]
+        if self._width is None:
+            return "  ".join((finding.path, *said)).rstrip() + "\n"
+        room = max(8, self._width - 2 - sum(map(cell_len, said[:3])) - 2 * len(said[:3]))
+        return set_cell_size("  ".join((_cut_left(finding.path, room), *said)), self._width).rstrip() + "\n"
+
+    def _said(self, found: Prediction) -> str:
+        share = f"{found.confidence:.1%}"
+        return set_cell_size(f"{set_cell_size(found.label, self._cell - 7).rstrip()} {share}", self._cell)
+
+
+def _cut_left(text: str, cells: int) -> str:
+    """The end of a path says more than its beginning."""
+    if cell_len(text) > cells:
+        while cell_len(text) > cells - 1:
+            text = text[1:]
+        text = f"…{text}"
+    return set_cell_size(text, cells)
+
+
+class JsonLines(Format):
+    """A JSON object for each file."""
+
+    def line(self, finding: Finding) -> str:
+        fields = _FINDING.dump_python(finding, mode="json", exclude_none=True)
+        return json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+class Csv(Format):
+    """A row for each file (RFC 4180), with the likeliest classes in columns."""
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+
+    def head(self) -> str:
+        likeliest = [f"{part}{place}" for place in range(1, self._top_k + 1) for part in ("label", "confidence")]
+        return _row(["path", *likeliest, "problem", "detail", "sha256", "format", "width", "height", "model"])
+
+    def is_whole(self, line: bytes) -> bool:
+        return line.endswith(b"\n") and line.count(b'"') % 2 == 0  # else the end of the line is within quotes
+
+    def line(self, finding: Finding) -> str:
+        likeliest: list[object] = [
+            value for found in finding.predictions or () for value in (found.label, found.confidence)
+        ]
+        likeliest += [None] * (2 * self._top_k - len(likeliest))
+        problem, image, model = finding.problem, finding.image, finding.model
+        return _row(
+            [
+                finding.path,
+                *likeliest,
+                *((problem.code, problem.detail) if problem else (None, None)),
+                *((image.sha256, image.format, image.width, image.height) if image else (None,) * 4),
+                model and model.name,
+            ]
+        )
+
+
+def _row(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue()
+
+
+class Results:
+    """A file of findings, which another run can go on with."""
+
+    def __init__(self, path: Path, form: Format) -> None:
+        """Raises `OutputUnusable` when another run has it, and `OSError`."""
+        self._path = path
+        self._form = form
+        self._file = _open(path)
+        self._end = 0  # of the last whole line
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def begin(self) -> None:
+        """Begin a new file.
+
+        Raises:
+            OutputUnusable: it holds something already.
+        """
+        if os.fstat(self._file.fileno()).st_size:
+            raise OutputUnusable(f"{self._path} holds something already: --resume goes on with it")
+        self._write(self._form.head())
+
+    def resume(self, model: ModelInfo) -> None:
+        """Go on with the file of a run that did not come to its end; a line that was cut off is removed.
+
+        Raises:
+            OutputUnusable: it is none, was begun with another network, or with other columns.
+        """
+        for line in _whole_lines(self._file, self._form):
+            if self._end == 0 and self._form.head():
+                if line != encoded(self._form.head()):
+                    raise OutputUnusable(f"{self._path} has other columns: it was begun with another --top-k or format")
+            else:
+                self._done.add(_key(_done(self._form, line, model, self._path)))
+            self._end += len(line)
+        self._file.truncate(self._end)
+        if not self._end:
+            self._write(self._form.head())
+
+    def has(self, path: str) -> bool:
+        """Whether the run before has done that file."""
+        return _key(path) in self._done
+
+    def write(self, finding: Finding) -> None:
+        """Add a line, at once and whole. Raises `OSError`; the file then ends with the line before."""
+        self._write(self._form.line(finding))
+
+    def _write(self, line: str) -> None:
+        data = encoded(line)
+        try:
+            written = 0
+            while written < len(data):  # on a disk that is nearly full, it may be less than all
+                written += self._file.write(data[written:])
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(self._end)
+            raise
+        self._end += len(data)
+
+
+def encoded(line: str) -> bytes:
+    """UTF-8; what of a file's name is none becomes the escape that JSON has for it."""
+    return line.encode("utf-8", "backslashreplace")
+
+
+def _key(path: str) -> str:
+    return encoded(path).decode()
+
+
+def _open(path: Path) -> io.FileIO:
+    """The file, unbuffered and this run's alone."""
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise OutputUnusable(f"another run is writing to {path}") from error
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def _whole_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
+    file.seek(0)
+    line = b""
+    with io.FileIO(file.fileno(), closefd=False) as unbuffered, io.BufferedReader(unbuffered) as reader:
+        for piece in reader:
+            line += piece
+            if form.is_whole(line):
+                yield line
+                line = b""
+
+
+def _done(form: Format, line: bytes, model: ModelInfo, path: Path) -> str:
+    """The path of the file that the line is about."""
+    try:
+        if isinstance(form, JsonLines):
+            fields = json.loads(line)
+            name, told, right = fields["path"], fields.get("model", {}).get("digest"), model.digest
+        else:
+            (row,) = csv.reader([line.decode("utf-8")])
+            name, told, right = row[0], row[-1], model.name
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise OutputUnusable(f"{path} is no file of results, or not of this format: {line[:60]!r}") from error
+    if told and told != right:
+        raise OutputUnusable(f"{path} was begun with another network; {model.name} would answer differently")
+    return str(name)

@@ -1,0 +1,36 @@
+"""`eyespot serve`."""
+
+import typer
+
+from eyespot import telemetry
+from eyespot.cli.terminal import load_settings
+
+
+def serve() -> None:
+    """Serve the API and the page.
+
+    Listens on `EYESPOT_HOST`:`EYESPOT_PORT` (127.0.0.1:8000) once the model is loaded and has recognised an image.
+    SIGTERM stops it without losing a request; Ctrl-C stops it at once.
+
+    Example: `EYESPOT_PORT=9000 eyespot serve`
+    """
+    from eyespot.vision.export import SAMPLE
+    from eyespot.web.app import create_app
+    from eyespot.web.server import Server, bind
+
+    config = load_settings()
+    bound = bind(config.host, config.port)
+    host, port = bound.getsockname()[:2]
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    url = f"http://{name}:{port}"
+    fastapi = create_app(config)
+
+    def ready() -> None:
+        card = fastapi.state.recognizer.classifier.card
+        telemetry.event("server_ready", url=url, model=card.name, engine=card.engine, precision=card.precision)
+        if config.log_format != "json":
+            typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl -F file=@{SAMPLE} {url}/predict\n")
+
+    with bound:
+        Server(fastapi, bound, config.drain_seconds, config.deadline_seconds).serve_until_stopped(ready)
+    telemetry.event("server_stopped")
