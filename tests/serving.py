@@ -3,6 +3,8 @@
 import http.server
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 import tempfile
@@ -112,6 +114,28 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def shown_on_terminal(*words: str, cwd: Path, **settings: str) -> tuple[int, str]:
+    """Exit code and what the words, a command, send to a terminal of 100 columns."""
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        words,
+        cwd=cwd,
+        env=environment(**{"COLUMNS": "100", "TERM": "xterm", **settings}),
+        stdin=side,
+        stdout=side,
+        stderr=side,
+    ) as process:
+        os.close(side)
+        shown = b""
+        while select.select([main], [], [], 60)[0]:
+            try:
+                shown += os.read(main, 65536)
+            except OSError:  # the process has ended
+                break
+        os.close(main)
+    return process.returncode, shown.decode()
 
 
 class FakeEngine:

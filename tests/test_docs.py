@@ -5,24 +5,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving import EYESPOT, ROOT, Served, environment, serve_process
+from tests.serving import EYESPOT, ROOT, Served, serve_process, shown_on_terminal
 
 DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
 VARYING = {"request_id", "stand_in", "cached"}
 
 
 def examples() -> Iterator[tuple[str, list[str], str]]:
-    """(document, commands, reply) of every console block with a curl line."""
+    """(document, commands, reply) of every console block with a curl line or a command of ours."""
     for name in DOCUMENTS:
         for block in re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
             lines = block.splitlines()
             commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
             reply = "\n".join(line for line in lines if not line.startswith("$ "))
-            if any("localhost:8000" in command or "eyespot classify" in command for command in commands):
+            if any("localhost:8000" in command or ".venv/bin/eyespot" in command for command in commands):
                 yield name, commands, reply
 
 
@@ -59,22 +60,55 @@ def same(said: Any, is_: Any, key: str = "") -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example[0]}: {example[1][-1][:50]}")
 def test_examples_are_true(documented: Served, packaged: dict[str, str], example: tuple[str, list[str], str]) -> None:
     _, commands, reply = example
-    script = " && ".join(commands).replace("localhost:8000", documented.url).replace("curl ", "curl --silent ")
-    script = script.replace(".venv/bin/eyespot", str(EYESPOT))
-    done = subprocess.run(
-        ["sh", "-c", script], cwd=ROOT, env=environment(**packaged), capture_output=True, text=True, timeout=60
-    )
+    script = " && ".join(commands).replace("localhost:8000", documented.url.removeprefix("http://"))
+    script = script.replace("curl ", "curl --silent ")
+    if ".venv/bin/eyespot" in script:
+        Path("/tmp/found.csv").unlink(missing_ok=True)
+        code, shown = terminal("-c", script.replace(".venv/bin/eyespot", str(EYESPOT)), cwd=ROOT, **packaged)
+        assert code == 0, shown
+        assert told(shown) == told(reply.replace("localhost:8000", documented.url.removeprefix("http://")))
+        return
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     if reply.startswith("#"):  # metrics: the lines that are shown are among those that there are
         assert set(reply.splitlines()) <= set(done.stdout.splitlines())
-    elif "classify" in script:
-        percent = re.compile(r"\d+\.\d%")
-        assert percent.sub("%", reply) == percent.sub("%", done.stdout.strip())
     elif reply.endswith(", …]"):
         said = json.loads(reply.replace(", …]", "]"))
         same(said, json.loads(done.stdout)[: len(said)])
     else:
         same(json.loads(reply), json.loads(done.stdout))
+
+
+def terminal(*words: str, cwd: Path, **settings: str) -> tuple[int, str]:
+    """Exit code of a shell, and what a terminal of 100 columns shows at its end."""
+    code, shown = shown_on_terminal("sh", *words, cwd=cwd, **settings)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
+    lines = [line.rsplit("\r")[-1] for line in plain.splitlines()]
+    return code, "\n".join(line for line in lines if line and "images/s" not in line)
+
+
+def told(shown: str) -> list[str]:
+    """Lines, without what differs from machine to machine: how long it took, the last digits of confidences."""
+    return [re.sub(r"\d+\.\d%|in \d+\.\d s, \d+ a second", "", line).rstrip() for line in shown.splitlines()]
+
+
+PROGRAMS = [
+    (name, program, output)
+    for name in DOCUMENTS
+    for program, output in re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program[0])
+def test_programs_print_what_they_are_said_to(documented: Served, program: tuple[str, str, str]) -> None:
+    _, code, output = program
+    code = code.replace("http://localhost:8000", documented.url)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (output, "")
+
+
+def test_every_document_has_a_program() -> None:
+    assert [name for name, _, _ in PROGRAMS] == DOCUMENTS
 
 
 def test_every_document_has_examples() -> None:

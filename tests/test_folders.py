@@ -3,9 +3,7 @@
 import csv
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from eyespot.cli.terminal import err
 from eyespot.errors import OutputUnusable
 from eyespot.types import ImageInfo, ModelInfo, Prediction
 from tests import makers
-from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, until
+from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, shown_on_terminal, until
 from tests.test_cache import IMAGE, image, metric
 from tests.test_cli import run
 
@@ -79,7 +77,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path: Path, packaged: dict[st
     killed.write_bytes(whole.read_bytes()[: len(left) + 30])  # as a machine that loses power may leave it
     gone_on = run("classify", "photos", "-o", str(killed), "--resume", cwd=tmp_path, **packaged)
     assert gone_on.returncode == (1 if "could not" in gone_on.stderr else 0)
-    assert " were done before" in gone_on.stderr
+    assert " images were done before" in gone_on.stderr
     assert killed.read_bytes() == whole.read_bytes()
     paths = [line["path"] for line in lines(killed)]
     assert len(paths) == len(set(paths)) == 200
@@ -115,7 +113,7 @@ def test_a_run_that_is_stopped_leaves_a_whole_file(tmp_path: Path, number: signa
         assert f"stopped after {before} of 100" in told
         assert before < 100
         done = run("classify", "photos", "-o", "found.jsonl", "--url", served.url, "--resume", cwd=tmp_path)
-        assert f"{before} were done before" in done.stderr
+        assert f"{before} images were done before" in done.stderr
         assert len({line["path"] for line in lines(tmp_path / "found.jsonl")}) == 100
 
 
@@ -224,31 +222,9 @@ def test_an_image_that_the_server_knows_is_not_sent_again(tmp_path: Path) -> Non
         assert metric(served, 'eyespot_requests_total{route="/results/{sha256}",status="200"}') == 3
 
 
-def terminal(*words: str, cwd: Path, **settings: str) -> tuple[int, str]:
-    """Exit code and what a terminal of 100 columns would be sent."""
-    main, side = pty.openpty()
-    with subprocess.Popen(
-        [EYESPOT, *words],
-        cwd=cwd,
-        env=environment(**{"COLUMNS": "100", "TERM": "xterm", **settings}),
-        stdin=side,
-        stdout=side,
-        stderr=side,
-    ) as process:
-        os.close(side)
-        shown = b""
-        while select.select([main], [], [], 60)[0]:
-            try:
-                shown += os.read(main, 65536)
-            except OSError:  # the process has ended
-                break
-        os.close(main)
-    return process.returncode, shown.decode()
-
-
 def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path: Path, served: Served) -> None:
     folder_of(tmp_path / "photos", 30)
-    code, shown = terminal("classify", "photos", cwd=tmp_path, EYESPOT_URL=served.url)
+    code, shown = shown_on_terminal(str(EYESPOT), "classify", "photos", cwd=tmp_path, EYESPOT_URL=served.url)
     assert code == 1
     assert "images/s" in shown
     assert "\x1b[?25h" in shown  # the cursor is back

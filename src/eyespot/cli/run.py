@@ -99,11 +99,11 @@ class Run:
         failed = sum(self.problems.values())
         done = self.before + self.recognized + failed
         said = []
-        if self.total > 1:
+        if self.total > 1 and (self.recognized or failed):
             rate = self.recognized / self.seconds
             said.append(f"{self.recognized:,} images recognised in {self.seconds:.1f} s, {rate:.0f} a second")
-            if self.before:
-                said.append(f"{self.before:,} were done before")
+        if self.before:
+            said.append(f"{self.before:,} images were done before")
         if not self.total:
             said.append(f"no images in {', '.join(self.paths)}; JPEG, PNG and WebP are looked for")
         if failed and self.total > 1:
