@@ -103,7 +103,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench.report": {"bench.host", "bench.decoding", "bench.figures", "bench.machine", "bench.server"},
     "bench.plot": {"bench.machine", "bench.server", "bench.report"},
     "ordered": set(),
-    "client": {"", "ordered"},
+    "encoding": set(),
+    "client": {"", "encoding", "ordered"},
     "cli": set(),
     "cli.terminal": {"", "settings"},
     "cli.files": set(),
@@ -145,7 +146,7 @@ INSIDE_FUNCTIONS = {
     "vision.engines.onnx": {"torch"},
     "bench.plot": {"matplotlib.figure"},
     "": {"eyespot.client"},
-    "client": {"PIL"},
+    "encoding": {"PIL"},
     # A command pays only for what it runs, and so does the completion of a word.
     "cli.asking": {"eyespot.assembly", "eyespot.client", "eyespot.vision.classifier"},
     "cli.classify": {"eyespot.assembly", "eyespot.client", "eyespot.cli.xmp"},

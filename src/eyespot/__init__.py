@@ -10,7 +10,7 @@ Read in this order, each file needing only the ones before it:
 5. `web`, `client` and `cli`: the edges
 
 Beside that road: `vision.fetch` downloads weights, `vision.quantize` makes int8, `bench` measures, `ordered` goes
-through many items.
+through many items, `encoding` reads what a program has of an image.
 
 `from eyespot import Client` is all that another program needs.
 """

@@ -6,7 +6,6 @@ classes only take the steps, each in its own way.
 
 import asyncio
 import hashlib
-import io
 import os
 import random
 import threading
@@ -17,39 +16,29 @@ from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from eyespot import __version__
+from eyespot.encoding import ImageSource, encoded
 from eyespot.errors import (
     REFUSALS,
     EyespotError,
-    InvalidParameter,
     NoAnswer,
+    NoImage,
     NotEyespot,
     NotFound,
     Refusal,
     ServerSilent,
     ServerUnavailable,
-    TooSmall,
     Unauthorized,
 )
 from eyespot.ordered import in_order
 from eyespot.types import Label, ModelCard, Problem, Readiness, Recognition
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from PIL.Image import Image
-
 DEFAULT_URL = "http://127.0.0.1:8000"
-
-ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image | npt.NDArray[np.uint8]"
-)
-"""A path, the encoded bytes, a binary file, a PIL image, or RGB of uint8 and shape (h, w, 3), (h, w, 4) or (h, w)."""
 
 Lang: TypeAlias = Literal["en", "zh"]
 T = TypeVar("T")
@@ -69,9 +58,7 @@ _CONNECT_SECONDS = 5
 _SENT_AGAIN = {429, 502, 503}  # 502: a balancer whose server has just gone
 _MOST_BROKEN = 4  # connections that may break before a request is given up
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds, where the server does not say how long
-_OF_ONE_IMAGE = {400, 413, 415, 422, 500, 504}
 _LONGEST_WAIT = 1e9  # seconds; what a header says beyond does not fit into a float, or into a lock
-_PNG_BYTES = 5_000_000  # of pixels: even noise, which no PNG makes smaller, is below the 5 MiB that servers accept
 
 
 class _Calls:
@@ -123,6 +110,8 @@ class _Calls:
 
     def _predict(self, image: ImageSource, top_k: int, min_confidence: float, lang: Lang) -> Steps[Recognition]:
         data: bytes = yield partial(encoded, image)
+        if not data:
+            raise NoImage("The image is empty: 0 bytes.")
         params = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
         until = time.monotonic() + self._retry_seconds
         if self._ask_first is not None and len(data) > self._ask_first:
@@ -198,9 +187,8 @@ class _Calls:
             value=problem.value,
             retry_after=_seconds(answer.headers.get("Retry-After")),
         )
-        vars(refusal).update(
-            status=problem.status, code=problem.code, title=problem.title
-        )  # a newer server's may be new
+        # A newer server may have another kind.
+        vars(refusal).update(status=problem.status, code=problem.code, title=problem.title)
         refusal.add_note(f"request id {problem.request_id}")
         return refusal
 
@@ -426,79 +414,9 @@ async def _each(images: Iterable[ImageSource] | AsyncIterable[ImageSource]) -> A
 
 def of_one_image(error: Refusal | OSError) -> EyespotError | OSError:
     """The error, if it says something of one image alone; raised, if the next image would meet it too."""
-    if isinstance(error, Refusal) and (error.status not in _OF_ONE_IMAGE or isinstance(error, InvalidParameter)):
+    if isinstance(error, Refusal) and not error.is_of_the_image:
         raise error
     return error
-
-
-def encoded(image: ImageSource) -> bytes:
-    """The encoded bytes of an image.
-
-    PIL images and arrays become PNGs, upright; those of more than 5 MB of pixels are made smaller.
-
-    Raises:
-        OSError: its file cannot be read.
-        TypeError: it is none of these things, or an array of another shape or of other numbers than uint8.
-        TooSmall: it has no pixels.
-    """
-    if isinstance(image, str | os.PathLike):
-        with open(image, "rb") as file:
-            return file.read()
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if hasattr(image, "read"):
-        data = image.read()
-        if not isinstance(data, bytes):
-            raise TypeError("the file must be opened in binary mode: open(path, 'rb')")
-        return data
-    if hasattr(type(image), "__array_interface__"):  # of a PIL image too, which would copy its pixels for an answer
-        return _png(image)
-    raise TypeError(
-        f"an image is a path, bytes, a binary file, a PIL image or a numpy array, not {type(image).__name__}"
-    )
-
-
-def _png(image: Any) -> bytes:
-    from PIL import Image, ImageOps
-
-    if not isinstance(image, Image.Image):
-        _check_array(image.__array_interface__)
-        image = Image.fromarray(image)
-    if 0 in image.size:
-        raise TooSmall("The image has no pixels.")
-    image = _writable(ImageOps.exif_transpose(image))
-    if _bytes_of(image) > _PNG_BYTES:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        scale = (_PNG_BYTES / _bytes_of(image)) ** 0.5
-        size = [max(1, int(side * scale)) for side in image.size]
-        image = image.resize(size, Image.Resampling.HAMMING, reducing_gap=2)
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def _check_array(layout: dict[str, Any]) -> None:
-    shape, kind = layout["shape"], layout["typestr"]
-    if kind != "|u1" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (3, 4)):
-        raise TypeError(
-            "an array must hold uint8, from 0 to 255, in the order red, green, blue, and be of shape (h, w, 3), "
-            f"(h, w, 4) or (h, w); this holds {kind} and is of shape {shape}"
-        )
-
-
-def _writable(image: "Image") -> "Image":
-    """The image in a mode that a PNG has and the server reads as it would the image's own file."""
-    if image.mode == "F":
-        raise TypeError("an image must hold whole numbers; this one holds floats: convert it to RGB")
-    if image.mode.startswith("I;16"):  # of which convert would make white where there is more than 255
-        return image.convert("I").point(lambda level: level / 256).convert("L")
-    if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        return image
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def _bytes_of(image: "Image") -> int:
-    return image.width * image.height * len(image.getbands())
 
 
 def _shown(url: httpx.URL) -> httpx.URL:

@@ -152,7 +152,7 @@ class Refusal(EyespotError):
     @property
     def is_of_the_image(self) -> bool:
         """Whether it says something of one image alone, so that the next may well be answered."""
-        return self.status in (400, 413, 415, 422, 500, 504)
+        return self.status in (400, 413, 415, 422, 500, 504) and not isinstance(self, InvalidParameter)
 
 
 class BadRequest(Refusal):

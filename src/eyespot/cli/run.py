@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -53,9 +53,13 @@ class Run:
         """
         self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
         begun = time.monotonic()
-        with self._bar() as bar, self._stopping(stop):
+        with (
+            self._bar() as bar,
+            self._stopping(stop),
+            closing(in_order(find, self._left(is_done, bar), threads, _AHEAD * threads)) as answers,
+        ):
             try:
-                for _, future in in_order(find, self._left(is_done, bar), threads, _AHEAD * threads):
+                for _, future in answers:
                     if self.signals:
                         break
                     self._add(future.result(), write)
