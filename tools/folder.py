@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -48,7 +49,8 @@ def run(folder: Path, seconds_between: float) -> tuple[float, list[float]]:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
             resident = []
             while process.poll() is None:
-                resident.append(resident_mb(process.pid))
+                with suppress(ProcessLookupError):  # it has just ended
+                    resident.append(resident_mb(process.pid))
                 time.sleep(seconds_between)
             assert process.stderr
             told = process.stderr.read()
