@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from eyespot.cli import files
-from eyespot.cli.findings import Csv, FileProblem, Finding, JsonLines, Results, Table
+from eyespot.cli.findings import Csv, FileProblem, Finding, JsonLines, Table
+from eyespot.cli.looking import Looker
+from eyespot.cli.results import Results
 from eyespot.cli.run import Run
 from eyespot.cli.terminal import err
 from eyespot.errors import OutputUnusable
@@ -303,6 +305,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
 
 
 MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
+PNG = ImageInfo("0" * 64, "PNG", 3, 4)
 NAMES = [
     '"quoted".jpg',
     "line\nend.jpg",
@@ -317,7 +320,7 @@ NAMES = [
 
 def finding(path: str) -> Finding:
     cat = Prediction(281, "n02123045", 'a "tabby"', 0.5)
-    return Finding(path, [cat], ImageInfo("0" * 64, "PNG", 3, 4), MODEL)
+    return Finding(path, [cat], PNG, MODEL)
 
 
 FORMS = pytest.mark.parametrize("form", [JsonLines(), Csv(2)], ids=["jsonl", "csv"])
@@ -428,7 +431,7 @@ def test_a_run_over_many_files_holds_few(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(files, "find", endless)
     one = Run(["."], err)
-    one.go(finding, 4, lambda: None, lambda _: False, write)
+    one.go(Looker(lambda _: ([], PNG), MODEL, threads=4), lambda _: False, write)
     assert (written, one.recognized, one.total) == (20_000, 20_000, 20_000)
     assert most <= 4 * 16
 

@@ -109,13 +109,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.terminal": {"", "settings"},
     "cli.files": set(),
     "cli.findings": set(),
+    "cli.results": {"cli", "cli.findings"},
     "cli.xmp": {""},
-    "cli.run": {"cli", "cli.files", "cli.findings", "cli.terminal", "ordered"},
+    "cli.looking": {"", "pool", "assembly", "client", "cli", "cli.findings", "cli.terminal", "cli.xmp"},
+    "cli.run": {"cli", "cli.files", "cli.findings", "cli.looking", "cli.terminal", "ordered"},
     "cli.asking": {"", "pool", "assembly", "client", "vision", "vision.weights", "vision.classifier", "cli.terminal"},
-    "cli.classify": {
-        *("", "pool", "assembly", "client", "cli"),
-        *("cli.asking", "cli.findings", "cli.run", "cli.terminal", "cli.xmp"),
-    },
+    "cli.classify": {"cli", "cli.asking", "cli.findings", "cli.looking", "cli.results", "cli.run", "cli.terminal"},
     "cli.serve": {"", "cli.terminal", "vision.export", "web.app", "web.server"},
     "cli.quantize": {"", "pool", "vision", "vision.weights", "vision.quantize", "vision.classifier", "cli.terminal"},
     "cli.bench": {
@@ -149,7 +148,7 @@ INSIDE_FUNCTIONS = {
     "encoding": {"PIL"},
     # A command pays only for what it runs, and so does the completion of a word.
     "cli.asking": {"eyespot.assembly", "eyespot.client", "eyespot.vision.classifier"},
-    "cli.classify": {"eyespot.assembly", "eyespot.client", "eyespot.cli.xmp"},
+    "cli.looking": {"eyespot.assembly", "eyespot.client", "eyespot.cli.xmp"},
     "cli.serve": {"eyespot.vision.export", "eyespot.web.app", "eyespot.web.server"},
     "cli.quantize": {"eyespot.vision.quantize", "eyespot.vision.classifier"},
     "cli.bench": {f"eyespot.bench.{name}" for name in ("figures", "machine", "plot", "report", "server")},

@@ -3,30 +3,21 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import typer
 
-from eyespot import pool
+from eyespot.cli import looking
 from eyespot.cli.asking import Url
-from eyespot.cli.findings import Csv, FileProblem, Finding, Format, JsonLines, Results, Table, encoded
+from eyespot.cli.findings import Csv, Finding, Format, JsonLines, Table, encoded
+from eyespot.cli.looking import Question
+from eyespot.cli.results import Results
 from eyespot.cli.run import Rows, Run
-from eyespot.cli.terminal import err, load_settings, out
-from eyespot.errors import EyespotError, ImageTooLarge, NoAnswer, NoImage, OutputUnusable, Refusal
-from eyespot.types import ImageInfo, ModelInfo, Prediction
+from eyespot.cli.terminal import err, out
+from eyespot.types import ModelInfo
 
-Look: TypeAlias = Callable[[str], tuple[list[Prediction], ImageInfo]]
-"""What is in the image in a file. Raises `EyespotError`, `OSError`."""
-
-Looking: TypeAlias = tuple[Look, ModelInfo, int, Callable[[], None]]
-"""How images are looked at, with what network, by how many threads, and what makes those give up that wait."""
-
-_MOST_BYTES = 256 * 1024 * 1024  # of a file that is read into memory; more than any photograph has
 _KEYWORD_CONFIDENCE = 0.2
-_CALLERS = 8
 
 
 def classify(
@@ -78,18 +69,14 @@ def classify(
     chosen = _chosen(form, output, resume)
     if min_confidence is None:
         min_confidence = _KEYWORD_CONFIDENCE if xmp else 0
+    question = Question(top_k, min_confidence, lang)
     run = Run([str(path) for path in paths], out if chosen == "table" else err)
     try:
         with (
-            _remote(url, lang, workers, top_k, min_confidence) if url else _local(workers, top_k, min_confidence) as (
-                look,
-                model,
-                threads,
-                stop,
-            ),
-            _writing(chosen, output, resume, top_k, model) as (write, is_done),
+            looking.there(url, question, workers) if url else looking.here(question, workers) as looker,
+            _writing(chosen, output, resume, top_k, looker.model) as (write, is_done),
         ):
-            run.go(partial(_find, _with_keywords(look) if xmp else look, model), threads, stop, is_done, write)
+            run.go(looking.with_keywords(looker) if xmp else looker, is_done, write)
     finally:
         code = run.report()
     if run.signals:
@@ -106,60 +93,6 @@ def _chosen(form: str, output: Path | None, resume: bool) -> str:
     if form == "table" and output:
         raise typer.BadParameter("a table is for the terminal; --output takes jsonl or csv")
     return form
-
-
-@contextmanager
-def _local(workers: int | None, top_k: int, min_confidence: float) -> Iterator[Looking]:
-    from eyespot import assembly
-
-    config = load_settings()
-    planned = pool.plan(workers or config.workers, config.threads)
-    classifier = assembly.open_classifier(config, planned)
-
-    def look(path: str) -> tuple[list[Prediction], ImageInfo]:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ImageTooLarge(f"The file has more than {_MOST_BYTES:,} bytes.", limit=_MOST_BYTES)
-        if not data:
-            raise NoImage("The file is empty.")
-        seen = classifier.see(data)
-        image = ImageInfo(sha256(data).hexdigest(), seen.format, seen.width, seen.height)
-        return classifier.top(seen, top_k, min_confidence), image
-
-    yield look, classifier.info, planned.workers, lambda: None
-
-
-@contextmanager
-def _remote(
-    url: str, lang: Literal["en", "zh"], workers: int | None, top_k: int, min_confidence: float
-) -> Iterator[Looking]:
-    from eyespot.client import Client
-
-    load_settings()
-    with Client(url) as client:
-        card = client.model()
-
-        def look(path: str) -> tuple[list[Prediction], ImageInfo]:
-            found = client.predict(path, top_k=top_k, min_confidence=min_confidence, lang=lang)
-            return found.predictions, found.image
-
-        model = ModelInfo(card.name, card.digest, card.engine, card.precision)
-        yield look, model, workers or _CALLERS, client.close
-
-
-def _with_keywords(look: Look) -> Look:
-    try:
-        from eyespot.cli import xmp
-    except ModuleNotFoundError as error:
-        raise OutputUnusable("to write keywords, `pip install eyespot[xmp]` is needed") from error
-
-    def look_and_tell(path: str) -> tuple[list[Prediction], ImageInfo]:
-        predictions, image = look(path)
-        xmp.add_keywords(Path(path), [found.label for found in predictions])
-        return predictions, image
-
-    return look_and_tell
 
 
 @contextmanager
@@ -182,14 +115,3 @@ def _writing(
     else:
         typer.echo(encoded(form.head()), nl=False)
         yield lambda finding: typer.echo(encoded(form.line(finding)), nl=False), lambda _: False
-
-
-def _find(look: Look, model: ModelInfo, path: str) -> Finding:
-    """What is in a file, or what is wrong with it. Raises `EyespotError` of what is wrong with the server."""
-    try:
-        predictions, image = look(path)
-    except (EyespotError, OSError) as error:
-        if isinstance(error, NoAnswer) or (isinstance(error, Refusal) and not error.is_of_the_image):
-            raise
-        return Finding(path, problem=FileProblem.of(error))
-    return Finding(path, predictions, image, model)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from eyespot.cli import files
 from eyespot.cli.findings import FileProblem, Finding, Table
+from eyespot.cli.looking import Looker, find
 from eyespot.cli.terminal import err
 from eyespot.ordered import in_order
 
@@ -36,34 +38,23 @@ class Run:
     seconds: float = 0
     signals: list[int] = field(default_factory=list)
 
-    def go(
-        self,
-        find: Callable[[str], Finding],
-        threads: int,
-        stop: Callable[[], None],
-        is_done: Callable[[str], bool],
-        write: Callable[[Finding], None],
-    ) -> None:
-        """Write what `find` says of each file that is not done; a signal ends the run after the image at hand.
-
-        `stop` makes those give up that wait for a server.
+    def go(self, looker: Looker, is_done: Callable[[str], bool], write: Callable[[Finding], None]) -> None:
+        """Write what is in each file that is not done; a signal ends the run after the image at hand.
 
         Raises:
             EyespotError, OSError: the run cannot go on.
         """
         self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
         begun = time.monotonic()
-        with (
-            self._bar() as bar,
-            self._stopping(stop),
-            closing(in_order(find, self._left(is_done, bar), threads, _AHEAD * threads)) as answers,
-        ):
+        with self._bar() as bar, self._stopping(looker.stop):
+            left = self._left(is_done, bar)
             try:
-                for _, future in answers:
-                    if self.signals:
-                        break
-                    self._add(future.result(), write)
-                    bar()
+                with closing(in_order(partial(find, looker), left, looker.threads, _AHEAD * looker.threads)) as answers:
+                    for _, future in answers:
+                        if self.signals:
+                            break
+                        self._add(future.result(), write)
+                        bar()
             except BrokenPipeError:  # whoever reads has read enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except Exception:
