@@ -1,13 +1,16 @@
 """`eyespot classify` over folders: nothing done twice, nothing lost, whatever happens in between."""
 
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,7 +23,7 @@ from eyespot.cli.terminal import err
 from eyespot.errors import OutputUnusable
 from eyespot.types import ImageInfo, ModelInfo, Prediction
 from tests import makers
-from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, shown_on_terminal, until
+from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, serve_files, shown_on_terminal, until
 from tests.test_cache import IMAGE, image, metric
 from tests.test_cli import run
 
@@ -224,6 +227,7 @@ def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path: Path, served: Served
     code, shown = shown_on_terminal(str(EYESPOT), "classify", "photos", cwd=tmp_path, EYESPOT_URL=served.url)
     assert code == 1
     assert "images/s" in shown
+    assert "\x1b[1A\x1b[2K" in shown  # the bar is gone
     assert "\x1b[?25h" in shown  # the cursor is back
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
     rows = [line.rsplit("\r")[-1] for line in plain.splitlines() if "class 4 94.3%" in line]
@@ -235,11 +239,78 @@ def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path: Path, served: Served
 def test_in_a_pipe_there_is_nothing_but_json(tmp_path: Path, served: Served) -> None:
     folder_of(tmp_path / "photos", 10)
     piped = subprocess.run(
-        f"{EYESPOT} classify photos | head -n 1", shell=True, cwd=tmp_path, env=environment(EYESPOT_URL=served.url),
-        capture_output=True, text=True,
+        f"{{ {EYESPOT} classify photos; echo ended with $? >&2; }} | true",
+        shell=True, cwd=tmp_path, env=environment(EYESPOT_URL=served.url), capture_output=True, text=True,
     )  # fmt: skip
-    assert json.loads(piped.stdout)["path"] == "photos/a.jpg"
     assert "Traceback" not in piped.stderr
+    assert "eyespot:" not in piped.stderr
+    assert "ended with 0" in piped.stderr
+    whole = run("classify", "photos", cwd=tmp_path, EYESPOT_URL=served.url).stdout.splitlines()
+    assert [json.loads(line)["path"] for line in whole[:2]] == ["photos/a.jpg", "photos/b/cut.jpg"]
+
+
+class OfAnother(http.server.BaseHTTPRequestHandler):
+    """A server that says what its network is, and of every image the same problem."""
+
+    problem: ClassVar[tuple[int, str]]
+    seen: ClassVar[threading.Semaphore]
+    card: ClassVar[bytes]
+
+    def do_GET(self) -> None:
+        self.answer(200, self.card)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.release()
+        status, code = self.problem
+        problem = {"type": "x", "title": "x", "status": status, "detail": "not now", "code": code, "request_id": "x"}
+        self.answer(status, json.dumps(problem).encode())
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After", "30")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def refusing(served: Served, status: int, code: str) -> Iterator[tuple[str, threading.Semaphore]]:
+    with served.client() as client:
+        card = client.get("/model").content
+    members = {"problem": (status, code), "seen": threading.Semaphore(0), "card": card}
+    handler = type("Refusing", (OfAnother,), members)
+    with serve_files(handler) as url:
+        yield url, members["seen"]
+
+
+def test_what_is_wrong_for_all_images_ends_the_run(tmp_path: Path, served: Served) -> None:
+    folder_of(tmp_path / "photos", 5)
+    with refusing(served, 403, "forbidden") as (url, _):
+        done = run("classify", "photos", "-o", "found.jsonl", "--url", url, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "eyespot: not now" in done.stderr
+    assert lines(tmp_path / "found.jsonl") == []
+
+
+def test_a_signal_ends_the_wait_for_a_server_that_is_full(tmp_path: Path, served: Served) -> None:
+    folder_of(tmp_path / "photos", 5)
+    with refusing(served, 503, "overloaded") as (url, seen):
+        process = subprocess.Popen(
+            [EYESPOT, "classify", "photos/x"],
+            cwd=tmp_path,
+            env=environment(EYESPOT_URL=url),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert seen.acquire(timeout=30)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)  # the server asked for 30
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in told
 
 
 def test_keywords_are_written_beside_the_images(tmp_path: Path, served: Served) -> None:
@@ -340,6 +411,8 @@ def test_whatever_a_file_is_called_it_is_known_again(tmp_path: Path, form: JsonL
         assert [name for name in NAMES if not (again.has(name) and again.has(f"bad {name}"))] == []
         assert not again.has("other.jpg")
     assert path.read_bytes() == whole
+    if isinstance(form, JsonLines):
+        assert [line["path"] for line in lines(path)] == [name for each in NAMES for name in (each, f"bad {each}")]
 
 
 @FORMS
