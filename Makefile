@@ -51,7 +51,7 @@ manual: install
 	$(BIN)/python tools/manual.py
 
 # Everything, with what this machine lacks installed first; a test that is skipped for want of a tool then fails.
-# ONLY="-m needs" leaves out what cannot have been skipped by a `make test` just before.
+# ONLY='-m "needs and not photographs"' leaves out what cannot have been skipped by a `make test` just before.
 test-all: install
 	@missing=$$(dpkg-query -W -f '$${Status} $${Package}\n' $(DEBIAN_PACKAGES) 2>&1 | grep -v '^install ok' || true); \
 	if [ -n "$$missing" ]; then \

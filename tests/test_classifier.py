@@ -143,6 +143,7 @@ def test_bf16_is_chosen_where_the_processor_has_it_and_refused_elsewhere(
             choose_precision("openvino", "bf16")
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.parametrize("engine", ["onnxruntime", "torchscript"])
 def test_the_engines_that_people_ask_for_answer_as_torch_does(
     reference: Classifier, data_dir: Path, engine: str

@@ -27,6 +27,8 @@ def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
 def test_it_names_the_routes(document: dict[str, Any]) -> None:
     assert {(path, method) for path, methods in document["paths"].items() for method in methods} == {
         ("/predict", "post"),
+        ("/predict/batch", "post"),
+        ("/results/{sha256}", "get"),
         ("/labels", "get"),
         ("/model", "get"),
         ("/livez", "get"),

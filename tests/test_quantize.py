@@ -51,6 +51,9 @@ def images_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+REAL = pytest.mark.needs("make test-all")  # half a minute
+
+
 class Quantized(SimpleNamespace):
     """What `eyespot quantize` left behind."""
 
@@ -113,6 +116,7 @@ def quantized(
     return Quantized(done=done, data_dir=folder / "data", calls=Path(recorder["RECORD"]).read_text())
 
 
+@REAL
 def test_the_report_is_printed_and_is_on_the_card(quantized: Quantized) -> None:
     report = quantized.report
     rows = [line.split("│")[1:3] for line in quantized.done.stdout.splitlines() if line.startswith("│")]
@@ -126,6 +130,7 @@ def test_the_report_is_printed_and_is_on_the_card(quantized: Quantized) -> None:
     assert table["images a second, before and after"] == speeds
 
 
+@REAL
 def test_every_different_image_is_either_calibrated_or_measured_on(quantized: Quantized) -> None:
     report = quantized.report
     assert (report.calibrated_on, report.measured_on) == (26, 14)
@@ -134,16 +139,19 @@ def test_every_different_image_is_either_calibrated_or_measured_on(quantized: Qu
     assert 0 < report.mean_difference < report.worst_difference < 1
 
 
+@REAL
 def test_a_file_that_is_no_image_is_named(quantized: Quantized, images_dir: Path) -> None:
     named = [line for line in quantized.done.stderr.splitlines() if "no image that can be read" in line]
     assert named == [f"{images_dir / 'notes.txt'}: no image that can be read"]
 
 
+@REAL
 def test_the_weights_are_a_quarter_as_large(quantized: Quantized, base: tuple[Path, export.Export]) -> None:
     int8 = quantized.data_dir / "exports" / f"{base[0].name}-int8" / "model.bin"
     assert int8.stat().st_size < 0.3 * (base[0] / "model.bin").stat().st_size
 
 
+@REAL
 def test_int8_recognises_the_golden_image_and_photographs(quantized: Quantized) -> None:
     classifier = quantized.classifier
     assert (classifier.info.engine, classifier.info.precision) == ("openvino", "int8")
@@ -154,6 +162,7 @@ def test_int8_recognises_the_golden_image_and_photographs(quantized: Quantized) 
     assert (logits.shape, features.shape) == ((2, 1000), (2, 1280, 7, 7))
 
 
+@REAL
 def test_nothing_but_the_two_exports_is_left(quantized: Quantized, base: tuple[Path, export.Export]) -> None:
     exports = quantized.data_dir / "exports"
     assert {path.name for path in exports.iterdir()} == {base[0].name, f"{base[0].name}-int8"}
@@ -161,6 +170,7 @@ def test_nothing_but_the_two_exports_is_left(quantized: Quantized, base: tuple[P
     assert left == {"export.json", "head.npz", "model.bin", "model.xml"}
 
 
+@REAL
 def test_quantize_calls_nobody(quantized: Quantized) -> None:
     assert quantized.calls == ""
 
