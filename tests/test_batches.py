@@ -13,6 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from eyespot.types import Batch, BatchItem
+from eyespot.web import protocol
 from tests import makers
 from tests.serving import FakeEngine, Served, serve_fake, until
 from tests.test_cache import IMAGE, image, metric, predict
@@ -149,7 +150,9 @@ class Stream:
 
     def __init__(self, served: Served, body: dict[str, Any], accept: dict[str, str] = LINES) -> None:
         request = httpx.Request("POST", f"{served.url}/predict/batch", headers=accept, **body)
-        self._socket = socket.create_connection(("127.0.0.1", served.port))
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.connect(("127.0.0.1", served.port))
         head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
         self._socket.sendall(f"POST /predict/batch HTTP/1.1\r\n{head}\r\n".encode() + request.read())
         self._file = self._socket.makefile("rb")
@@ -222,6 +225,24 @@ def test_the_rest_is_not_computed_for_who_has_left(accept: dict[str, str], caplo
             assert ask(served, form([image(number)])).status_code == 200
         assert engine.calls <= 6 + 4
     assert not [record for record in caplog.records if record.message == "request_failed"]
+
+
+def test_a_caller_who_does_not_read_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_UNREAD_SECONDS", 0.1)
+    with serve_fake(batch_max=2000, batch_max_bytes=2**24, cache_url="memory://") as served:
+        stream = Stream(served, {"files": [("file", ("x" * 3500, IMAGE))] * 1800})  # the names come back
+        until(lambda: metric(served, 'eyespot_requests_total{route="/predict/batch",status="200"}') == 1)
+        stream.leave()
+        assert metric(served, 'eyespot_cache_total{result="hit"}') < 1700
+        assert ask(served, form([IMAGE])).status_code == 200
+
+
+@pytest.mark.parametrize("value", [b"1", b"[]", b"{}", b'""'])
+def test_json_of_countless_values_is_refused_before_it_is_parsed(fake: Served, value: bytes) -> None:
+    body = b"[" + b",".join([value] * 1_000_000) + b"]"
+    reply = ask(fake, {"content": body, "headers": {"content-type": "application/json"}})
+    assert (reply.status_code, reply.json()["code"], reply.json()["limit"]) == (413, "too-many-images", 64)
+    assert "value" not in reply.json()  # which it would have to be parsed for
 
 
 def test_batches_leave_every_place_to_the_others() -> None:

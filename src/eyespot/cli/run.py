@@ -96,9 +96,9 @@ class Run:
         said = []
         if self.total > 1 and (self.recognized or failed):
             rate = self.recognized / self.seconds
-            said.append(f"{self.recognized:,} images recognised in {self.seconds:.1f} s, {rate:.0f} a second")
+            said.append(f"{_images(self.recognized)} recognised in {self.seconds:.1f} s, {rate:.0f} a second")
         if self.before:
-            said.append(f"{self.before:,} images were done before")
+            said.append(f"{_images(self.before)} done before")
         if not self.total:
             said.append(f"no images in {', '.join(self.paths)}; JPEG, PNG and WebP are looked for")
         if failed and self.total > 1:
@@ -143,6 +143,10 @@ class Run:
         ) as progress:
             task = progress.add_task("", total=self.total)
             yield lambda: progress.advance(task)
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
 
 
 class _Rate(ProgressColumn):

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from eyespot import errors
-from eyespot.errors import BadJson, Internal, NoImage, Refusal, UnsupportedBody
+from eyespot.errors import BadJson, Internal, NoImage, Refusal, TooManyImages, UnsupportedBody
 from eyespot.pool import CallerLeft
 from eyespot.recognizer import Journey, Recognizer
 from eyespot.telemetry import event
@@ -40,6 +40,7 @@ router = APIRouter()
 LINES = "application/x-ndjson"
 _BATCH = TypeAdapter(Batch)
 _ITEM = TypeAdapter(BatchItem)
+_MOST_BESIDE = 100  # values in JSON beside the images
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ async def _read(request: Request, most: int) -> tuple[deque[_Sent], Mapping[str,
         sent, given = await _from_form(request, most)
     elif kind == "application/json":
         raw = b"".join([chunk async for chunk in request.stream() if chunk])
-        sent, given = await aside(len(raw), _from_json, raw)
+        sent, given = await aside(len(raw), _from_json, raw, most)
     else:
         raise UnsupportedBody("A batch is multipart/form-data with a file for each image, or application/json.")
     if not sent:
@@ -157,9 +158,13 @@ async def _from_form(request: Request, most: int) -> tuple[deque[_Sent], Mapping
         await form.close()
 
 
-def _from_json(raw: bytes) -> tuple[deque[_Sent], Mapping[str, Any]]:
+def _from_json(raw: bytes, most: int) -> tuple[deque[_Sent], Mapping[str, Any]]:
     if not raw:
         raise NoImage('Send a list of base64 strings, or an object whose "images" is one.')
+    # Neither is in base64. Parsed, millions of values of two bytes would take 30 times the memory of the body.
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if values > 4 * most + _MOST_BESIDE:
+        raise TooManyImages(f"The JSON holds more than {most:,} images.", limit=most)
     try:
         fields = from_json(raw)
     except ValueError as error:

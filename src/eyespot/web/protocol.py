@@ -16,6 +16,7 @@ PIECE_SECONDS = 1  # after which a request is told of what there is of its body,
 _MOST_PIECE_BYTES, _LEAST_PIECE_BYTES, _PIECES_BYTES = 256 * 1024, 64 * 1024, 64 * 1024 * 1024
 _HEAD_BYTES = 64 * 1024  # of a head, of trailers, of whatever else comes between bodies
 _HEAD_SECONDS = 30  # for which a client may take to send a head
+_UNREAD_SECONDS = 30  # for which a client may take nothing of an answer that fills the buffers on its way
 _OF_AN_UPGRADE = {b"upgrade", b"http2-settings"}
 
 
@@ -25,14 +26,16 @@ class Protocol(HttpToolsProtocol):
     A request that offers to go on in another protocol is answered in this one (RFC 9110, 7.8). Java's own client offers
     h2c with its first request, and uvicorn drops the body of such a request. What is no HTTP gets a problem.
 
-    Heads are bounded in size and time. Trailers are thrown away: uvicorn adds them to the headers, where a client could
-    pretend to be somebody else behind a proxy that looks at heads only.
+    Heads are bounded in size and time, and so is a client that does not read: what it has sent, a batch say, would be
+    held for ever. Trailers are thrown away: uvicorn adds them to the headers, where a client could pretend to be
+    somebody else behind a proxy that looks at heads only.
     """
 
     _woken = 0.0  # when the request was last told of its body, as the loop has it
     _piece_bytes = _MOST_PIECE_BYTES
     _unaccounted = 0  # bytes since a head, a piece of a body or a message ended
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _answered: RequestResponseCycle | None = None  # the one that the app has; the last one may wait behind it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,8 +43,19 @@ class Protocol(HttpToolsProtocol):
         # As between two requests: balancers open connections before they need them.
         self._late = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(_UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
+        self.resume_writing()
         for cycle in (self._answered, *(waiting for waiting, _ in self.pipeline)):
             if cycle and not cycle.response_complete:
                 cycle.disconnected = True
