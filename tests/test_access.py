@@ -312,9 +312,9 @@ async def limiter(rate: str, url: str = "memory://") -> AsyncIterator[Limiter]:
         await opened.close()
 
 
-async def refusal(limiter: Limiter, who: str = "key:alice") -> RateLimited | None:
+async def refusal(limiter: Limiter, who: str = "key:alice", cost: int = 1) -> RateLimited | None:
     try:
-        await limiter.check(who)
+        await limiter.check(who, cost)
     except RateLimited as refused:
         return refused
     return None
@@ -368,6 +368,39 @@ def test_there_is_room_after_the_time_that_was_told_and_not_before(
                 else:
                     clock.advance(1.001)
                 assert not await refusal(some)
+
+    with fake_clock(1_700_000_000 + start * period) as clock:
+        asyncio.run(scenario(clock))
+
+
+@given(
+    st.integers(2, 8),
+    st.integers(2, 8),
+    st.sampled_from([7, 60, 3600]),
+    PARTS_OF_A_PERIOD,
+    st.lists(st.tuples(PARTS_OF_A_PERIOD, st.integers(1, 8)), min_size=1, max_size=6),
+)
+def test_there_is_room_for_a_batch_after_the_time_that_was_told_and_not_before(
+    amount: int, cost: int, period: int, start: float, bursts: list[tuple[float, int]]
+) -> None:
+    cost = min(cost, amount)
+
+    async def scenario(clock: Clock) -> None:
+        async with limiter(f"{amount} per {period} seconds") as some:
+            for pause, requests in bursts:
+                clock.advance(pause * period)
+                await passed(some, "key:alice", requests)
+                refused = await refusal(some, cost=cost)
+                if not refused:
+                    continue
+                assert refused.retry_after
+                if refused.retry_after > 1:
+                    clock.advance(refused.retry_after - 1.001)
+                    assert await refusal(some, cost=cost)
+                    clock.advance(1.002)
+                else:
+                    clock.advance(1.001)
+                assert not await refusal(some, cost=cost)
 
     with fake_clock(1_700_000_000 + start * period) as clock:
         asyncio.run(scenario(clock))
@@ -535,6 +568,8 @@ def test_servers_count_together_in_a_redis(patient: None, log: pytest.LogCapture
             assert 1 <= refused.retry_after <= 60
             assert refused.limit == 5
             assert await passed(other, "key:alice", 1) == 1
+            assert await refusal(one, "key:alice", cost=4) is None
+            assert await refusal(other, "key:alice", cost=1)
             answers = await asyncio.gather(*(refusal(one, "key:many") for _ in range(200)))
             assert answers.count(None) == 5
             assert min(answer.retry_after or 0 for answer in answers if answer) > 30
