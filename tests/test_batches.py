@@ -341,11 +341,18 @@ def test_an_image_counts_as_a_request_for_the_rate_limit() -> None:
         assert predict(served).status_code == 429
 
 
-def test_a_batch_that_no_rate_ever_lets_through_is_told_so() -> None:
-    with serve_fake(rate_limit="3/second;1000/hour") as served:
-        reply = ask(served, form(SHADES[:5]))
-        assert (reply.status_code, reply.json()["code"], reply.json()["limit"]) == (413, "too-many-images", 3)
-        assert "3 requests per 1 second" in reply.json()["detail"]
+@pytest.mark.parametrize(("most", "images"), [(3, 4), (3, 9), (1, 2)])
+def test_a_batch_that_no_rate_ever_lets_through_is_told_so(most: int, images: int) -> None:
+    with serve_fake(rate_limit=f"{most}/second;1000/hour") as served:
+        reply = ask(served, form([image(number) for number in range(images)]))
+        assert (reply.status_code, reply.json()["code"], reply.json()["limit"]) == (413, "too-many-images", most)
+        assert f"{most} requests per 1 second" in reply.json()["detail"]
+
+
+def test_a_batch_of_as_many_as_the_rate_is_let_through() -> None:
+    with serve_fake(rate_limit="3/hour") as served:
+        assert ask(served, form([image(number) for number in range(3)])).status_code == 200
+        assert predict(served).status_code == 429
 
 
 def test_what_goes_wrong_here_is_the_problem_of_one_image_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

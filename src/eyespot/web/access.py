@@ -83,7 +83,7 @@ class Admission:
                 known = "The API key is not valid" if sent else "An API key is needed"
                 refusal = Unauthorized(f"{known}; {_HOW}.")
         if self._limiter:
-            state["charge"] = partial(self._limiter.check, who)
+            state["charge"] = partial(self._limiter.check_batch, who)
             await self._limiter.check(who)
         if refusal:
             raise refusal

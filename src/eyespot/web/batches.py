@@ -97,8 +97,8 @@ async def predict_batch(request: Request) -> Response:
     journey.steps["admit"] = begun - journey.started
     sent, given = await _read(request, request.app.state.batch_max)
     parameters = read_parameters({**request.query_params, **given}, recognizer.classifier.card.limits.max_top_k)
-    if request.state.charge and len(sent) > 1:
-        await request.state.charge(len(sent) - 1)
+    if request.state.charge:
+        await request.state.charge(len(sent))
     journey.steps["read"] = time.monotonic() - begun
     request.state.facts.update(images=len(sent), model=recognizer.classifier.info.name)
     items = _recognized(request, sent, parameters)

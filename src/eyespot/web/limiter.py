@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from eyespot.errors import InvalidSetting, RateLimited, Refusal, TooManyImages
+from eyespot.errors import InvalidSetting, RateLimited, TooManyImages
 from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
 from eyespot.web.addresses import parsed
 
@@ -15,8 +15,10 @@ from eyespot.web.addresses import parsed
 class Limiter:
     """Refuses who sends more requests than anybody may."""
 
-    def __init__(self, counters: "_MemoryCounters | _RedisCounters") -> None:
+    def __init__(self, counters: "_MemoryCounters | _RedisCounters", least: Any) -> None:
+        """`least` is the rate with the smallest amount."""
         self._counters = counters
+        self._least = least
 
     @classmethod
     def open(cls, rate: str, storage_url: str) -> "Limiter":
@@ -33,26 +35,42 @@ class Limiter:
             rates = []
         if not rates or not all(each.amount for each in rates):
             raise InvalidSetting(f"EYESPOT_RATE_LIMIT: {rate!r} is no rate such as 100/minute or 10/second;1000/hour")
+        least = min(rates, key=lambda each: int(each.amount))
         # Two counters for each client. The moving window keeps the time of every request: in a Redis by the clock of
         # the server that asks; in memory, a thread looks through each client's.
         strategy = aio.strategies.SlidingWindowCounterRateLimiter
         memory = aio.storage.MemoryStorage()
         in_memory = _MemoryCounters(_Counters(strategy(memory), rates), memory)
         if not storage_url.startswith(("redis://", "rediss://")):
-            return cls(in_memory)
+            return cls(in_memory, least)
         storage, pool = _open_redis(storage_url)
-        return cls(_RedisCounters(_Counters(strategy(storage), rates), pool, in_memory))
+        return cls(_RedisCounters(_Counters(strategy(storage), rates), pool, in_memory), least)
 
     async def check(self, who: str, cost: int = 1) -> None:
         """Count a request of `key:NAME` or `address:ADDRESS`, or `cost` of them.
 
         Raises:
             RateLimited: it is one too many.
-            TooManyImages: so many are never let through at once.
         """
         refusal = await self._counters.refusal(_counted_as(who), cost)
         if refusal:
             raise refusal
+
+    async def check_batch(self, who: str, images: int) -> None:
+        """Count each image of a batch as a request; the first has been, as the request that the batch is.
+
+        Raises:
+            RateLimited: they are too many.
+            TooManyImages: so many are never let through at once.
+        """
+        if images > self._least.amount:
+            raise TooManyImages(
+                f"Every image counts as a request, and {_told(self._least)} are allowed: send smaller batches.",
+                limit=self._least.amount,
+                value=images,
+            )
+        if images > 1:
+            await self.check(who, images - 1)
 
     async def close(self) -> None:
         """Close the connections to the Redis."""
@@ -77,14 +95,7 @@ class _Counters:
         # The shortest first, so that what is refused for a second's sake is not charged to the hour.
         self._rates = sorted(rates, key=lambda rate: int(rate.get_expiry()))
 
-    async def refusal(self, who: str, cost: int) -> Refusal | None:
-        least = min(self._rates, key=lambda rate: int(rate.amount))
-        if cost > least.amount:
-            return TooManyImages(
-                f"Each image of a batch counts as a request, and {_told(least)} are allowed: send smaller batches.",
-                limit=least.amount,
-                value=cost,
-            )
+    async def refusal(self, who: str, cost: int) -> RateLimited | None:
         for rate in self._rates:
             if not await self._strategy.hit(rate, who, cost=cost):
                 return await self._refusal(who, rate, cost)
@@ -134,7 +145,7 @@ class _MemoryCounters:
         self._ahead = time.time() - time.monotonic()
         self._swept = time.monotonic()
 
-    async def refusal(self, who: str, cost: int) -> Refusal | None:
+    async def refusal(self, who: str, cost: int) -> RateLimited | None:
         now = time.monotonic()
         # The storage goes by the wall clock. Set back by an hour, that would keep a full counter full for an hour.
         ahead = time.time() - now
@@ -168,7 +179,7 @@ class _RedisCounters:
         self._fallback = fallback
         self._remote = Remote("rate_limit_storage")
 
-    async def refusal(self, who: str, cost: int) -> Refusal | None:
+    async def refusal(self, who: str, cost: int) -> RateLimited | None:
         try:
             return await self._remote.ask(lambda: self._counters.refusal(who, cost))
         except Lost:
