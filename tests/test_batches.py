@@ -367,8 +367,13 @@ def test_what_goes_wrong_here_is_the_problem_of_one_image_and_in_the_log(caplog:
 def test_the_log_has_one_line_for_the_batch(fake: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "eyespot")
     ask(fake, form([IMAGE, b"text"]))
-    (line,) = [one for one in caplog.records if getattr(one, "facts", {}).get("route") == "/predict/batch"]
-    facts = line.facts  # type: ignore[attr-defined]
+
+    def lines() -> list[Any]:
+        return [one for one in caplog.records if getattr(one, "facts", {}).get("route") == "/predict/batch"]
+
+    until(lambda: bool(lines()))
+    (line,) = lines()
+    facts = line.facts
     assert (facts["images"], facts["refused"], facts["status"]) == (2, 1, 200)
 
 

@@ -111,7 +111,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli.findings": set(),
     "cli.results": {"cli", "cli.findings"},
     "cli.xmp": {""},
-    "cli.looking": {"", "pool", "assembly", "client", "cli", "cli.findings", "cli.terminal", "cli.xmp"},
+    "cli.looking": {"", "pool", "assembly", "client", "encoding", "cli", "cli.findings", "cli.terminal", "cli.xmp"},
     "cli.run": {"cli", "cli.files", "cli.findings", "cli.looking", "cli.terminal", "ordered"},
     "cli.asking": {"", "pool", "assembly", "client", "vision", "vision.weights", "vision.classifier", "cli.terminal"},
     "cli.classify": {"cli", "cli.asking", "cli.findings", "cli.looking", "cli.results", "cli.run", "cli.terminal"},

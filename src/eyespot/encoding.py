@@ -4,7 +4,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from eyespot.errors import TooSmall
+from eyespot.errors import ImageTooLarge, NoImage, TooSmall
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,7 @@ ImageSource: TypeAlias = (
 )
 """A path, the encoded bytes, a binary file, a PIL image, or RGB of uint8 and shape (h, w, 3), (h, w, 4) or (h, w)."""
 
+_FILE_BYTES = 256 * 1024 * 1024  # more than any photograph has; read whole, a larger one would take all memory
 _PNG_BYTES = 5_000_000  # of pixels: even noise, which no PNG makes smaller, is below the 5 MiB that servers accept
 
 
@@ -27,11 +28,12 @@ def encoded(image: ImageSource) -> bytes:
     Raises:
         OSError: its file cannot be read.
         TypeError: it is none of these things, or an array of another shape or of other numbers than uint8.
+        ImageTooLarge: its file has more than 256 MiB.
+        NoImage: its file is empty.
         TooSmall: it has no pixels.
     """
     if isinstance(image, str | os.PathLike):
-        with open(image, "rb") as file:
-            return file.read()
+        return read_file(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if hasattr(image, "read"):
@@ -44,6 +46,23 @@ def encoded(image: ImageSource) -> bytes:
     raise TypeError(
         f"an image is a path, bytes, a binary file, a PIL image or a numpy array, not {type(image).__name__}"
     )
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ImageTooLarge: it has more than 256 MiB.
+        NoImage: it is empty.
+    """
+    with open(path, "rb") as file:
+        data = file.read(_FILE_BYTES + 1)
+    if len(data) > _FILE_BYTES:
+        raise ImageTooLarge(f"The file has more than {_FILE_BYTES:,} bytes.", limit=_FILE_BYTES)
+    if not data:
+        raise NoImage("The file is empty.")
+    return data
 
 
 def _png(image: Any) -> bytes:

@@ -33,7 +33,8 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))
     else:
-        table = Table("check", "", "")
+        table = Table("check", "")
+        table.add_column("", overflow="fold")
         for check in readiness.checks or ():
             table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
         out.print(table)
@@ -60,7 +61,9 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(TypeAdapter(ModelCard).dump_json(card))
         return
-    table = Table("network", card.name + (", which stands in for one whose weights are missing" * card.stand_in))
+    table = Table("network")
+    name = card.name + (", which stands in for one whose weights are missing" * card.stand_in)
+    table.add_column(name, overflow="fold")  # a digest that is cut off helps nobody
     table.add_row("digest", card.digest)
     table.add_row("architecture", card.architecture)
     table.add_row("engine, precision", f"{card.engine}, {card.precision}")

@@ -23,7 +23,12 @@ _KEYWORD_CONFIDENCE = 0.2
 def classify(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH", help="Images, and folders of images with all below them.", show_default=False),
+        typer.Argument(
+            metavar="PATH",
+            help="Images, and folders of images with all below them.",
+            show_default=False,
+            path_type=str,  # a Path makes the folder that one stands in of an empty text
+        ),
     ],
     url: Url = None,
     form: Annotated[
@@ -66,15 +71,18 @@ def classify(
     - `eyespot classify photos/ --xmp`
     - `eyespot classify photos/ --url http://localhost:8000 | jq -r .predictions[0].label`
     """
+    names = [str(path) for path in paths]
+    if "" in names:
+        raise typer.BadParameter("a PATH is empty")
     chosen = _chosen(form, output, resume)
     if min_confidence is None:
         min_confidence = _KEYWORD_CONFIDENCE if xmp else 0
     question = Question(top_k, min_confidence, lang)
-    run = Run([str(path) for path in paths], out if chosen == "table" else err)
+    run = Run(names, out if chosen == "table" else err)
     try:
         with (
             looking.there(url, question, workers) if url else looking.here(question, workers) as looker,
-            _writing(chosen, output, resume, top_k, looker.model) as (write, is_done),
+            _writing(chosen, output, resume, top_k, looker.model, run) as (write, is_done),
         ):
             run.go(looking.with_keywords(looker) if xmp else looker, is_done, write)
     finally:
@@ -97,7 +105,7 @@ def _chosen(form: str, output: Path | None, resume: bool) -> str:
 
 @contextmanager
 def _writing(
-    chosen: str, output: Path | None, resume: bool, top_k: int, model: ModelInfo
+    chosen: str, output: Path | None, resume: bool, top_k: int, model: ModelInfo, run: Run
 ) -> Iterator[tuple[Callable[[Finding], None], Callable[[str], bool]]]:
     """What writes a finding, and what says whether one has been written by the run before."""
     form: Format = JsonLines() if chosen == "jsonl" else Csv(top_k)
@@ -105,6 +113,7 @@ def _writing(
         with Results(output, form) as results:
             if resume:
                 results.resume(model)
+                run.problems_before = results.problems
             else:
                 results.begin()
             yield results.write, results.has

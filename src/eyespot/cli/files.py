@@ -36,23 +36,25 @@ def _finds(folder: str, file: str) -> bool:
 
 
 def _below(path: str, real: str, named: set[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
-    files, folders = [], []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or os.path.join(real, entry.name) in named:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                elif _is_image(entry.name) and entry.is_file():
-                    files.append(entry.name)
-    except OSError as error:
-        unreadable(error)
-        return
-    for name in sorted(files):
-        yield os.path.join(path, name)
-    for name in sorted(folders):
-        yield from _below(os.path.join(path, name), os.path.join(real, name), named, unreadable)
+    waiting = [(path, real)]  # not recursion, which has an end at a thousand folders
+    while waiting:
+        path, real = waiting.pop()
+        files, folders = [], []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or os.path.join(real, entry.name) in named:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
+                    elif _is_image(entry.name) and entry.is_file():
+                        files.append(entry.name)
+        except OSError as error:
+            unreadable(error)
+            continue
+        for name in sorted(files):
+            yield os.path.join(path, name)
+        waiting += [(os.path.join(path, name), os.path.join(real, name)) for name in sorted(folders, reverse=True)]
 
 
 def _is_image(name: str) -> bool:

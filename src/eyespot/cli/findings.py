@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Finding:
 
 
 _FINDING = TypeAdapter(Finding)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Format(ABC):
@@ -65,20 +67,27 @@ class Table(Format):
 
     def __init__(self, width: int | None, top_k: int) -> None:
         self._width = width
-        self._cell = 26 if width is None else max(16, min(26, (width * 2 // 3) // min(top_k, 3) - 2))
+        self._cell = 26 if width is None else max(16, min(26, (width * 3 // 4) // min(top_k, 3) - 2))
 
     def line(self, finding: Finding) -> str:
         if finding.predictions is None:
             return ""
         said = [self._said(found) for found in finding.predictions] or ["nothing above the least confidence"]
+        path = shown(finding.path)
         if self._width is None:
-            return "  ".join((finding.path, *said)).rstrip() + "\n"
-        room = max(8, self._width - 2 - sum(map(cell_len, said[:3])) - 2 * len(said[:3]))
-        return set_cell_size("  ".join((_cut_left(finding.path, room), *said)), self._width).rstrip() + "\n"
+            return "  ".join((path, *said)).rstrip() + "\n"
+        said = said[: max(1, (self._width - 8) // (self._cell + 2))]  # whole, or a number would be cut in two
+        room = max(8, self._width - sum(cell_len(cell) + 2 for cell in said))
+        return set_cell_size("  ".join((_cut_left(path, room), *said)), self._width).rstrip() + "\n"
 
     def _said(self, found: Prediction) -> str:
-        share = f"{found.confidence:.1%}"
-        return set_cell_size(f"{set_cell_size(found.label, self._cell - 7).rstrip()} {share}", self._cell)
+        share = f" {found.confidence:.1%}"
+        return set_cell_size(set_cell_size(found.label, self._cell - len(share)).rstrip() + share, self._cell)
+
+
+def shown(path: str) -> str:
+    """A path for the terminal, which control characters in it would paint or clear."""
+    return _CONTROL.sub("?", path)
 
 
 def _cut_left(text: str, cells: int) -> str:

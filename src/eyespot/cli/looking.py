@@ -10,13 +10,13 @@ from typing import Literal, TypeAlias
 from eyespot import pool
 from eyespot.cli.findings import FileProblem, Finding
 from eyespot.cli.terminal import load_settings
-from eyespot.errors import EyespotError, ImageTooLarge, NoAnswer, NoImage, OutputUnusable, Refusal
+from eyespot.encoding import read_file
+from eyespot.errors import EyespotError, NoAnswer, OutputUnusable, Refusal
 from eyespot.types import ImageInfo, ModelInfo, Prediction
 
 Look: TypeAlias = Callable[[str], tuple[list[Prediction], ImageInfo]]
 """What is in the image in a file. Raises `EyespotError`, `OSError`."""
 
-_MOST_BYTES = 256 * 1024 * 1024  # of a file that is read into memory; more than any photograph has
 _CALLERS = 8
 
 
@@ -33,13 +33,14 @@ class Question:
 class Looker:
     """How images are looked at, with what network, by how many threads at once.
 
-    `stop` makes those give up that wait for a server.
+    `stop` makes those give up that wait for a server; `keep` keeps the classes beside the image.
     """
 
     look: Look
     model: ModelInfo
     threads: int
     stop: Callable[[], None] = lambda: None
+    keep: Callable[[str, list[Prediction]], None] = lambda *_: None
 
 
 @contextmanager
@@ -56,12 +57,7 @@ def here(question: Question, workers: int | None) -> Iterator[Looker]:
     classifier = assembly.open_classifier(config, planned)
 
     def look(path: str) -> tuple[list[Prediction], ImageInfo]:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ImageTooLarge(f"The file has more than {_MOST_BYTES:,} bytes.", limit=_MOST_BYTES)
-        if not data:
-            raise NoImage("The file is empty.")
+        data = read_file(path)
         seen = classifier.see(data)
         image = ImageInfo(sha256(data).hexdigest(), seen.format, seen.width, seen.height)
         return classifier.top(seen, question.top_k, question.min_confidence), image
@@ -101,20 +97,20 @@ def with_keywords(looker: Looker) -> Looker:
     except ModuleNotFoundError as error:
         raise OutputUnusable("to write keywords, `pip install eyespot[xmp]` is needed") from error
 
-    def look_and_tell(path: str) -> tuple[list[Prediction], ImageInfo]:
-        predictions, image = looker.look(path)
+    def keep(path: str, predictions: list[Prediction]) -> None:
         xmp.add_keywords(Path(path), [found.label for found in predictions])
-        return predictions, image
 
-    return replace(looker, look=look_and_tell)
+    return replace(looker, keep=keep)
 
 
 def find(looker: Looker, path: str) -> Finding:
     """What is in a file, or what is wrong with it. Raises `EyespotError` of what is wrong with the server."""
+    predictions = image = None
     try:
         predictions, image = looker.look(path)
+        looker.keep(path, predictions)
     except (EyespotError, OSError) as error:
         if isinstance(error, NoAnswer) or (isinstance(error, Refusal) and not error.is_of_the_image):
             raise
-        return Finding(path, problem=FileProblem.of(error))
+        return Finding(path, predictions, image, looker.model if image else None, FileProblem.of(error))
     return Finding(path, predictions, image, looker.model)

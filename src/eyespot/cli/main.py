@@ -1,5 +1,6 @@
 """`eyespot`: the commands, joined, and what an error of theirs becomes."""
 
+import io
 import logging
 import os
 import sys
@@ -31,6 +32,8 @@ app.add_typer(audit.app, name="audit", no_args_is_help=True)
 
 def main() -> None:
     """Run a command; what cannot be done is told in one line, with exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None when it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text of this terminal
     try:
         app()
     except (EyespotError, OSError) as error:  # OSError: a file that this user may not read, say

@@ -25,6 +25,7 @@ class Results:
         self._file = _open(path)
         self._end = 0  # of the last whole line
         self._done: set[str] = set()
+        self.problems = 0  # among what the run before has done
 
     def __enter__(self) -> Self:
         return self
@@ -48,12 +49,16 @@ class Results:
         Raises:
             OutputUnusable: it is none, was begun with another network, or with other columns.
         """
+        begins = encoded(self._form.head()) or b'{"path": '
+        self._file.seek(0)
+        if not begins.startswith(self._file.read(len(begins))):  # perhaps somebody else's, and then not to be cut
+            why = "has other columns, of another --top-k or format, or is no file of results"
+            raise OutputUnusable(f"{self._path} {why}")
         for line in _whole_lines(self._file, self._form):
-            if self._end == 0 and self._form.head():
-                if line != encoded(self._form.head()):
-                    raise OutputUnusable(f"{self._path} has other columns: it was begun with another --top-k or format")
-            else:
-                self._done.add(_key(_done(self._form, line, model, self._path)))
+            if self._end or not self._form.head():
+                name, is_problem = _done(self._form, line, model, self._path)
+                self._done.add(_key(name))
+                self.problems += is_problem
             self._end += len(line)
         self._file.truncate(self._end)
         if not self._end:
@@ -64,7 +69,11 @@ class Results:
         return _key(path) in self._done
 
     def write(self, finding: Finding) -> None:
-        """Add a line, at once and whole. Raises `OSError`; the file then ends with the line before."""
+        """Add a line, at once and whole.
+
+        Raises:
+            OutputUnusable: it cannot be written; the file then ends with the line before.
+        """
         self._write(self._form.line(finding))
 
     def _write(self, line: str) -> None:
@@ -73,10 +82,11 @@ class Results:
             written = 0
             while written < len(data):  # on a disk that is nearly full, it may be less than all
                 written += self._file.write(data[written:])
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 self._file.truncate(self._end)
-            raise
+            reason = f"{self._path} cannot be written: {error.strerror}; --resume goes on with what is there"
+            raise OutputUnusable(reason) from error
         self._end += len(data)
 
 
@@ -108,17 +118,19 @@ def _whole_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
                 line = b""
 
 
-def _done(form: Format, line: bytes, model: ModelInfo, path: Path) -> str:
-    """The path of the file that the line is about."""
+def _done(form: Format, line: bytes, model: ModelInfo, path: Path) -> tuple[str, bool]:
+    """The path of the file that the line is about, and whether there was a problem with it."""
     try:
         if isinstance(form, JsonLines):
             fields = json.loads(line)
             name, told, right = fields["path"], fields.get("model", {}).get("digest"), model.digest
+            is_problem = "problem" in fields
         else:
             (row,) = csv.reader([line.decode("utf-8")])
             name, told, right = row[0], row[-1], model.name
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+            is_problem = bool(row[-7])
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
         raise OutputUnusable(f"{path} is no file of results, or not of this format: {line[:60]!r}") from error
     if told and told != right:
         raise OutputUnusable(f"{path} was begun with another network; {model.name} would answer differently")
-    return str(name)
+    return str(name), is_problem

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from eyespot.cli import files
-from eyespot.cli.findings import FileProblem, Finding, Table
+from eyespot.cli.findings import FileProblem, Finding, Table, shown
 from eyespot.cli.looking import Looker, find
 from eyespot.cli.terminal import err
 from eyespot.ordered import in_order
 
 _AHEAD = 16  # images for each thread that may be done before a slow one
 _ROWS_SECONDS = 0.1
+_LOOK_UP_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Run:
     screen: Console  # which the bar is drawn on
     total: int = 0
     before: int = 0  # done by an earlier run
+    problems_before: int = 0
     recognized: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     seconds: float = 0
@@ -51,6 +54,8 @@ class Run:
             try:
                 with closing(in_order(partial(find, looker), left, looker.threads, _AHEAD * looker.threads)) as answers:
                     for _, future in answers:
+                        while not self.signals and not future.done():
+                            wait((future,), timeout=_LOOK_UP_SECONDS)  # a server may hang, and a signal not wake this
                         if self.signals:
                             break
                         self._add(future.result(), write)
@@ -85,7 +90,7 @@ class Run:
         self.problems[problem.code] += 1
         # What is written past the bar, to the same terminal, would stand in its line.
         console = self.screen if err.is_terminal and self.screen.is_terminal else err
-        console.print(Text(f"{path}: {problem.detail}", style="red"), soft_wrap=True)
+        console.print(Text(shown(f"{path}: {problem.detail}"), style="red"), soft_wrap=True)
 
     def report(self) -> int:
         """Say what it has come to, unless it was not begun, and return the exit code: 1 if there were problems."""
@@ -98,7 +103,8 @@ class Run:
             rate = self.recognized / self.seconds
             said.append(f"{_images(self.recognized)} recognised in {self.seconds:.1f} s, {rate:.0f} a second")
         if self.before:
-            said.append(f"{_images(self.before)} done before")
+            bad = f", of which {self.problems_before:,} could not be recognised" if self.problems_before else ""
+            said.append(f"{_images(self.before)} done before{bad}")
         if not self.total:
             said.append(f"no images in {', '.join(self.paths)}; JPEG, PNG and WebP are looked for")
         if failed and self.total > 1:
@@ -108,7 +114,7 @@ class Run:
             said.append(f"stopped after {done:,} of {self.total:,}")
         if said:
             err.print("; ".join(said), markup=False, soft_wrap=True)
-        return 1 if failed or not self.total else 0
+        return 1 if failed or self.problems_before or not self.total else 0
 
     @contextmanager
     def _stopping(self, stop: Callable[[], None]) -> Iterator[None]:
