@@ -112,4 +112,6 @@ def test_the_shell_completes_words(tmp_path: Path, typed: str, completed: str) -
 
 
 def test_completion_can_be_installed(tmp_path: Path) -> None:
-    assert "_EYESPOT_COMPLETE" in run("--show-completion", "bash", cwd=tmp_path).stdout
+    script = f"{EYESPOT} --show-completion; exit $?"  # it looks for the shell that it was started from
+    done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, text=True, cwd=tmp_path)
+    assert "_EYESPOT_COMPLETE" in done.stdout, done.stderr

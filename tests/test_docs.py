@@ -58,12 +58,13 @@ def same(said: Any, is_: Any, key: str = "") -> None:
 
 @pytest.mark.needs("curl")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example[0]}: {example[1][-1][:50]}")
-def test_examples_are_true(documented: Served, packaged: dict[str, str], example: tuple[str, list[str], str]) -> None:
+def test_examples_are_true(
+    documented: Served, packaged: dict[str, str], tmp_path: Path, example: tuple[str, list[str], str]
+) -> None:
     _, commands, reply = example
     script = " && ".join(commands).replace("localhost:8000", documented.url.removeprefix("http://"))
-    script = script.replace("curl ", "curl --silent ")
+    script = script.replace("curl ", "curl --silent ").replace("/tmp/", f"{tmp_path}/")
     if ".venv/bin/eyespot" in script:
-        Path("/tmp/found.csv").unlink(missing_ok=True)
         code, shown = terminal("-c", script.replace(".venv/bin/eyespot", str(EYESPOT)), cwd=ROOT, **packaged)
         assert code == 0, shown
         assert told(shown) == told(reply.replace("localhost:8000", documented.url.removeprefix("http://")))
