@@ -12,11 +12,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
-from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from eyespot import errors
-from eyespot.errors import BadJson, Internal, NoImage, Refusal, TooManyImages, UnsupportedBody
+from eyespot.errors import Internal, NoImage, Refusal, TooManyImages, UnsupportedBody
 from eyespot.pool import CallerLeft
 from eyespot.recognizer import Journey, Recognizer
 from eyespot.telemetry import event
@@ -25,13 +24,16 @@ from eyespot.web import header, images, openapi, problems
 from eyespot.web.bodies import (
     BATCH_PATH,
     NAMES,
+    NOT_A_FILE,
     Parameters,
     aside,
     from_base64,
     is_unfilled,
     media_type,
+    parse_json,
     read_form,
     read_parameters,
+    read_raw,
     too_many_images,
 )
 from eyespot.web.middleware import CLIENT_LEFT
@@ -132,7 +134,7 @@ async def _read(request: Request, most: int) -> tuple[deque[_Sent], Mapping[str,
     if kind == "multipart/form-data":
         sent, given = await _from_form(request, most)
     elif kind == "application/json":
-        raw = b"".join([chunk async for chunk in request.stream() if chunk])
+        raw = await read_raw(request)
         sent, given = await aside(len(raw), _from_json, raw, most)
     else:
         raise UnsupportedBody("A batch is multipart/form-data with a file for each image, or application/json.")
@@ -152,7 +154,7 @@ async def _from_form(request: Request, most: int) -> tuple[deque[_Sent], Mapping
                 sent.append(_Sent(len(sent), part.file.read(), part.filename))
                 await part.close()  # or its bytes would be held twice
         if not sent and any(isinstance(form.get(name), str) for name in images.FILE_FIELDS):
-            raise NoImage("The form's image is a text, not a file: with curl, write -F file=@cat.jpg, with the @.")
+            raise NoImage(NOT_A_FILE)
         return sent, {name: value for name, value in form.items() if name in NAMES}
     finally:
         await form.close()
@@ -165,10 +167,7 @@ def _from_json(raw: bytes, most: int) -> tuple[deque[_Sent], Mapping[str, Any]]:
     values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
     if values > 4 * most + _MOST_BESIDE:
         raise TooManyImages(f"The JSON holds more than {most:,} images.", limit=most)
-    try:
-        fields = from_json(raw)
-    except ValueError as error:
-        raise BadJson(f"The body is not valid JSON: {error}.") from error
+    fields = parse_json(raw)
     if isinstance(fields, list):
         fields = {"images": fields}
     if not isinstance(fields, dict) or not isinstance(fields.get("images"), list):

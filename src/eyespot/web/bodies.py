@@ -10,12 +10,23 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from eyespot.errors import BadBase64, BadForm, BodyTooLarge, ImageTooLarge, InvalidParameter, Refusal, TooManyImages
+from eyespot.errors import (
+    BadBase64,
+    BadForm,
+    BadJson,
+    BodyTooLarge,
+    ImageTooLarge,
+    InvalidParameter,
+    Refusal,
+    TooManyImages,
+)
 
 BATCH_PATH = "/predict/batch"
+NOT_A_FILE = "The form's image is a text, not a file: with curl, write -F file=@cat.jpg, with the @."
 _JSON_ROOM = 4 * 1024
 _FORM_ROOM = 64 * 1024
 _MAX_PARTS = 100
@@ -106,6 +117,19 @@ def read_parameters(given: Mapping[str, Any], classes: int) -> Parameters:
     if parameters.top_k > classes:
         raise InvalidParameter(f"top_k: the network has {classes} classes.", limit=classes, value=parameters.top_k)
     return parameters
+
+
+async def read_raw(request: Request) -> bytes:
+    """The whole body; `request.body()` would be kept beside it, and joining one chunk with nothing would copy it."""
+    return b"".join([chunk async for chunk in request.stream() if chunk])
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value that the JSON is. Raises `BadJson`."""
+    try:
+        return from_json(raw)
+    except ValueError as error:
+        raise BadJson(f"The body is not valid JSON: {error}.") from error
 
 
 def from_base64(text: str) -> bytes:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
-from eyespot.errors import BadJson, NoImage, SeveralImages, UnsupportedBody
+from eyespot.errors import NoImage, SeveralImages, UnsupportedBody
 from eyespot.recognizer import Image
 from eyespot.vision.imaging import announced_format
 from eyespot.web import header
 from eyespot.web.bodies import (
     NAMES,
+    NOT_A_FILE,
     NOTHING_GIVEN,
     Parameters,
     aside,
@@ -22,8 +22,10 @@ from eyespot.web.bodies import (
     image_too_large,
     is_unfilled,
     media_type,
+    parse_json,
     read_form,
     read_parameters,
+    read_raw,
 )
 
 FILE_FIELDS = ("file", "image")
@@ -50,8 +52,7 @@ async def read(request: Request, max_bytes: int, classes: int) -> tuple[Image, P
     if kind == "multipart/form-data":
         body = await _from_form(request)
     else:
-        # request.body() would be kept beside the image; joining one chunk with nothing would copy it.
-        raw = b"".join([chunk async for chunk in request.stream() if chunk])
+        raw = await read_raw(request)
         if not raw:
             raise NoImage
         body = await aside(len(raw), _from_json, raw) if kind == "application/json" else _raw(raw, kind)
@@ -87,10 +88,7 @@ def _raw(raw: bytes, kind: str) -> _Body:
 
 
 def _from_json(raw: bytes) -> _Body:
-    try:
-        fields = from_json(raw)
-    except ValueError as error:
-        raise BadJson(f"The body is not valid JSON: {error}.") from error
+    fields = parse_json(raw)
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise NoImage('The JSON must be an object whose "image" is a base64 string.')
     return _Body(from_base64(fields["image"]), {name: fields[name] for name in NAMES if name in fields})
@@ -115,7 +113,7 @@ def _file_of(form: FormData) -> bytes:
     if image is not None:
         return image.file.read()
     if named:
-        raise NoImage("The form's image is a text, not a file: with curl, write -F file=@cat.jpg, with the @.")
+        raise NoImage(NOT_A_FILE)
     if len(items) < len(given):
         raise NoImage("No file was chosen in the form.")
     held = ", ".join(sorted({repr(name[:40]) for name in form})) or "nothing"
