@@ -46,23 +46,40 @@ _FINDING = TypeAdapter(Finding)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an earlier run wrote of a file."""
+
+    path: str
+    is_of: bool  # of the network that is asked about; also where the line names none
+    is_problem: bool
+
+
 class Format(ABC):
-    """A way to write findings, each as a whole line."""
+    """A way to write findings to a file, each as a whole line, and to read again what they are about."""
 
     def head(self) -> str:
-        """What comes before the first."""
+        """The line before the first; empty if there is none."""
         return ""
 
     @abstractmethod
-    def line(self, finding: Finding) -> str:
-        """The finding with its line end; empty where there is no place for it."""
+    def begins(self) -> bytes:
+        """How every such file begins."""
 
+    @abstractmethod
+    def line(self, finding: Finding) -> str:
+        """The finding with its line end."""
+
+    @abstractmethod
     def is_whole(self, line: bytes) -> bool:
         """Whether this, of a file that may have been cut off, is all of a line."""
-        return line.endswith(b"\n")
+
+    @abstractmethod
+    def read(self, line: bytes, model: ModelInfo) -> Written:
+        """What the line is about. Raises `ValueError`, `csv.Error` and others when it is none of this format."""
 
 
-class Table(Format):
+class Table:
     """For people: columns, cut to `width` cells if that is given. Problems are told elsewhere."""
 
     def __init__(self, width: int | None, top_k: int) -> None:
@@ -70,6 +87,7 @@ class Table(Format):
         self._cell = 26 if width is None else max(16, min(26, (width * 3 // 4) // min(top_k, 3) - 2))
 
     def line(self, finding: Finding) -> str:
+        """The finding with its line end; empty when nothing was recognised."""
         if finding.predictions is None:
             return ""
         said = [self._said(found) for found in finding.predictions] or ["nothing above the least confidence"]
@@ -102,6 +120,17 @@ def _cut_left(text: str, cells: int) -> str:
 class JsonLines(Format):
     """A JSON object for each file."""
 
+    def begins(self) -> bytes:
+        return b'{"path": '
+
+    def is_whole(self, line: bytes) -> bool:
+        return line.endswith(b"\n")
+
+    def read(self, line: bytes, model: ModelInfo) -> Written:
+        fields = json.loads(line)
+        told = fields.get("model", {}).get("digest")
+        return Written(str(fields["path"]), told in (None, model.digest), "problem" in fields)
+
     def line(self, finding: Finding) -> str:
         fields = _FINDING.dump_python(finding, mode="json", exclude_none=True)
         return json.dumps(fields, ensure_ascii=False) + "\n"
@@ -112,10 +141,19 @@ class Csv(Format):
 
     def __init__(self, top_k: int) -> None:
         self._top_k = top_k
+        likeliest = [f"{part}{place}" for place in range(1, top_k + 1) for part in ("label", "confidence")]
+        self._columns = ["path", *likeliest, "problem", "detail", "sha256", "format", "width", "height", "model"]
 
     def head(self) -> str:
-        likeliest = [f"{part}{place}" for place in range(1, self._top_k + 1) for part in ("label", "confidence")]
-        return _row(["path", *likeliest, "problem", "detail", "sha256", "format", "width", "height", "model"])
+        return _row(self._columns)
+
+    def begins(self) -> bytes:
+        return encoded(self.head())
+
+    def read(self, line: bytes, model: ModelInfo) -> Written:
+        (row,) = csv.reader([line.decode("utf-8")])
+        told = dict(zip(self._columns, row, strict=True))
+        return Written(told["path"], told["model"] in ("", model.name), bool(told["problem"]))
 
     def is_whole(self, line: bytes) -> bool:
         return line.endswith(b"\n") and line.count(b'"') % 2 == 0  # else the end of the line is within quotes

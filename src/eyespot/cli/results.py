@@ -3,14 +3,13 @@
 import csv
 import fcntl
 import io
-import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from eyespot.cli.findings import Finding, Format, JsonLines, encoded
+from eyespot.cli.findings import Finding, Format, Written, encoded
 from eyespot.errors import OutputUnusable
 from eyespot.types import ModelInfo
 
@@ -49,20 +48,30 @@ class Results:
         Raises:
             OutputUnusable: it is none, was begun with another network, or with other columns.
         """
-        begins = encoded(self._form.head()) or b'{"path": '
+        begins = self._form.begins()
         self._file.seek(0)
         if not begins.startswith(self._file.read(len(begins))):  # perhaps somebody else's, and then not to be cut
             why = "has other columns, of another --top-k or format, or is no file of results"
             raise OutputUnusable(f"{self._path} {why}")
         for line in _whole_lines(self._file, self._form):
             if self._end or not self._form.head():
-                name, is_problem = _done(self._form, line, model, self._path)
-                self._done.add(_key(name))
-                self.problems += is_problem
+                written = self._read(line, model)
+                self._done.add(_key(written.path))
+                self.problems += written.is_problem
             self._end += len(line)
         self._file.truncate(self._end)
         if not self._end:
             self._write(self._form.head())
+
+    def _read(self, line: bytes, model: ModelInfo) -> Written:
+        try:
+            written = self._form.read(line, model)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
+            reason = f"{self._path} is no file of results, or not of this format: {line[:60]!r}"
+            raise OutputUnusable(reason) from error
+        if not written.is_of:
+            raise OutputUnusable(f"{self._path} was begun with another network; {model.name} would answer differently")
+        return written
 
     def has(self, path: str) -> bool:
         """Whether the run before has done that file."""
@@ -116,21 +125,3 @@ def _whole_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
             if form.is_whole(line):
                 yield line
                 line = b""
-
-
-def _done(form: Format, line: bytes, model: ModelInfo, path: Path) -> tuple[str, bool]:
-    """The path of the file that the line is about, and whether there was a problem with it."""
-    try:
-        if isinstance(form, JsonLines):
-            fields = json.loads(line)
-            name, told, right = fields["path"], fields.get("model", {}).get("digest"), model.digest
-            is_problem = "problem" in fields
-        else:
-            (row,) = csv.reader([line.decode("utf-8")])
-            name, told, right = row[0], row[-1], model.name
-            is_problem = bool(row[-7])
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
-        raise OutputUnusable(f"{path} is no file of results, or not of this format: {line[:60]!r}") from error
-    if told and told != right:
-        raise OutputUnusable(f"{path} was begun with another network; {model.name} would answer differently")
-    return str(name), is_problem
