@@ -51,7 +51,8 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 def data_dir(pytestconfig: pytest.Config) -> Path:
     """A data folder with the export of the packaged network; it outlives the run, until the exporting code changes."""
     vision = ROOT / "src" / "eyespot" / "vision"
-    code = b"".join(path.read_bytes() for path in [vision / "export.py", *sorted((vision / "engines").glob("*.py"))])
+    sources = [vision / "export.py", *sorted((vision / "engines").glob("*.py")), export.SAMPLE]
+    code = b"".join(path.read_bytes() for path in sources)
     folder = pytestconfig.cache.mkdir(f"data-{hashlib.sha256(code).hexdigest()[:12]}")
     entry = weights.read_manifest(ROOT / "weights" / "manifest.toml")["efficientnet-lite0"]
     with (folder / "lock").open("w") as lock:

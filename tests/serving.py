@@ -27,6 +27,7 @@ from eyespot.telemetry import Metrics
 from eyespot.types import Label, Recipe
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.export import Export, Proof
 from eyespot.vision.weights import Entry
 from eyespot.web.app import create_app
 from eyespot.web.server import Server, bind
@@ -175,6 +176,13 @@ def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
     )
     labels = tuple(Label(i, f"n{i:08}", f"class {i}") for i in range(10))
     return Classifier(entry, labels, engine, **options)
+
+
+def golden(*likeliest: tuple[int, float]) -> Export:
+    """The record of an export of which torch finds these (class, confidence) in the sample image."""
+    proof = Proof(images=1, max_logit_difference=0)
+    facts = {"digest": "0" * 64, "recipe": RECIPE, "classes": 10, "engine": "openvino", "engine_version": "1"}
+    return Export(**facts, proof=proof, sample="0" * 64, golden=list(likeliest), files={})
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from eyespot.cli.main import app
 from eyespot.errors import EngineUnavailable, EyespotError, NoAnswer
 from eyespot.pool import Plan
 from eyespot.vision import imaging
+from eyespot.vision.classifier import Classifier
 from tests import makers
-from tests.serving import RECIPE, FakeEngine, Served, fake_classifier, serve_fake, serve_files
+from tests.serving import RECIPE, ROOT, FakeEngine, Served, fake_classifier, serve_fake, serve_files
 from tests.test_cli import run
 from tests.test_weights import CONTENT, ENTRY
 
@@ -124,12 +125,18 @@ def test_a_real_measurement_its_json_and_its_chart(tmp_path: Path, packaged: dic
     assert rows["f32"].bound.images_per_second > 0
     assert rows["f32"].bound.resident_mb > 50
     assert rows["f32"].agreement is None  # with torch, which was not asked for
+    assert [row.precision for row in measured.engines if row.chosen] == [chosen_here(packaged)]
     assert [row.precision for row in measured.not_measured if "eyespot quantize" in row.reason] == ["int8"]
     assert len(measured.decoding) == len(decoding.SIZES)
     assert measured.host.versions["openvino"]
     with Image.open(tmp_path / "speed.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 200
+
+
+def chosen_here(packaged: dict[str, str]) -> str:
+    manifest, data_dir = ROOT / "weights" / "manifest.toml", packaged["EYESPOT_DATA_DIR"]
+    return Classifier.open(manifest, packaged["EYESPOT_MODEL"], data_dir=data_dir).info.precision
 
 
 def test_a_real_server_beside_the_bound(tmp_path: Path, server: Served, packaged: dict[str, str]) -> None:

@@ -27,7 +27,6 @@ from eyespot.bench.host import resident_mb
 from eyespot.errors import EyespotError
 from eyespot.types import ModelInfo
 from eyespot.vision import weights
-from eyespot.vision.classifier import choose_precision
 
 RATE = re.compile(r"([\d,]+) images recognised in ([\d.]+) s")
 
@@ -74,7 +73,7 @@ def main() -> None:
     try:
         entry = weights.choose(weights.read_manifest(config.manifest), config.model)
         engine = "openvino" if config.engine == "auto" else config.engine
-        info = ModelInfo(entry.name, entry.sha256, engine, choose_precision(engine, config.precision))
+        info = ModelInfo(entry.name, entry.sha256, engine, config.precision)
         bound = machine.bound(setup, info)
     except EyespotError as error:
         sys.exit(str(error))

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from statistics import median
 
@@ -39,7 +40,15 @@ def measure(job: Job) -> EngineFigures:
         inferences_per_second=rate(lambda turn: engine.infer(pixels[turn % len(pixels)]), plan.streams, seconds),
         all_threads_ms=one_image_ms(engine, pixels, seconds),
         one_thread_ms=one_image_ms(_open(job, Plan(1, 1, 1, 1)).engine, pixels, seconds),
+        chosen=_is_chosen(job),
     )
+
+
+def _is_chosen(job: Job) -> bool:
+    if (job.engine, job.precision) not in (("openvino", "f32"), ("openvino", "bf16")):
+        return False  # spares the others the comparison
+    info = _open(replace(job, engine="auto", precision="auto"), job.setup.plan).info
+    return (info.engine, info.precision) == (job.engine, job.precision)
 
 
 def _open(job: Job, plan: Plan) -> Classifier:

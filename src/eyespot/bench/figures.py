@@ -63,3 +63,4 @@ class EngineFigures:
     one_thread_ms: Annotated[float | None, Field(description="Median of one inference on one thread.")] = None
     all_threads_ms: Annotated[float | None, Field(description="Median of one inference on all threads.")] = None
     agreement: Annotated[Agreement | None, Field(description="With torch, where torch was measured.")] = None
+    chosen: Annotated[bool, Field(description="Whether `auto` takes it on this machine.")] = False

@@ -35,7 +35,8 @@ def _show_machine(report: MachineReport, console: Console) -> None:
     workers = report.plan.workers
     console.print(
         f"The bound: decode, crop and inference in a loop, by {workers} threads. No server here exceeds it.\n"
-        "|Δp|: how far the confidence of torch's likeliest class is apart, at most.\n",
+        "|Δp|: how far the confidence of torch's likeliest class is apart, at most.\n"
+        "*: what `eyespot serve` takes on this machine, unless told otherwise.\n",
         soft_wrap=True,
     )
     for missing in report.not_measured:
@@ -66,7 +67,7 @@ def _engines(rows: list[EngineFigures], lone_threads: int) -> Table:
     for row in rows:
         agreed = row.agreement
         table.add_row(
-            f"{row.engine}\n{row.precision}",
+            f"{row.engine}\n{row.precision}{' *' if row.chosen else ''}",
             f"{row.bound.images_per_second:.1f}",
             _number(row.inferences_per_second),
             _number(row.one_thread_ms),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from eyespot.errors import EngineUnavailable, GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
-from eyespot.vision import export, imaging, labels, weights
+from eyespot.vision import export, imaging, labels, precision, weights
 from eyespot.vision.engines import Confidences, Engine, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
@@ -86,7 +86,7 @@ class Classifier:
         )
         self.recipe = entry.recipe
         self.engine = engine
-        self._golden_top5 = record.golden_top5 if record else []
+        self._record = record
         self._lock = threading.Lock()
         self._in_sight = 0
 
@@ -176,24 +176,18 @@ class Classifier:
         return self.top(self.see(data), top_k, min_confidence)
 
     def check_golden_image(self) -> None:
-        """Raise `GoldenImageFailed` unless the sample image is recognised as torch recognised it.
-
-        In float32 that is the same class; in the other precisions one of the five likeliest, of which the first two may
-        be close.
-        """
+        """Raise `GoldenImageFailed` unless the sample image is recognised as torch recognised it."""
         # Not by `see`: an operator may allow fewer formats or pixels than it has.
-        picture = imaging.see(export.SAMPLE.read_bytes(), self.recipe)
+        pixels = export.golden_pixels(self.recipe)
         for alone in (True, False):
-            self._check_golden(softmax(self.engine.infer(picture.pixels[None], alone=alone)[0][0]))
+            self._check_golden(softmax(self.engine.infer(pixels, alone=alone)[0][0]))
 
     def _check_golden(self, confidences: Confidences) -> None:
         total = float(confidences.sum(dtype=np.float64))
         if not math.isclose(total, 1, abs_tol=1e-3):
             raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
-        best = int(confidences.argmax())
-        right = self._golden_top5[:1] if self.engine.precision == "f32" else self._golden_top5
-        if right and best not in right:
-            expected, actual = self.labels[right[0]].label, self.labels[best].label
+        if self._record and not self._record.is_golden(confidences, self.engine.precision):
+            expected, actual = (self.labels[i].label for i in (self._record.golden[0][0], int(confidences.argmax())))
             raise GoldenImageFailed(f"the golden image is a {expected}, and was recognised as a {actual}")
 
 
@@ -203,42 +197,34 @@ def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:
 
 
 def _load(
-    entry: Entry, path: Path, classes: int, engine: str, precision: str, data_dir: Path, plan: dict[str, int]
+    entry: Entry, path: Path, classes: int, engine: str, asked: str, data_dir: Path, plan: dict[str, int]
 ) -> tuple[Engine, Export | None]:
     """The engine with the network in it, and the record of the export, where the engine uses one."""
     engine = "openvino" if engine == "auto" else engine
-    precision = choose_precision(engine, precision)
+    if engine != "openvino" and asked not in ("auto", "f32"):
+        raise EngineUnavailable(f"the engine {engine} computes in f32; {asked} needs openvino")
     if engine == "torch":
-        try:
-            from eyespot.vision.engines.torch import TorchEngine, load_network
-
-            network = load_network(entry.architecture, path, classes, entry.recipe)
-        except ModuleNotFoundError as error:
-            raise EngineUnavailable(f"the engine torch needs `pip install eyespot[models]`: {error}") from error
-        return TorchEngine(network, threads=plan["threads"], lone_threads=plan["lone_threads"]), None
+        return _load_torch(entry, path, classes, plan), None
     exports = export.folders(entry, data_dir)
-    # An int8 export that the user made is meant to be used; one beside the manifest came with it.
-    found = export.find(entry, classes, engine, exports[::-1] if precision == "int8" else exports, precision)
-    if precision == "int8" and not found:
-        raise EngineUnavailable(f"{entry.name} has no int8 export yet; `eyespot quantize --images DIR` makes it")
-    place, record = found or export.make(entry, classes, exports[-1], engine)
-    return export.load(engine, place, precision=precision, **plan), record
+    if asked == "int8":  # one that the user made comes before one beside the manifest
+        found = export.find(entry, classes, engine, exports[::-1], "int8")
+        if not found:
+            raise EngineUnavailable(f"{entry.name} has no int8 export yet; `eyespot quantize --images DIR` makes it")
+    else:
+        found = export.find(entry, classes, engine, exports) or export.make(entry, classes, exports[-1], engine)
+    place, record = found
+
+    def load(bf16: bool) -> Engine:
+        return export.load(engine, place, precision=record.precision, bf16=bf16, **plan)
+
+    return (precision.load_engine(asked, load, record, data_dir) if engine == "openvino" else load(False)), record
 
 
-def choose_precision(engine: str, precision: str) -> str:
-    """The precision that `auto` is, or the one that was asked for.
+def _load_torch(entry: Entry, path: Path, classes: int, plan: dict[str, int]) -> Engine:
+    try:
+        from eyespot.vision.engines.torch import TorchEngine, load_network
 
-    Raises:
-        EngineUnavailable: the engine or this processor does not have it.
-    """
-    if engine != "openvino":
-        if precision not in ("auto", "f32"):
-            raise EngineUnavailable(f"the engine {engine} computes in f32; {precision} needs openvino")
-        return "f32"
-    from eyespot.vision.engines.openvino import has_bf16
-
-    if precision == "auto":
-        return "bf16" if has_bf16() else "f32"
-    if precision == "bf16" and not has_bf16():
-        raise EngineUnavailable("this processor does not compute in bf16 natively; f32 and int8 are what it has")
-    return precision
+        network = load_network(entry.architecture, path, classes, entry.recipe)
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(f"the engine torch needs `pip install eyespot[models]`: {error}") from error
+    return TorchEngine(network, threads=plan["threads"], lone_threads=plan["lone_threads"])

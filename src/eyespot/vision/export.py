@@ -18,7 +18,7 @@ from eyespot.errors import EngineUnavailable, ExportRefused, EyespotError
 from eyespot.telemetry import event
 from eyespot.types import Quantization, Recipe
 from eyespot.vision import imaging
-from eyespot.vision.engines import Engine, Pixels
+from eyespot.vision.engines import Confidences, Engine, Pixels, softmax
 from eyespot.vision.weights import Entry
 
 if TYPE_CHECKING:
@@ -50,9 +50,27 @@ class Export(BaseModel):
     engine_version: str
     precision: Literal["f32", "int8"] = "f32"
     proof: Annotated[Proof, Field(description="Of the float32 network, which an int8 one is calibrated from.")]
-    golden_top5: Annotated[list[int], Field(description="What torch says is in the sample image, likeliest first.")]
+    sample: Annotated[str, Field(description="sha256 of the sample image.")]
+    golden: Annotated[
+        list[tuple[int, float]], Field(description="torch's top 5 for the sample, as (class, confidence).")
+    ]
     files: dict[str, str]
     quantization: Quantization | None = None
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits that no other export has."""
+        return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
+
+    def is_golden(self, confidences: Confidences, precision: str) -> bool:
+        """Whether an engine's confidences for the sample image have the likeliest class that torch's have.
+
+        Less precision than f32 may take another class that torch finds at least half as likely: bf16 was seen to move a
+        logit by 0.3, so that two of them may change places when they are up to 0.6 (a factor of 1.8) apart.
+        """
+        best = self.golden[0][1]
+        likely = best if precision == "f32" else best / 2
+        return int(confidences.argmax()) in {class_id for class_id, confidence in self.golden if confidence >= likely}
 
 
 def folder_name(entry: Entry, engine: str, precision: str = "f32") -> str:
@@ -75,7 +93,8 @@ def find(
         place = folder / folder_name(entry, engine, precision)
         if not place.exists():
             continue
-        if (export := _read(place)) and (export.digest, export.classes) == (entry.sha256, classes):
+        export = _read(place)
+        if export and (export.digest, export.classes, export.sample) == (entry.sha256, classes, _sha256(SAMPLE)):
             return place, export
         event("export_damaged", logging.WARNING, folder=place)
     return None
@@ -90,11 +109,16 @@ def _read(place: Path) -> Export | None:
     return export if whole and _FILES.get(export.engine, {_RECORD}) <= export.files.keys() else None
 
 
-def load(engine: str, place: Path, *, precision: str, streams: int, threads: int, lone_threads: int) -> Engine:
+def load(
+    engine: str, place: Path, *, precision: str, streams: int, threads: int, lone_threads: int, bf16: bool = False
+) -> Engine:
     """The engine with the export at `place` in it. The numbers are those of `Classifier.open`.
+
+    `precision` and `bf16` are those of `OpenVinoEngine`.
 
     Raises:
         EngineUnavailable: its library is not installed.
+        RuntimeError: this processor cannot run it.
     """
     try:
         if engine == "onnxruntime":
@@ -109,7 +133,9 @@ def load(engine: str, place: Path, *, precision: str, streams: int, threads: int
         raise EngineUnavailable(f"the engine {engine} needs `pip install eyespot[{engine}]`: {error}") from error
     from eyespot.vision.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(place, precision=precision, streams=streams, threads=threads, lone_threads=lone_threads)
+    return OpenVinoEngine(
+        place, precision=precision, streams=streams, threads=threads, lone_threads=lone_threads, bf16=bf16
+    )
 
 
 def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> tuple[Path, Export]:
@@ -143,9 +169,14 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
     return found
 
 
+def golden_pixels(recipe: Recipe) -> Pixels:
+    """The sample image as the network takes it, uint8 (1, crop, crop, 3)."""
+    return imaging.see(SAMPLE.read_bytes(), recipe).pixels[None]
+
+
 def proof_images(recipe: Recipe) -> Pixels:
     """The fixed images of the proof, uint8 (8, crop, crop, 3): the sample image four ways, gradients and soft noise."""
-    sample = imaging.see(SAMPLE.read_bytes(), recipe).pixels
+    sample = golden_pixels(recipe)[0]
     side = recipe.crop
     ramp = np.linspace(0, 255, side, dtype=np.uint8)
     across = np.broadcast_to(ramp[None, :, None], sample.shape)
@@ -187,6 +218,7 @@ def _make_here(entry: Entry, classes: int, folder: Path, engine: str) -> None:
         images = proof_images(entry.recipe)
         expected = reference.TorchEngine(network, threads=threads, lone_threads=threads)
         candidate = load(engine, unfinished, precision="f32", streams=1, threads=threads, lone_threads=threads)
+        confidences = softmax(expected.infer(images[:1])[0][0])
         return Export(
             digest=entry.sha256,
             recipe=entry.recipe,
@@ -194,7 +226,8 @@ def _make_here(entry: Entry, classes: int, folder: Path, engine: str) -> None:
             engine=engine,
             engine_version=version,
             proof=prove(expected, candidate, images),
-            golden_top5=np.argsort(-expected.infer(images[:1])[0][0], kind="stable")[:5].tolist(),
+            sample=_sha256(SAMPLE),
+            golden=[(int(i), float(confidences[i])) for i in np.argsort(-confidences, kind="stable")[:5]],
             files={},
         )
 

@@ -1,8 +1,10 @@
 """The default engine: OpenVINO on the CPU."""
 
 import mmap
+import os
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,36 @@ def has_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def platform() -> str:
+    """What the speed of a model depends on besides the model: the processor, its instructions, OpenVINO's version."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    # Virtual machines give one name to processors that differ, and oneDNN can be told to leave instructions out.
+    instructions = f"{zlib.crc32(flags.encode()):08x} {os.environ.get('ONEDNN_MAX_CPU_ISA', '')}".strip()
+    return f"{openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')} {instructions}, openvino {version}"
+
+
 class OpenVinoEngine:
     """A model in OpenVINO's own form, as `convert` writes it: one image in, logits and feature map out.
 
     It is compiled twice where that makes a difference: in `streams` that share nothing, for many callers, and in one
     that has `lone_threads` threads, for a caller who is alone.
+
+    `precision` is that of the weights, f32 or int8. With `bf16`, what is floating point is computed in bf16.
+
+    Raises:
+        RuntimeError: OpenVINO cannot compile the model so on this processor.
     """
 
     name = "openvino"
 
-    def __init__(self, folder: Path, *, precision: str, streams: int, threads: int, lone_threads: int) -> None:
-        self.precision = precision
+    def __init__(
+        self, folder: Path, *, precision: str, streams: int, threads: int, lone_threads: int, bf16: bool = False
+    ) -> None:
+        self.precision = "bf16" if bf16 and precision == "f32" else precision
         self._own = threading.local()  # an inference request serves one thread at a time
         core = openvino.Core()
         with (folder / "model.bin").open("rb") as file:
@@ -41,12 +62,9 @@ class OpenVinoEngine:
         tensor = openvino.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
         model = core.read_model((folder / "model.xml").read_bytes(), tensor)
 
-        # What an int8 model has left in floating point is computed as the processor does it best.
-        floating = "bf16" if precision == "bf16" or (precision == "int8" and has_bf16()) else "f32"
-
         def compiled(streams: int, threads: int) -> openvino.CompiledModel:
             options = {
-                "INFERENCE_PRECISION_HINT": floating,
+                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": streams * threads,
                 # Pinned threads of two processes in one container end on the same core.

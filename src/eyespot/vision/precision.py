@@ -1,0 +1,127 @@
+"""f32 or bf16: what the floating point of an export is computed in, chosen by measuring both on this processor.
+
+Some processors that have bf16 are slower with it, and on some OpenVINO names it and then cannot compile the model.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from eyespot.errors import EngineUnavailable
+from eyespot.telemetry import event
+from eyespot.vision import export
+from eyespot.vision.engines import Engine, softmax
+from eyespot.vision.export import Export
+
+Load = Callable[[bool], Engine]
+"""Loads an export with its floating point in bf16, or else in f32. Raises `RuntimeError` when it does not compile."""
+
+_WORTH = 0.9  # of the time in f32; a gain of less than a tenth does not pay for the rounding, and may be noise
+_ROUNDS = 3
+_FILE = "precision.json"
+
+
+class Comparison(BaseModel):
+    """One inference in f32 and in bf16, on one processor."""
+
+    f32_ms: Annotated[float, Field(description="The fastest of a few inferences, in milliseconds.")]
+    bf16_ms: Annotated[float | None, Field(description="The same; null where the model does not compile in bf16.")]
+    golden: Annotated[bool, Field(description="Whether bf16 recognises the golden image as torch does.")]
+
+    @property
+    def bf16(self) -> bool:
+        """Whether bf16 is right and worth it."""
+        return self.golden and self.bf16_ms is not None and self.bf16_ms <= _WORTH * self.f32_ms
+
+
+_COMPARISONS = TypeAdapter(dict[str, Comparison])
+
+
+def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> Engine:
+    """The export's engine in the precision that was asked for; with `auto` and `int8`, bf16 or f32 is chosen.
+
+    Raises:
+        EngineUnavailable: bf16 was asked for, and this processor cannot run the model in it.
+    """
+    from eyespot.vision.engines.openvino import has_bf16, platform
+
+    if asked == "bf16":
+        if not has_bf16():
+            raise EngineUnavailable("this processor does not compute in bf16 natively; f32 and int8 are what it has")
+        return _load_bf16(load)
+    if asked == "f32" or not has_bf16():
+        return load(False)
+    return load_fastest(load, record, platform(), data_dir)
+
+
+def load_fastest(
+    load: Load, record: Export, platform: str, data_dir: Path, clock: Callable[[], float] = time.perf_counter
+) -> Engine:
+    """The engine in bf16 where that is right and worth it, else in f32.
+
+    Both are compared once for each platform and export; `data_dir` remembers the result.
+    """
+    file, key = data_dir / _FILE, f"{platform}, {record.identity}"
+    comparison = _read(file).get(key)
+    if comparison:
+        engine = load(comparison.bf16)
+    else:
+        engine, comparison = compare(load, record, clock)
+        _remember(file, key, comparison)
+    event("precision_chosen", precision=engine.precision, bf16=comparison.bf16, **comparison.model_dump())
+    return engine
+
+
+def compare(load: Load, record: Export, clock: Callable[[], float]) -> tuple[Engine, Comparison]:
+    """The better of both engines, and what it was chosen by."""
+    f32 = load(False)
+    try:
+        bf16 = _load_bf16(load)
+    except EngineUnavailable as error:
+        event("bf16_unavailable", logging.WARNING, reason=str(error))
+        return f32, Comparison(f32_ms=_milliseconds([f32], record, clock)[0], bf16_ms=None, golden=False)
+    f32_ms, bf16_ms = _milliseconds([f32, bf16], record, clock)
+    confidences = softmax(bf16.infer(export.golden_pixels(record.recipe))[0][0])
+    comparison = Comparison(f32_ms=f32_ms, bf16_ms=bf16_ms, golden=record.is_golden(confidences, "bf16"))
+    return (bf16 if comparison.bf16 else f32), comparison
+
+
+def _milliseconds(engines: list[Engine], record: Export, clock: Callable[[], float]) -> list[float]:
+    """What an inference takes at least; the engines take turns, since machines are noisy."""
+    pixels = export.golden_pixels(record.recipe)
+    rounds: list[list[float]] = [[] for _ in engines]
+    for _ in range(_ROUNDS):
+        for engine, taken in zip(engines, rounds, strict=True):
+            started = clock()
+            engine.infer(pixels)
+            taken.append((clock() - started) * 1000)
+    return [round(min(taken), 1) for taken in rounds]
+
+
+def _load_bf16(load: Load) -> Engine:
+    try:
+        return load(True)
+    except RuntimeError as error:  # OpenVINO's own, whose last line is the reason
+        reason = str(error).strip().splitlines()[-1]
+        raise EngineUnavailable(f"OpenVINO cannot run the model in bf16 on this processor: {reason}") from error
+
+
+def _read(file: Path) -> dict[str, Comparison]:
+    try:
+        return _COMPARISONS.validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return {}
+
+
+def _remember(file: Path, key: str, comparison: Comparison) -> None:
+    """Add it to the file. Where nothing can be written, the next start compares again."""
+    new = file.with_name(f"{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        new.write_bytes(_COMPARISONS.dump_json({**_read(file), key: comparison}, indent=1))
+        new.replace(file)

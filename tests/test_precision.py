@@ -1,0 +1,148 @@
+"""Which of f32 and bf16 is taken: by what was measured, not by what the processor is said to have."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eyespot.errors import EngineUnavailable
+from eyespot.vision import precision
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.engines import Engine, Features, Logits, Pixels
+from eyespot.vision.engines.openvino import has_bf16
+from eyespot.vision.export import Export
+from tests.serving import ROOT, golden, serve_process
+
+MANIFEST = ROOT / "weights" / "manifest.toml"
+RECORD = golden((3, 0.9), (4, 0.05))
+Events = Callable[[], list[tuple[str, dict[str, Any]]]]
+
+
+class Timed:
+    """An engine that sees one class, and takes so many milliseconds of a clock that nothing else moves."""
+
+    name = "openvino"
+
+    def __init__(self, precision: str, milliseconds: float, sees: int, now: list[float]) -> None:
+        self.precision = precision
+        self._milliseconds, self._sees, self._now = milliseconds, sees, now
+
+    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
+        self._now[0] += self._milliseconds / 1000
+        return np.eye(10, dtype=np.float32)[[self._sees]] * 9, None
+
+
+class Machine:
+    """A processor on which an inference takes `f32` or `bf16` milliseconds; None is one that cannot compile bf16."""
+
+    def __init__(self, f32: float, bf16: float | None, sees: int = 3) -> None:
+        self.f32, self.bf16, self.sees = f32, bf16, sees
+        self.now = [0.0]
+        self.loaded: list[bool] = []
+
+    def load(self, bf16: bool) -> Engine:
+        self.loaded.append(bf16)
+        if not bf16:
+            return Timed("f32", self.f32, 3, self.now)
+        if self.bf16 is None:
+            raise RuntimeError("Exception from src/core.cpp:131:\nSupported primitive descriptors list is empty\n")
+        return Timed("bf16", self.bf16, self.sees, self.now)
+
+    def choose(self, data_dir: Path, platform: str = "this processor", record: Export = RECORD) -> str:
+        return precision.load_fastest(self.load, record, platform, data_dir, clock=lambda: self.now[0]).precision
+
+
+@pytest.fixture
+def events(caplog: pytest.LogCaptureFixture) -> Events:
+    logging.getLogger("eyespot").propagate = True
+    caplog.set_level("INFO", "eyespot")
+    return lambda: [(record.getMessage(), record.facts) for record in caplog.records]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("machine", "chosen"),
+    [
+        (Machine(25, 4.4), "bf16"),
+        (Machine(31, 16), "bf16"),
+        (Machine(25, 35), "f32"),
+        (Machine(25, 24), "f32"),  # not worth its rounding
+        (Machine(25, 4.4, sees=7), "f32"),  # wrong
+        (Machine(25, None), "f32"),
+    ],
+)
+def test_bf16_is_taken_where_it_is_faster_and_right(machine: Machine, chosen: str, tmp_path: Path) -> None:
+    assert machine.choose(tmp_path) == chosen
+
+
+def test_both_figures_are_told(tmp_path: Path, events: Events) -> None:
+    Machine(31, 16).choose(tmp_path)
+    figures = {"precision": "bf16", "bf16": True, "f32_ms": 31.0, "bf16_ms": 16.0, "golden": True}
+    assert events() == [("precision_chosen", figures)]
+
+
+def test_a_model_that_does_not_compile_in_bf16_is_one_warning(tmp_path: Path, events: Events) -> None:
+    for _ in range(2):
+        assert Machine(31, None).choose(tmp_path) == "f32"
+    (warning, facts), *others = events()
+    assert warning == "bf16_unavailable"
+    assert "Supported primitive descriptors list is empty" in facts["reason"]
+    assert [name for name, _ in others] == ["precision_chosen"] * 2
+
+
+def test_a_comparison_is_remembered_for_its_processor_and_export(tmp_path: Path) -> None:
+    machine = Machine(31, 16)
+    assert machine.choose(tmp_path) == "bf16"
+    assert machine.loaded == [False, True]
+    machine.f32, machine.bf16 = 1, 2
+    assert machine.choose(tmp_path) == "bf16"
+    assert machine.loaded == [False, True, True]
+    assert machine.choose(tmp_path, platform="another processor") == "f32"
+    other = RECORD.model_copy(update={"files": {"model.bin": "1" * 64}})
+    assert machine.choose(tmp_path, record=other) == "f32"
+    assert machine.choose(tmp_path) == "bf16"
+    assert len(json.loads((tmp_path / "precision.json").read_text())) == 3
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"this processor": 1}'])
+def test_a_damaged_memory_is_made_anew(left: bytes, tmp_path: Path) -> None:
+    (tmp_path / "precision.json").write_bytes(left)
+    assert Machine(31, 16).choose(tmp_path) == "bf16"
+    assert [path.name for path in tmp_path.iterdir()] == ["precision.json"]
+    assert len(json.loads((tmp_path / "precision.json").read_text())) == 1
+
+
+def test_where_nothing_can_be_written_it_is_measured_each_time(tmp_path: Path) -> None:
+    machine = Machine(31, 16)
+    for _ in range(2):
+        assert machine.choose(tmp_path / "missing") == "bf16"
+    assert machine.loaded == [False, True] * 2
+
+
+def test_bf16_that_was_asked_for_and_cannot_be_had_is_an_error(data_dir: Path) -> None:
+    if has_bf16():
+        with pytest.raises(EngineUnavailable, match="cannot run the model in bf16"):
+            precision.load_engine("bf16", Machine(31, None).load, RECORD, data_dir)
+    else:
+        with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
+            Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir)
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE", ""])
+def test_a_server_starts_whatever_instructions_the_processor_has(packaged: dict[str, str], instructions: str) -> None:
+    """OpenVINO goes on naming bf16 where oneDNN is kept from it: with AVX2 the model does not compile then."""
+    settings = {**packaged, "EYESPOT_PRECISION": "auto"} | (
+        {"ONEDNN_MAX_CPU_ISA": instructions} if instructions else {}
+    )
+    with serve_process(**settings) as served, served.client() as client:
+        model = client.get("/model").json()
+    chosen = [event for event in served.events if event["event"] == "precision_chosen"]
+    assert len(chosen) == has_bf16()
+    if instructions or not chosen:
+        assert model["precision"] == "f32"
+    for event in chosen:
+        assert event["f32_ms"] > 0
+        assert event["precision"] == model["precision"]
