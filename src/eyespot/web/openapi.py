@@ -10,15 +10,15 @@ from eyespot.web.bodies import Parameters
 # The reply of EfficientNet-Lite0 to the sample image that comes with the package.
 RECOGNITION: dict[str, Any] = {
     "predictions": [
-        {"class_id": 285, "wnid": "n02124075", "label": "Egyptian cat", "confidence": 0.38632},
-        {"class_id": 282, "wnid": "n02123159", "label": "tiger cat", "confidence": 0.364206},
-        {"class_id": 281, "wnid": "n02123045", "label": "tabby", "confidence": 0.175957},
+        {"class_id": 967, "wnid": "n07920052", "label": "espresso", "confidence": 0.935503},
+        {"class_id": 968, "wnid": "n07930864", "label": "cup", "confidence": 0.017183},
+        {"class_id": 925, "wnid": "n07584110", "label": "consomme", "confidence": 0.015088},
     ],
     "image": {
-        "sha256": "fc898c685c70f36d349c985193d1121103966bad43aa69cb3d7114cb0430150f",
+        "sha256": "a4b7d92019beb26605cb6f1d3d31242d91c9150fcc3a07c50e39b50271bc7c6f",
         "format": "JPEG",
-        "width": 451,
-        "height": 300,
+        "width": 480,
+        "height": 320,
     },
     "model": {
         "name": "efficientnet-lite0",
