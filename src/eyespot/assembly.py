@@ -43,7 +43,8 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
         try:
             recognizer = Recognizer(classifier, workers, metrics, memory)
             await recognizer.warm_up()
-            event("model_ready", **asdict(classifier.info))
+            compared = classifier.comparison.model_dump() if classifier.comparison else {}
+            event("model_ready", **asdict(classifier.info), **compared)
             yield recognizer
         finally:
             await asyncio.to_thread(workers.close)

@@ -19,6 +19,7 @@ from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
 from eyespot.vision import export, imaging, labels, precision, weights
 from eyespot.vision.engines import Confidences, Engine, softmax
 from eyespot.vision.export import Export
+from eyespot.vision.precision import Comparison
 from eyespot.vision.weights import Entry
 
 _HEAD = struct.Struct("<4s8sIII")  # of a packed `Seen`: what it is, format, width, height, bytes
@@ -70,7 +71,9 @@ class Classifier:
         formats: Collection[str] = imaging.FORMATS,
         stand_in: bool = False,
         record: Export | None = None,
+        comparison: Comparison | None = None,
     ) -> None:
+        """`comparison` is what bf16 or f32 was chosen by."""
         self.labels = labels
         self.info = ModelInfo(entry.name, entry.sha256, engine.name, engine.precision)
         self.card = ModelCard(
@@ -86,6 +89,7 @@ class Classifier:
         )
         self.recipe = entry.recipe
         self.engine = engine
+        self.comparison = comparison
         self._record = record
         self._lock = threading.Lock()
         self._in_sight = 0
@@ -130,7 +134,7 @@ class Classifier:
                 remedy=weights.remedy(entries),
             )
         plan = {"streams": streams, "threads": threads, "lone_threads": lone_threads or streams * threads}
-        loaded, record = _load(entry, path, len(names), engine, precision, Path(data_dir), plan)
+        loaded, record, comparison = _load(entry, path, len(names), engine, precision, Path(data_dir), plan)
         return cls(
             entry,
             names,
@@ -140,6 +144,7 @@ class Classifier:
             formats=formats,
             stand_in=stand_in,
             record=record,
+            comparison=comparison,
         )
 
     def see(self, data: bytes) -> Seen:
@@ -198,13 +203,13 @@ def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:
 
 def _load(
     entry: Entry, path: Path, classes: int, engine: str, asked: str, data_dir: Path, plan: dict[str, int]
-) -> tuple[Engine, Export | None]:
-    """The engine with the network in it, and the record of the export, where the engine uses one."""
+) -> tuple[Engine, Export | None, Comparison | None]:
+    """The engine with the network in it; the record of the export and the comparison, where there are such."""
     engine = "openvino" if engine == "auto" else engine
     if engine != "openvino" and asked not in ("auto", "f32"):
         raise EngineUnavailable(f"the engine {engine} computes in f32; {asked} needs openvino")
     if engine == "torch":
-        return _load_torch(entry, path, classes, plan), None
+        return _load_torch(entry, path, classes, plan), None, None
     exports = export.folders(entry, data_dir)
     if asked == "int8":  # one that the user made comes before one beside the manifest
         found = export.find(entry, classes, engine, exports[::-1], "int8")
@@ -217,7 +222,10 @@ def _load(
     def load(bf16: bool) -> Engine:
         return export.load(engine, place, precision=record.precision, bf16=bf16, **plan)
 
-    return (precision.load_engine(asked, load, record, data_dir) if engine == "openvino" else load(False)), record
+    if engine != "openvino":
+        return load(False), record, None
+    loaded, comparison = precision.load_engine(asked, load, record, data_dir)
+    return loaded, record, comparison
 
 
 def _load_torch(entry: Entry, path: Path, classes: int, plan: dict[str, int]) -> Engine:

@@ -43,8 +43,8 @@ class Comparison(BaseModel):
 _COMPARISONS = TypeAdapter(dict[str, Comparison])
 
 
-def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> Engine:
-    """The export's engine in the precision that was asked for; with `auto` and `int8`, bf16 or f32 is chosen.
+def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> tuple[Engine, Comparison | None]:
+    """The export's engine in the precision that was asked for; with `auto` and `int8`, bf16 or f32 by comparison.
 
     Raises:
         EngineUnavailable: bf16 was asked for, and this processor cannot run the model in it.
@@ -54,28 +54,26 @@ def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> Engin
     if asked == "bf16":
         if not has_bf16():
             raise EngineUnavailable("this processor does not compute in bf16 natively; f32 and int8 are what it has")
-        return _load_bf16(load)
+        return _load_bf16(load), None
     if asked == "f32" or not has_bf16():
-        return load(False)
+        return load(False), None
     return load_fastest(load, record, platform(), data_dir)
 
 
 def load_fastest(
     load: Load, record: Export, platform: str, data_dir: Path, clock: Callable[[], float] = time.perf_counter
-) -> Engine:
+) -> tuple[Engine, Comparison]:
     """The engine in bf16 where that is right and worth it, else in f32.
 
     Both are compared once for each platform and export; `data_dir` remembers the result.
     """
     file, key = data_dir / _FILE, f"{platform}, {record.identity}"
-    comparison = _read(file).get(key)
-    if comparison:
-        engine = load(comparison.bf16)
-    else:
-        engine, comparison = compare(load, record, clock)
-        _remember(file, key, comparison)
-    event("precision_chosen", precision=engine.precision, bf16=comparison.bf16, **comparison.model_dump())
-    return engine
+    if comparison := _read(file).get(key):
+        return load(comparison.bf16), comparison
+    engine, comparison = compare(load, record, clock)
+    _remember(file, key, comparison)
+    event("precision_compared", precision=engine.precision, **comparison.model_dump())
+    return engine, comparison
 
 
 def compare(load: Load, record: Export, clock: Callable[[], float]) -> tuple[Engine, Comparison]:
