@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from eyespot import recognizer
-from eyespot.errors import InvalidSetting
+from eyespot.errors import CacheUnavailable, InvalidSetting
 from eyespot.memory.cache import MEMORY_BYTES, MemoryCache, RedisCache, open_cache
 from eyespot.telemetry import Metrics
 from tests import makers, serving
@@ -134,14 +134,17 @@ def test_an_answer_that_nobody_waits_for_any_more_is_remembered() -> None:
 def test_what_is_forgotten_while_it_is_computed_is_not_remembered() -> None:
     engine = FakeEngine()
     engine.go.clear()
-    with serve_fake(engine) as served, ThreadPoolExecutor(1) as callers:
-        first = callers.submit(predict, served)
+    with (
+        serve_fake(engine, api_keys="boss:open-sesame:admin") as served,
+        served.client(headers={"X-API-Key": "open-sesame"}) as client,
+        ThreadPoolExecutor(1) as callers,
+    ):
+        first = callers.submit(client.post, "/predict", content=IMAGE)
         assert engine.started.acquire(timeout=30)
-        assert served.recognizer
-        asyncio.run(served.recognizer.forget(sha256(IMAGE).hexdigest()))
+        assert client.delete(f"/uploads/{sha256(IMAGE).hexdigest()}").status_code == 204
         engine.go.set()
         assert first.result().status_code == 200
-        assert predict(served).headers["x-cache"] == "miss"
+        assert client.post("/predict", content=IMAGE).headers["x-cache"] == "miss"
 
 
 def test_hits_misses_and_joined_are_all_that_was_answered() -> None:
@@ -246,6 +249,69 @@ def test_somebody_elses_value_is_a_miss() -> None:
         asyncio.run(spoil(redis))
         assert predict(served).headers["x-cache"] == "miss"
         assert metric(served, "eyespot_cache_errors_total") == 1
+
+
+@pytest.mark.needs("redis-server")
+def test_what_is_dropped_while_it_is_being_put_is_gone() -> None:
+    async def test(redis: RedisServer) -> None:
+        cache = RedisCache(redis.url, Metrics())
+        for number in range(100):
+            cache.put("a", b"older")
+            for _ in range(number % 10):  # so that the drop meets the put at every step
+                await asyncio.sleep(0)
+            assert await cache.drop("a")
+            assert await cache.get("a") is None
+            assert not await cache.drop("a")
+        cache.put("a", b"older")
+        cache.put("b", b"another")
+        dropping = asyncio.create_task(cache.drop("a"))
+        await asyncio.sleep(0)
+        cache.put("a", b"younger")
+        assert await dropping
+        await asyncio.gather(*cache._putting)
+        assert (await cache.get("a"), await cache.get("b")) == (b"younger", b"another")
+        await cache.close()
+
+    with redis_server() as redis:
+        asyncio.run(test(redis))
+
+
+@pytest.mark.needs("redis-server")
+def test_nothing_is_dropped_before_what_was_put_earlier_has_arrived() -> None:
+    async def test(redis: RedisServer) -> None:
+        arriving, go_on = asyncio.Event(), asyncio.Event()
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1000):
+                if b"older" in data:
+                    arriving.set()
+                    await go_on.wait()
+                writer.write(data)
+            writer.close()
+
+        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            beyond, towards = await asyncio.open_connection("127.0.0.1", redis.port)
+            await asyncio.gather(forward(reader, towards), forward(beyond, writer))
+
+        server = await asyncio.start_server(connect, "127.0.0.1", 0)
+        cache = RedisCache(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", Metrics())
+        cache.put("a", b"older")
+        await arriving.wait()
+        with pytest.raises(CacheUnavailable):
+            await cache.drop("a")
+        go_on.set()
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(CacheUnavailable):  # until it is tried again
+                    await cache.drop("a")
+                    break
+                await asyncio.sleep(0.01)
+        assert await cache.get("a") is None
+        await cache.close()
+        server.close()
+
+    with redis_server() as redis:
+        asyncio.run(test(redis))
 
 
 @pytest.mark.needs("redis-server")

@@ -1,11 +1,16 @@
 """Images are kept once, for as long and as many as was set, and only admins see them."""
 
+import asyncio
+import base64
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,13 +19,14 @@ import httpx
 import pytest
 
 from eyespot.errors import StorageFull
-from eyespot.memory import uploads as uploads_module
+from eyespot.memory.upload_folder import UploadFolder
 from eyespot.memory.uploads import Uploads
+from eyespot.telemetry import Metrics
 from tests import makers
 from tests.services import redis_server
 from tests.serving import Served, serve_fake, until
 from tests.test_audit import ADMIN, KEYS, fill, small_disk
-from tests.test_cache import IMAGE, image, predict
+from tests.test_cache import IMAGE, image, metric, predict
 
 __all__ = ["small_disk"]  # a fixture
 DAY = 86400
@@ -30,7 +36,7 @@ def name(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def keep(uploads: Uploads, *images: bytes) -> None:
+def keep(uploads: UploadFolder, *images: bytes) -> None:
     for data in images:
         uploads.keep(name(data), data)
 
@@ -47,16 +53,16 @@ def sent(folder: Path, data: bytes, days_ago: float) -> None:
 
 
 def test_an_image_is_kept_once_under_its_name(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 30, 10_000)
+    uploads = UploadFolder(tmp_path, 30, 10_000)
     keep(uploads, b"one", b"two", b"one")
     assert kept(tmp_path) == {name(b"one"), name(b"two")}
     assert uploads.get(name(b"one")) == b"one"
     assert uploads.get(name(b"three")) is None
-    assert uploads.state() == (True, "2 images, 0.0 of 0.0 MiB")
+    assert uploads.state() == "2 images, 0.0 of 0.0 MiB"
 
 
 def test_the_ones_sent_least_recently_make_room(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 30, 30)
+    uploads = UploadFolder(tmp_path, 30, 30)
     images = [bytes([number]) * 10 for number in range(4)]
     keep(uploads, *images[:3], images[0], images[3])
     assert kept(tmp_path) == {name(data) for data in (images[0], images[2], images[3])}
@@ -68,17 +74,17 @@ def test_the_ones_sent_least_recently_make_room(tmp_path: Path) -> None:
 
 def test_a_later_start_goes_on_where_the_earlier_one_ended(tmp_path: Path) -> None:
     images = [bytes([number]) * 10 for number in range(4)]
-    keep(Uploads(tmp_path, 30, 100), *images)
+    keep(UploadFolder(tmp_path, 30, 100), *images)
     for days, data in zip((3, 1, 4, 2), images, strict=True):
         sent(tmp_path, data, days)
-    again = Uploads(tmp_path, 30, 30)  # and with less room
+    again = UploadFolder(tmp_path, 30, 30)  # and with less room
     assert kept(tmp_path) == {name(data) for data in (images[0], images[1], images[3])}
     keep(again, b"new" * 3)
     assert name(images[0]) not in kept(tmp_path)
 
 
 def test_what_was_not_sent_for_so_many_days_is_deleted(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 30, 1000)
+    uploads = UploadFolder(tmp_path, 30, 1000)
     keep(uploads, b"old", b"young", b"sent again")
     for data in (b"old", b"sent again"):
         sent(tmp_path, data, 31)
@@ -86,38 +92,33 @@ def test_what_was_not_sent_for_so_many_days_is_deleted(tmp_path: Path) -> None:
     keep(uploads, b"sent again")
     uploads.sweep()
     assert kept(tmp_path) == {name(b"young"), name(b"sent again")}
-    assert uploads.state()[1].startswith("2 images")
+    assert uploads.state().startswith("2 images")
 
 
-def test_a_clock_that_is_set_forward_deletes_nothing(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 30, 1000)
+def test_a_clock_that_is_set_forward_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = UploadFolder(tmp_path, 30, 1000)
     keep(uploads, b"young")
-    uploads._now._offset -= 0  # the clock as it was; what is judged by it is not older when the wall clock jumps
-    real = time.time
-    try:
-        time.time = lambda: real() + 400 * DAY  # type: ignore[assignment]
-        uploads.sweep()
-    finally:
-        time.time = real
+    later = time.time() + 400 * DAY
+    monkeypatch.setattr(time, "time", lambda: later)
+    uploads.sweep()
     assert kept(tmp_path) == {name(b"young")}
+    UploadFolder(tmp_path, 30, 1000)  # which knows no other clock
+    assert kept(tmp_path) == set()
 
 
 def test_what_a_killed_server_left_unfinished_is_deleted_and_what_another_writes_is_not(tmp_path: Path) -> None:
-    keep(Uploads(tmp_path, 30, 1000), b"whole")
+    keep(UploadFolder(tmp_path, 30, 1000), b"whole")
     folder = next(tmp_path.glob("*/"))
     for file, days in (("a.0123.part", 1), ("b.4567.part", 0)):
         (folder / file).write_bytes(b"half")
         os.utime(folder / file, (time.time() - days * DAY,) * 2)
-    Uploads(tmp_path, 30, 1000)
+    UploadFolder(tmp_path, 30, 1000)
     assert kept(tmp_path) == {name(b"whole"), "b.4567.part"}
 
 
-def test_a_file_has_its_name_only_once_it_is_whole_and_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_has_its_name_only_once_it_is_whole_and_on_the_disk(tmp_path: Path) -> None:
     names: list[set[str]] = []
-    monkeypatch.setattr(uploads_module.os, "fsync", lambda _: names.append(kept(tmp_path)))
-    keep(Uploads(tmp_path, 30, 1000), b"data")
+    keep(UploadFolder(tmp_path, 30, 1000, fsync=lambda _: names.append(kept(tmp_path))), b"data")
     (while_writing,) = names
     assert name(b"data") not in while_writing
     assert len(while_writing) == 1
@@ -126,8 +127,8 @@ def test_a_file_has_its_name_only_once_it_is_whole_and_on_the_disk(
 
 def test_a_kill_leaves_whole_files_only(tmp_path: Path) -> None:
     script = (
-        "import hashlib, pathlib, sys; from eyespot.memory.uploads import Uploads\n"
-        "uploads = Uploads(pathlib.Path(sys.argv[1]), 30, 10**9)\n"
+        "import hashlib, pathlib, sys; from eyespot.memory.upload_folder import UploadFolder\n"
+        "uploads = UploadFolder(pathlib.Path(sys.argv[1]), 30, 10**9)\n"
         "for number in range(10**6):\n"
         "    data = number.to_bytes(8) * 50_000; uploads.keep(hashlib.sha256(data).hexdigest(), data)\n"
     )
@@ -146,7 +147,7 @@ def test_a_kill_leaves_whole_files_only(tmp_path: Path) -> None:
 
 
 def test_several_threads_may_keep_and_remove_at_once(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 30, 500)
+    uploads = UploadFolder(tmp_path, 30, 500)
     images = [bytes([number % 9]) * 100 for number in range(400)]
 
     def use(data: bytes) -> None:
@@ -161,7 +162,7 @@ def test_several_threads_may_keep_and_remove_at_once(tmp_path: Path) -> None:
 
 
 def test_another_server_may_delete_what_this_one_knows(tmp_path: Path) -> None:
-    one, other = Uploads(tmp_path, 30, 1000), Uploads(tmp_path, 30, 1000)
+    one, other = UploadFolder(tmp_path, 30, 1000), UploadFolder(tmp_path, 30, 1000)
     keep(one, b"shared")
     assert other.get(name(b"shared")) == b"shared"
     assert other.remove(name(b"shared"))
@@ -171,11 +172,11 @@ def test_another_server_may_delete_what_this_one_knows(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path, 30, 1000)
+    uploads = UploadFolder(tmp_path, 30, 1000)
     (tmp_path / name(b"data")[:2]).write_text("a file where a folder belongs")
     with pytest.raises(StorageFull, match="could not be kept"):
         keep(uploads, b"data")
-    assert uploads.state()[1].startswith("0 images")
+    assert uploads.state().startswith("0 images")
 
 
 def serving(tmp_path: Path, **settings: Any) -> Any:
@@ -257,7 +258,7 @@ def test_nothing_is_kept_unless_it_was_asked_for(tmp_path: Path) -> None:
         ask(served, "POST", "/predict", IMAGE)
         refused = ask(served, "GET", f"/uploads/{name(IMAGE)}")
         assert "EYESPOT_UPLOADS is off" in refused.json()["detail"]
-        assert ask(served, "DELETE", f"/uploads/{name(IMAGE)}").status_code == 404
+        assert [ask(served, "DELETE", f"/uploads/{name(IMAGE)}").status_code for _ in range(2)] == [204, 404]
     assert not (tmp_path / "uploads").exists()
 
 
@@ -287,11 +288,185 @@ def test_a_full_disk_is_told_and_loses_nothing_else(small_disk: Path) -> None:
 def test_it_is_swept_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     swept = threading.Semaphore(0)
 
-    def sweep(_: Uploads) -> None:
+    def sweep(_: UploadFolder) -> None:
         swept.release()
 
-    monkeypatch.setattr(uploads_module.Uploads, "sweep", sweep)
+    monkeypatch.setattr(UploadFolder, "sweep", sweep)
     monkeypatch.setattr("eyespot.assembly.SWEEP_SECONDS", 0.01)
     with serving(tmp_path):
         for _ in range(3):
             assert swept.acquire(timeout=30)
+
+
+class Disk:
+    """A disk on which so many writes hang until they may go on."""
+
+    def __init__(self, hanging: int) -> None:
+        self.writes = 0
+        self.syncing = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self._hanging = iter(range(hanging))
+
+    def fsync(self, _: int) -> None:
+        self.writes += 1
+        if next(self._hanging, None) is not None:
+            self.syncing.release()
+            assert self.go_on.wait(60)
+
+
+@contextmanager
+def serving_from(disk: Disk, folder: Path, patience_seconds: float = 60) -> Iterator[tuple[Served, Uploads]]:
+    """A server that keeps images on that disk, and waits so long for it."""
+    with serving(folder, audit_url="off") as served:
+        assert served.recognizer
+        kept_there = UploadFolder(folder / "uploads", 30, 10**9, disk.fsync)
+        served.recognizer.uploads = uploads = Uploads(kept_there, served.recognizer.metrics, patience_seconds)
+        try:
+            yield served, uploads
+        finally:
+            disk.go_on.set()
+            uploads.close()
+
+
+def uploads_check(served: Served) -> dict[str, Any]:
+    with served.client() as client:
+        checks: list[dict[str, Any]] = client.get("/readyz?verbose").json()["checks"]
+    return next(check for check in checks if check["name"] == "uploads")
+
+
+def test_a_write_that_hangs_holds_up_its_own_answer_alone(tmp_path: Path) -> None:
+    disk = Disk(hanging=1)
+    with serving_from(disk, tmp_path) as (served, uploads), ThreadPoolExecutor(1) as callers:
+        sent = callers.submit(ask, served, "POST", "/predict", IMAGE)
+        assert disk.syncing.acquire(timeout=30)
+        others = [image(number) for number in range(20)]
+        for data in others:
+            assert ask(served, "POST", "/predict", data).status_code == 200
+        uploads.folder.sweep()
+        assert {name(data) for data in others} < kept(tmp_path / "uploads")
+        large = json.dumps({"image": base64.b64encode(IMAGE + bytes(10**6)).decode()}).encode()  # parsed in a thread
+        assert ask(served, "POST", "/predict", large, **{"Content-Type": "application/json"}).status_code == 200
+        assert ask(served, "GET", "/livez").status_code == 200
+        assert ask(served, "GET", f"/uploads/{name(others[0])}").content == others[0]
+        assert ask(served, "DELETE", f"/uploads/{name(others[0])}").status_code == 204
+        assert not sent.done()
+        disk.go_on.set()
+        assert sent.result().status_code == 200
+        assert ask(served, "GET", f"/uploads/{name(IMAGE)}").content == IMAGE
+        assert uploads_check(served)["ok"]
+
+
+def test_what_is_deleted_while_it_is_written_gets_no_name(tmp_path: Path) -> None:
+    disk = Disk(hanging=1)
+    with serving_from(disk, tmp_path) as (served, _), ThreadPoolExecutor(1) as callers:
+        sent = callers.submit(ask, served, "POST", "/predict", IMAGE)
+        assert disk.syncing.acquire(timeout=30)
+        assert ask(served, "DELETE", f"/uploads/{name(IMAGE)}").status_code == 204
+        disk.go_on.set()
+        assert sent.result().status_code == 200
+        assert kept(tmp_path / "uploads") == set()
+        assert ask(served, "GET", f"/results/{name(IMAGE)}").status_code == 404
+
+
+def test_an_answer_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk(hanging=4)
+    with serving_from(disk, tmp_path, patience_seconds=0.1) as (served, _), caplog.at_level("INFO", "eyespot"):
+        for number in range(8):
+            assert ask(served, "POST", "/predict", image(number)).status_code == 200
+        assert metric(served, "eyespot_uploads_not_kept_total") == 8
+        told = [record for record in caplog.records if record.message == "upload_not_kept"]
+        assert [record.facts["sha256"] for record in told] == [name(image(number)) for number in range(8)]  # type: ignore[attr-defined]
+        assert {record.facts["reason"] for record in told} == {  # type: ignore[attr-defined]
+            "it took longer than 0.1 s",
+            "the disk does not answer",
+        }
+        check = uploads_check(served)
+        assert (check["ok"], check["detail"]) == (False, "0 images, 0.0 of 953.7 MiB, 8 not kept in time")
+        assert ask(served, "GET", "/readyz").status_code == 200
+        disk.go_on.set()
+        until(lambda: len(kept(tmp_path / "uploads")) == 4)  # those that had been begun
+        until(lambda: ask(served, "POST", "/predict", image(7)).is_success and len(kept(tmp_path / "uploads")) == 5)
+        assert uploads_check(served)["ok"]
+
+
+def test_only_so_many_images_wait_for_the_disk(tmp_path: Path) -> None:
+    async def test() -> None:
+        disk = Disk(hanging=4)
+        uploads = Uploads(UploadFolder(tmp_path, 30, 10**9, disk.fsync), Metrics(), patience_seconds=60)
+
+        async def send(number: int) -> None:
+            await uploads.keep(name(image(number)), image(number), unless=lambda: False)
+
+        waiting = [asyncio.create_task(send(number)) for number in range(4 + 64)]
+        await asyncio.sleep(0)
+        await send(100)  # returns at once
+        assert not any(task.done() for task in waiting)
+        assert uploads.state()[1].endswith("1 not kept in time")
+        disk.go_on.set()
+        await asyncio.gather(*waiting)
+        assert kept(tmp_path) == {name(image(number)) for number in range(4 + 64)}
+        uploads.close()
+
+    asyncio.run(test())
+
+
+def test_an_image_that_many_send_at_once_is_written_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        disk = Disk(hanging=1)
+        uploads = Uploads(UploadFolder(tmp_path, 30, 10**9, disk.fsync), Metrics(), patience_seconds=60)
+        keeping = [asyncio.create_task(uploads.keep(name(IMAGE), IMAGE, unless=lambda: False)) for _ in range(200)]
+        await asyncio.to_thread(disk.syncing.acquire, timeout=30)
+        assert not any(task.done() for task in keeping)
+        disk.go_on.set()
+        await asyncio.gather(*keeping)
+        assert uploads.state() == (True, "1 images, 0.0 of 953.7 MiB")
+        assert disk.writes == 1
+        uploads.close()
+
+    asyncio.run(test())
+
+
+def test_admins_do_not_wait_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    path = tmp_path / "uploads" / name(IMAGE)[:2] / name(IMAGE)
+    with serving_from(Disk(hanging=0), tmp_path, patience_seconds=0.1) as (served, _):
+        path.parent.mkdir(parents=True)
+        os.mkfifo(path)  # whoever reads it waits for somebody to write
+        for method in ("GET",) * 9 + ("DELETE",):  # eight threads, and whoever finds none
+            refused = ask(served, method, f"/uploads/{name(IMAGE)}")
+            assert (refused.status_code, refused.json()["code"]) == (503, "storage-unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+        assert ask(served, "POST", "/predict", image(1)).status_code == 200
+        until(lambda: name(image(1)) in kept(tmp_path / "uploads"))
+        path.open("wb").close()
+        until(lambda: ask(served, "DELETE", f"/uploads/{name(IMAGE)}").status_code == 204)
+
+
+class Searched(UploadFolder):
+    """A folder in which something happens between the search of a sweep and what comes of it."""
+
+    def __init__(self, *args: Any) -> None:
+        self.meanwhile: Callable[[], None] = lambda: None
+        super().__init__(*args)
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        found = super()._files()
+        self.meanwhile()
+        return found
+
+
+def test_a_sweep_holds_up_nobody_and_believes_what_came_and_went_meanwhile(tmp_path: Path) -> None:
+    uploads = Searched(tmp_path, 30, 1000)
+    keep(uploads, b"removed", b"old", b"sent again", b"written again")
+    for data in (b"old", b"sent again", b"written again"):
+        sent(tmp_path, data, 31)
+
+    def meanwhile() -> None:
+        uploads.remove(name(b"removed"))
+        uploads.remove(name(b"written again"))
+        keep(uploads, b"new", b"sent again", b"written again")
+
+    uploads.meanwhile = meanwhile
+    uploads.sweep()
+    there = {name(data) for data in (b"new", b"sent again", b"written again")}
+    assert kept(tmp_path) == set(uploads._sizes) == there
+    assert uploads._bytes == sum(uploads._sizes.values()) == len(b"newsent againwritten again")

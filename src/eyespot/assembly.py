@@ -13,6 +13,7 @@ from eyespot import pool
 from eyespot.errors import DataDirUnwritable
 from eyespot.memory.audit import AuditLog, address_as
 from eyespot.memory.cache import open_cache
+from eyespot.memory.upload_folder import UploadFolder
 from eyespot.memory.uploads import SWEEP_SECONDS, Uploads
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Memory, Recognizer
@@ -86,8 +87,9 @@ async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Mem
         audit = await asyncio.to_thread(open_audit, settings, metrics)
         if audit:
             opened.push_async_callback(audit.close)
-        uploads = await asyncio.to_thread(open_uploads, settings)
+        uploads = await asyncio.to_thread(open_uploads, settings, metrics)
         if uploads:
+            opened.callback(uploads.close)
             opened.callback(asyncio.create_task(_keep_sweeping(uploads)).cancel)
         yield Memory(cache, audit, uploads)
 
@@ -111,18 +113,19 @@ def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     )
 
 
-def open_uploads(settings: Settings) -> Uploads | None:
+def open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
     """The folder of images, swept, or None when they are not kept."""
     if settings.uploads == "off":
         return None
-    return Uploads(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
+    folder = UploadFolder(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
+    return Uploads(folder, metrics)
 
 
 async def _keep_sweeping(uploads: Uploads) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
-            await asyncio.to_thread(uploads.sweep)
+            await uploads.sweep()
         except OSError as error:
             event("uploads_not_swept", logging.ERROR, reason=str(error))
 

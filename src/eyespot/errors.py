@@ -30,7 +30,7 @@ EyespotError
     ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  InvalidParameter
     ├── 429  RateLimited          431  HeadTooLarge
     ├── 500  Internal
-    ├── 503  Overloaded  Draining  AuditUnavailable  CacheUnavailable  StorageFull
+    ├── 503  Overloaded  Draining  AuditUnavailable  CacheUnavailable  StorageUnavailable  StorageFull
     └── 504  TooLate
 
 A class is a status, a code, a title, and a docstring: the sentence a user gets when there is nothing more exact to say.
@@ -321,6 +321,12 @@ class CacheUnavailable(Refusal):
     """The cache, which holds what is to be forgotten, cannot be reached; try again later."""
 
     status, code, title = 503, "cache-unavailable", "Cache unavailable"
+
+
+class StorageUnavailable(Refusal):
+    """The disk with the kept images does not answer; try again later."""
+
+    status, code, title = 503, "storage-unavailable", "Storage unavailable"
 
 
 class StorageFull(Refusal):

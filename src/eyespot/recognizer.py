@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from eyespot import __version__
 from eyespot.errors import AuditUnavailable, Draining, GoldenImageFailed, Internal, Overloaded, Refusal
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.cache import Cache
+from eyespot.memory.deletions import Deletions
 from eyespot.memory.uploads import Uploads
 from eyespot.pool import Call, CallerLeft, WorkerPool
 from eyespot.telemetry import Metrics, child
@@ -36,7 +38,10 @@ class Image:
 
 @dataclass(slots=True)
 class Journey:
-    """What becomes of one request: who sent it and when, the seconds of each step, where the answer came from."""
+    """What becomes of one request: who sent it and when, the seconds of each step, where the answer came from.
+
+    Each image of a batch has one of its own, `started` with the batch.
+    """
 
     request_id: str
     address: str | None = None
@@ -63,7 +68,9 @@ class Recognizer:
         self.pool = pool
         self.metrics = metrics
         self.cache, self.audit, self.uploads = memory.cache, memory.audit, memory.uploads
+        self._present: Counter[str] = Counter()  # requests that are being answered, by the sha256 of their image
         self._in_flight: dict[str, Call[Seen]] = {}
+        self._deletions = Deletions()
         self._key_prefix = f"eyespot:{_fingerprint(classifier)}:"
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
@@ -85,10 +92,12 @@ class Recognizer:
             CallerLeft: `leaving()` ended first.
         """
         journey.cache = "miss"  # unless it turns out otherwise
+        self._present[image.sha256] += 1
         try:
             seen = await self._look_up(image.sha256, journey) or await self._see(image, journey, leaving, in_batch)
             if self.uploads:
-                await asyncio.to_thread(self.uploads.keep, image.sha256, image.data)
+                deleted = partial(self._deletions.since, image.sha256, journey.started)
+                await self.uploads.keep(image.sha256, image.data, unless=deleted)
         except CallerLeft:
             raise
         except Exception as error:
@@ -97,6 +106,10 @@ class Recognizer:
                 self.metrics.image_errors.labels(refusal.code).inc()
             await self._remember(image.sha256, len(image.data), journey, refusal)
             raise
+        finally:
+            self._present[image.sha256] -= 1
+            if not self._present[image.sha256]:
+                del self._present[image.sha256]
         await self._remember(image.sha256, len(image.data), journey, seen)
         return seen
 
@@ -138,15 +151,22 @@ class Recognizer:
         )
 
     async def forget(self, sha256: str) -> bool:
-        """Delete a kept image, and what is remembered of it but for the audit log; whether it was kept.
+        """Delete an image and the answers that are remembered for it, but not its rows in the audit log.
+
+        Requests that began before this returns leave nothing of it behind. Returns whether there was anything: the
+        image, an answer, or a request that is being answered.
 
         Raises:
-            CacheUnavailable, StorageFull: that is not possible now; nothing but perhaps the answer is forgotten.
+            CacheUnavailable, StorageUnavailable, StorageFull: not now; answers may be gone, and the image is not.
         """
-        self._in_flight.pop(sha256, None)  # so that what is being computed is not remembered either
-        if self.cache:
-            await self.cache.drop(self._key_prefix + sha256)
-        return bool(self.uploads and await asyncio.to_thread(self.uploads.remove, sha256))
+        with self._deletions.under_way(sha256):
+            found = sha256 in self._present
+            self._in_flight.pop(sha256, None)  # so that nobody joins it, and what is being computed is not remembered
+            if self.cache:
+                found |= await self.cache.drop(self._key_prefix + sha256)
+            if self.uploads:
+                found |= await self.uploads.remove(sha256)
+            return found
 
     async def _look_up(self, sha256: str, journey: Journey) -> Seen | None:
         if not self.cache:
@@ -172,7 +192,7 @@ class Recognizer:
         if call:  # which takes nobody's turn
             return await self._result(call, journey, leaving, asked)
         async with self.pool.batch_turns if in_batch else _AT_ONCE:
-            call = self._join(image, journey) or self._start(image, in_batch)  # a twin may have come meanwhile
+            call = self._join(image, journey) or self._start(image, journey, in_batch)  # a twin may have come meanwhile
             return await self._result(call, journey, leaving, asked)
 
     def _join(self, image: Image, journey: Journey) -> Call[Seen] | None:
@@ -192,9 +212,9 @@ class Recognizer:
             journey.steps["wait"] = max(0, begun - asked)
             journey.steps["see"] = time.monotonic() - max(begun, asked)
 
-    def _start(self, image: Image, in_batch: bool) -> Call[Seen]:
+    def _start(self, image: Image, journey: Journey, in_batch: bool) -> Call[Seen]:
         call = self.pool.start(self.classifier.see, image.data, in_batch=in_batch)
-        if self.cache:
+        if self.cache and not self._deletions.since(image.sha256, journey.started):
             self._in_flight[image.sha256] = call
             call.future.add_done_callback(partial(self._landed, self.cache, image.sha256, call))
         return call

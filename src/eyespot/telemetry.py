@@ -120,6 +120,9 @@ class Metrics:
         )
         self.cache_errors = Counter("eyespot_cache_errors", "What the cache could not do.", registry=registry)
         self.audit_rows = Counter("eyespot_audit_rows", "Rows of the audit log.", ["result"], registry=registry)
+        self.uploads_not_kept = Counter(
+            "eyespot_uploads_not_kept", "Images that the disk did not take in time.", registry=registry
+        )
         self.model_info = Gauge(
             "eyespot_model_info",
             "The network that answers; always 1.",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
+from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
@@ -28,8 +29,8 @@ class Cache(Protocol):
 
     def put(self, key: str, value: bytes) -> None: ...
 
-    async def drop(self, key: str) -> None:
-        """Forget it. Raises `CacheUnavailable` when it may still be there afterwards."""
+    async def drop(self, key: str) -> bool:
+        """Forget it, with what is being put; whether it was there. Raises `CacheUnavailable` when it may still be."""
         ...
 
     def state(self) -> tuple[bool, str]:
@@ -80,8 +81,8 @@ class MemoryCache:
         if len(value) + _ENTRY_BYTES <= self._entries.maxsize:
             self._entries[key] = value
 
-    async def drop(self, key: str) -> None:
-        self._entries.pop(key, None)
+    async def drop(self, key: str) -> bool:
+        return self._entries.pop(key, None) is not None
 
     def state(self) -> tuple[bool, str]:
         have, room = (round(size / 2**20, 1) for size in (self._entries.currsize, self._entries.maxsize))
@@ -115,7 +116,8 @@ class RedisCache:
         self._refused = ResponseError
         self._metrics = metrics
         self._remote = Remote("cache")
-        self._putting: set[asyncio.Task[None]] = set()
+        self._putting: set[asyncio.Task[Any]] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by key
         self._silent_until = -math.inf
 
     async def get(self, key: str) -> bytes | None:
@@ -124,13 +126,30 @@ class RedisCache:
 
     def put(self, key: str, value: bytes) -> None:
         if not self._remote.is_left_alone and len(self._putting) < _MAX_PUTTING:
-            task = asyncio.ensure_future(self._ask(self._client.set, key, value, ex=_KEPT_SECONDS))
+            task = self._in_turn(key, self._client.set, value, ex=_KEPT_SECONDS)
             self._putting.add(task)
             task.add_done_callback(self._putting.discard)
 
-    async def drop(self, key: str) -> None:
-        if await self._ask(self._client.delete, key) is None:
+    async def drop(self, key: str) -> bool:
+        dropped = await self._in_turn(key, self._client.delete)
+        if dropped is None:
             raise CacheUnavailable(retry_after=PAUSE_SECONDS)
+        return bool(dropped)
+
+    def _in_turn(
+        self, key: str, command: Callable[..., Awaitable[Any]], *args: object, **options: object
+    ) -> asyncio.Task[Any]:
+        """Send a command once all before it for the same key have ended, those included that nobody waits for any more.
+
+        They go over several connections, so that Redis might otherwise drop first and put then.
+        """
+        turn = self._turns.setdefault(key, asyncio.Lock())
+
+        async def send() -> Any:
+            async with turn:
+                return await command(key, *args, **options)
+
+        return asyncio.ensure_future(self._ask(send))
 
     async def _ask(self, command: Callable[..., Awaitable[Any]], *args: object, **options: object) -> Any:
         """What Redis answers, or None when it cannot be had."""

@@ -1,148 +1,152 @@
-"""The images themselves, each once, in files that are named by their sha256."""
+"""Keeps images through threads of its own, so that a disk that is slow or hangs holds up nothing else."""
 
-import contextlib
+import asyncio
 import logging
-import os
-import secrets
-import threading
-from collections import OrderedDict
-from datetime import timedelta
-from pathlib import Path
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
-from eyespot.errors import StorageFull
-from eyespot.memory.clock import SteadyClock
-from eyespot.telemetry import event
+from eyespot.errors import StorageUnavailable
+from eyespot.memory.upload_folder import UploadFolder
+from eyespot.telemetry import Metrics, event
+
+T = TypeVar("T")
 
 SWEEP_SECONDS = 3600
-_UNFINISHED = ".part"
-_UNFINISHED_SECONDS = 3600  # after which nobody writes it any more
+_PATIENCE_SECONDS = 2  # that a reply waits for its image; a stop gives late replies 5 s, of which the audit log has 3
+_WRITERS = 4  # several files are synced in little more time than one
+_MAX_WRITING = 64  # images may wait for a writer
+_READERS = 8  # for admins, and for images that were sent again
+_MAX_READING = 1000  # may wait for a reader
 
 
 class Uploads:
-    """Images that were recognised, for so many days after they were last sent, within so many bytes.
+    """The kept images, for the event loop.
 
-    May be used from several threads at once, and by several servers in the same folder, each of which keeps within the
-    bytes what it knows of.
+    While an image waits for the disk its request does too, and is counted among the bodies that are held. Only an image
+    that is being written may outlive its request: one for each writer.
     """
 
-    def __init__(self, folder: Path, days: int, max_bytes: int) -> None:
-        self._folder = folder
-        self._days = days
-        self._max_bytes = max_bytes
-        self._now = SteadyClock()
-        self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # by sha256, those that were sent least recently first
-        self._bytes = 0
-        self.sweep()
+    def __init__(self, folder: UploadFolder, metrics: Metrics, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self.folder = folder
+        self._metrics = metrics
+        self._patience = patience_seconds
+        self._writers = _Threads("eyespot-uploads-writer", _WRITERS, _MAX_WRITING, patience_seconds)
+        self._readers = _Threads("eyespot-uploads-reader", _READERS, _MAX_READING, patience_seconds)
+        self._sweeper = ThreadPoolExecutor(1, "eyespot-uploads-sweeper")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by sha256
+        self._not_kept = 0  # images, in time
 
-    def keep(self, sha256: str, data: bytes) -> None:
-        """Write an image, or, when it is there, note that it was sent again. Older ones make room.
+    async def keep(self, sha256: str, data: bytes, unless: Callable[[], bool]) -> None:
+        """As `UploadFolder.keep`; what takes too long is logged and counted, and not waited for.
 
         Raises:
-            StorageFull: it cannot be written; nothing is left of it.
+            StorageFull: it cannot be written.
         """
-        if len(data) > self._max_bytes:
-            return
-        path = self._path(sha256)
         try:
-            with self._lock:
-                if sha256 in self._sizes and path.exists():
-                    os.utime(path)
-                    self._sizes.move_to_end(sha256)
+            async with asyncio.timeout(self._patience):
+                if sha256 in self.folder and await self._readers.run(self.folder.note, sha256):
                     return
-                self._make_room(len(data))
-                _write(path, data)
-                self._sizes[sha256] = len(data)
-                self._bytes += len(data)
-        except OSError as error:
-            raise _failed("kept", sha256, error) from error
+                async with self._turns.setdefault(sha256, asyncio.Lock()):  # or all who joined would write it
+                    await self._writers.run(self.folder.keep, sha256, data, unless)
+        except _Busy as busy:
+            self._tell(sha256, str(busy))
+        except TimeoutError:
+            self._tell(sha256, f"it took longer than {self._patience:g} s")
 
-    def _make_room(self, size: int) -> None:
-        while self._sizes and self._bytes + size > self._max_bytes:
-            self._forget(next(iter(self._sizes)))
+    def _tell(self, sha256: str, reason: str) -> None:
+        self._not_kept += 1
+        self._metrics.uploads_not_kept.inc()
+        event("upload_not_kept", logging.ERROR, sha256=sha256, reason=reason)
 
-    def _forget(self, sha256: str) -> None:
-        self._path(sha256).unlink(missing_ok=True)
-        self._bytes -= self._sizes.pop(sha256, 0)
-
-    def get(self, sha256: str) -> bytes | None:
+    async def get(self, sha256: str) -> bytes | None:
         """The image, when it is kept.
 
         Raises:
             StorageFull: it cannot be read.
+            StorageUnavailable: that takes too long.
         """
-        try:
-            return self._path(sha256).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _failed("read", sha256, error) from error
+        return await self._ask(self.folder.get, sha256)
 
-    def remove(self, sha256: str) -> bool:
+    async def remove(self, sha256: str) -> bool:
         """Delete an image; whether there was one.
 
         Raises:
             StorageFull: it cannot be deleted.
+            StorageUnavailable: that takes too long.
         """
-        try:
-            with self._lock:
-                there = self._path(sha256).exists()
-                self._forget(sha256)
-        except OSError as error:
-            raise _failed("deleted", sha256, error) from error
-        return there
+        return await self._ask(self.folder.remove, sha256)
 
-    def sweep(self) -> None:
-        """Delete what is too old or too much, and what was left unfinished."""
-        with self._lock:
-            oldest = (self._now() - timedelta(days=self._days)).timestamp()
-            found = sorted(_files(self._folder))
-            self._sizes = OrderedDict((path.name, size) for _, size, path in found if not path.suffix)
-            self._bytes = sum(self._sizes.values())
-            before = len(self._sizes)
-            for modified, _, path in found:
-                if path.suffix and modified < self._now().timestamp() - _UNFINISHED_SECONDS:
-                    path.unlink(missing_ok=True)
-                elif not path.suffix and modified < oldest:
-                    self._forget(path.name)
-            self._make_room(0)
-            if before > len(self._sizes):
-                event("uploads_swept", deleted=before - len(self._sizes), kept=len(self._sizes), bytes=self._bytes)
+    async def _ask(self, function: Callable[[str], T], sha256: str) -> T:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._readers.run(function, sha256)
+        except (_Busy, TimeoutError) as error:
+            raise StorageUnavailable(retry_after=1) from error
+
+    async def sweep(self) -> None:
+        """As `UploadFolder.sweep`."""
+        await asyncio.get_running_loop().run_in_executor(self._sweeper, self.folder.sweep)
 
     def state(self) -> tuple[bool, str]:
-        """Whether images are kept, and how many."""
-        return True, f"{len(self._sizes)} images, {self._bytes / 2**20:.1f} of {self._max_bytes / 2**20:.1f} MiB"
+        """Whether images can be kept, and how many are."""
+        late = f", {self._not_kept} not kept in time" if self._not_kept else ""
+        return not self._writers.hang, f"{self.folder.state()}{late}"
 
-    def _path(self, sha256: str) -> Path:
-        return self._folder / sha256[:2] / sha256
-
-
-def _failed(what: str, sha256: str, error: OSError) -> StorageFull:
-    reason = os.strerror(error.errno or 0)
-    event(f"upload_not_{what}", logging.ERROR, sha256=sha256, reason=reason)
-    return StorageFull(f"The image could not be {what}: {reason}.", retry_after=60)
+    def close(self) -> None:
+        """Begin nothing more; what a thread has begun goes on."""
+        for executor in (self._writers.executor, self._readers.executor, self._sweeper):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _files(folder: Path) -> list[tuple[float, int, Path]]:
-    """When it was last modified, its size and its path, of each file."""
-    found = []
-    for path in folder.glob("??/*"):
-        with contextlib.suppress(FileNotFoundError):  # another server was quicker
-            about = path.stat()
-            found.append((about.st_mtime, about.st_size, path))
-    return found
+class _Busy(Exception):
+    """It is no use to wait."""
 
 
-def _write(path: Path, data: bytes) -> None:
-    """A whole file or none, and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{secrets.token_hex(4)}{_UNFINISHED}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+class _Threads:
+    """Threads for which a bounded number of calls may wait.
+
+    A thread is free again when its call has ended, not when the caller gives up.
+    """
+
+    def __init__(self, name: str, threads: int, max_waiting: int, patience_seconds: float) -> None:
+        self.executor = ThreadPoolExecutor(threads, name)
+        self._free = asyncio.Semaphore(threads)
+        self._waiting = 0
+        self._max_waiting = max_waiting
+        self._patience = patience_seconds
+        self._last_sign_of_life = time.monotonic()  # when a call last began or ended
+
+    @property
+    def hang(self) -> bool:
+        """Whether every thread has been busy with one call for longer than anybody waits."""
+        return self._free.locked() and time.monotonic() - self._last_sign_of_life > self._patience
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """What `function(*args)` returns. When the caller is cancelled, it is not begun, or goes on if it was.
+
+        Raises:
+            _Busy: too many wait, or all threads hang.
+        """
+        if self.hang:
+            raise _Busy("the disk does not answer")
+        if self._waiting >= self._max_waiting:
+            raise _Busy(f"{self._waiting} others wait for the disk")
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        self._last_sign_of_life = time.monotonic()
+        call = asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
+        call.add_done_callback(self._ended)
+        await asyncio.wait({call})
+        return call.result()
+
+    def _ended(self, call: asyncio.Future[Any]) -> None:
+        self._last_sign_of_life = time.monotonic()
+        self._free.release()
+        if not call.cancelled():
+            call.exception()  # which asyncio reports when nobody looked at it

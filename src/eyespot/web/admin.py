@@ -1,6 +1,5 @@
 """The routes of whoever runs the service: what was asked, and the images that were kept."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -79,13 +78,16 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
     response_class=Response,
     responses={
         200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **problems.documented(*_REFUSALS, errors.NotFound, errors.InvalidParameter, errors.StorageFull),
+        **problems.documented(
+            *_REFUSALS, errors.NotFound, errors.InvalidParameter, errors.StorageUnavailable, errors.StorageFull
+        ),
     },
 )
 async def upload(request: Request, sha256: _Sha256) -> Response:
     """The encoded bytes, as they were sent."""
-    uploads = request.app.state.recognizer.uploads
-    data = await asyncio.to_thread(uploads.get, sha256) if uploads else None
+    recognizer: Recognizer = request.app.state.recognizer
+    uploads = recognizer.uploads
+    data = await uploads.get(sha256) if uploads else None
     if data is None:
         raise NotFound("This image is not kept." if uploads else "No images are kept: EYESPOT_UPLOADS is off.")
     kind = (announced_format(data) or "").lower()
@@ -98,12 +100,16 @@ async def upload(request: Request, sha256: _Sha256) -> Response:
     summary="Forget an image",
     response_class=Response,
     responses=problems.documented(
-        *_REFUSALS, errors.NotFound, errors.InvalidParameter, errors.CacheUnavailable, errors.StorageFull
+        *(*_REFUSALS, errors.NotFound, errors.InvalidParameter),
+        *(errors.CacheUnavailable, errors.StorageUnavailable, errors.StorageFull),
     ),
 )
 async def forget(request: Request, sha256: _Sha256) -> Response:
-    """Delete the image, and the answer that is remembered for it. Its rows in the audit log stay."""
+    """Delete the image, and the answers that are remembered for it. Its rows in the audit log stay.
+
+    Nothing comes back from requests that began before the reply, be it 204 or 404.
+    """
     recognizer: Recognizer = request.app.state.recognizer
     if not await recognizer.forget(sha256):
-        raise NotFound("This image is not kept; an answer for it, if there was one, is forgotten.")
+        raise NotFound("This image is not kept, and no answer is remembered for it.")
     return Response(status_code=204)

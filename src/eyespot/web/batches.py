@@ -208,7 +208,7 @@ async def _recognize(request: Request, sent: _Sent, parameters: Parameters) -> B
     """One item, whatever happens to it."""
     recognizer: Recognizer = request.app.state.recognizer
     of_batch: Journey = request.state.journey
-    journey = Journey(of_batch.request_id, of_batch.address, of_batch.key)
+    journey = Journey(of_batch.request_id, of_batch.address, of_batch.key, of_batch.started)
     try:
         image = await images.named(await sent.decode(), recognizer.classifier.card.limits.max_bytes)
         seen = await recognizer.recognize(image, journey, in_batch=True)
