@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,7 +196,7 @@ def serve_fake(
     served = Served("")
 
     @asynccontextmanager
-    async def open_fake(_: Settings) -> AsyncIterator[Recognizer]:
+    async def open_fake(_: Settings, apart: Collection[str]) -> AsyncIterator[Recognizer]:
         metrics = Metrics()
         pool = WorkerPool(config.workers or 1, config.queue, config.deadline_seconds, metrics)
         classifier = fake_classifier(
@@ -205,7 +205,7 @@ def serve_fake(
         if raises:
             classifier.see = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
         async with open_memory(config, metrics) as memory:
-            served.recognizer = Recognizer(classifier, pool, metrics, memory)
+            served.recognizer = Recognizer(classifier, pool, metrics, memory, apart)
             yield served.recognizer
             engine.go.set()
             pool.close()

@@ -15,7 +15,9 @@ import pytest
 from eyespot import recognizer
 from eyespot.errors import CacheUnavailable, InvalidSetting
 from eyespot.memory.cache import MEMORY_BYTES, MemoryCache, RedisCache, open_cache
+from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
+from eyespot.web.app import create_app
 from tests import makers, serving
 from tests.services import RedisServer, redis_server
 from tests.serving import FakeEngine, Served, fake_classifier, until
@@ -105,7 +107,7 @@ def test_identical_images_in_flight_are_computed_once_and_the_first_caller_may_l
             connection.sendall(head.encode() + IMAGE)
             assert engine.started.acquire(timeout=30)
             joined = [callers.submit(predict, served) for _ in range(3)]
-            until(lambda: [call._waiting for call in served.recognizer._in_flight.values()] == [4])
+            until(lambda: [call._waiting for call in list(served.recognizer._in_flight.values())] == [4])
         until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
         engine.go.set()
         answers = [answer.result() for answer in joined]
@@ -145,6 +147,51 @@ def test_what_is_forgotten_while_it_is_computed_is_not_remembered() -> None:
         engine.go.set()
         assert first.result().status_code == 200
         assert client.post("/predict", content=IMAGE).headers["x-cache"] == "miss"
+
+
+CAMERA, BOSS = {"X-API-Key": "click-clack"}, {"X-API-Key": "open-sesame"}
+KEYS = "camera:click-clack,boss:open-sesame:admin"
+
+
+@pytest.mark.parametrize(("scope", "other"), [("shared", "hit"), ("key", "miss")])
+def test_answers_are_of_everybody_or_of_a_key(scope: str, other: str) -> None:
+    path = f"/results/{sha256(IMAGE).hexdigest()}"
+    with serve_fake(cache_scope=scope, api_keys=KEYS) as served, served.client() as client:
+        assert client.post("/predict", content=IMAGE, headers=CAMERA).headers["x-cache"] == "miss"
+        assert client.get(path, headers=BOSS).status_code == (200 if scope == "shared" else 404)
+        assert client.post("/predict", content=IMAGE, headers=BOSS).headers["x-cache"] == other
+        for key in (CAMERA, BOSS):
+            assert client.get(path, headers=key).status_code == 200
+            assert client.post("/predict", content=IMAGE, headers=key).headers["x-cache"] == "hit"
+        assert client.delete(f"/uploads/{sha256(IMAGE).hexdigest()}", headers=BOSS).status_code == 204
+        for key in (CAMERA, BOSS):
+            assert client.get(path, headers=key).status_code == 404
+
+
+@pytest.mark.parametrize(("scope", "calls"), [("shared", 1), ("key", 2)])
+def test_images_in_flight_are_joined_by_everybody_or_by_the_same_key(scope: str, calls: int) -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with (
+        serve_fake(engine, cache_scope=scope, api_keys=KEYS) as served,
+        served.client() as client,
+        ThreadPoolExecutor(4) as callers,
+    ):
+        assert served.recognizer
+        in_flight = served.recognizer._in_flight
+        sent = [
+            callers.submit(client.post, "/predict", content=IMAGE, headers=key) for key in (CAMERA, BOSS, BOSS, CAMERA)
+        ]
+        until(lambda: sorted(call._waiting for call in list(in_flight.values())) == [4 // calls] * calls)
+        engine.go.set()
+        said = sorted(answer.result().headers["x-cache"] for answer in sent)
+        assert said == ["joined"] * (4 - calls) + ["miss"] * calls
+        assert engine.calls == calls
+
+
+def test_without_keys_there_are_none_to_keep_apart() -> None:
+    with pytest.raises(InvalidSetting, match="EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS"):
+        create_app(Settings(cache_scope="key"))
 
 
 def test_hits_misses_and_joined_are_all_that_was_answered() -> None:

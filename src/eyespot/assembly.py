@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +23,10 @@ from eyespot.vision.classifier import Classifier
 
 
 @asynccontextmanager
-async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
+async def open_recognizer(settings: Settings, apart: Collection[str] = ()) -> AsyncIterator[Recognizer]:
     """A recognizer that has recognised the golden image through its real pool.
+
+    `apart` are the names of the API keys, if each has answers of its own.
 
     Raises:
         StartError: it cannot be had; whatever was opened by then is closed.
@@ -42,7 +44,7 @@ async def open_recognizer(settings: Settings) -> AsyncIterator[Recognizer]:
     async with open_memory(settings, metrics) as memory:
         workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
         try:
-            recognizer = Recognizer(classifier, workers, metrics, memory)
+            recognizer = Recognizer(classifier, workers, metrics, memory, apart)
             await recognizer.warm_up()
             compared = classifier.comparison.model_dump() if classifier.comparison else {}
             event("model_ready", **asdict(classifier.info), **compared)

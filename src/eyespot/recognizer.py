@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -63,15 +63,24 @@ class Memory:
 class Recognizer:
     """The single model, the pool that it is used through, and what is remembered."""
 
-    def __init__(self, classifier: Classifier, pool: WorkerPool, metrics: Metrics, memory: Memory) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        pool: WorkerPool,
+        metrics: Metrics,
+        memory: Memory,
+        apart: Collection[str] = (),
+    ) -> None:
+        """`apart` are the names of the API keys, if each has answers of its own; else all share them."""
         self.classifier = classifier
         self.pool = pool
         self.metrics = metrics
         self.cache, self.audit, self.uploads = memory.cache, memory.audit, memory.uploads
+        self._apart = apart
         self._present: Counter[str] = Counter()  # requests that are being answered, by the sha256 of their image
-        self._in_flight: dict[str, Call[Seen]] = {}
+        self._in_flight: dict[str, Call[Seen]] = {}  # by name
         self._deletions = Deletions()
-        self._key_prefix = f"eyespot:{_fingerprint(classifier)}:"
+        self._prefix = f"eyespot:{_fingerprint(classifier)}:"
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
     async def recognize(
@@ -161,18 +170,24 @@ class Recognizer:
         """
         with self._deletions.under_way(sha256):
             found = sha256 in self._present
-            self._in_flight.pop(sha256, None)  # so that nobody joins it, and what is being computed is not remembered
-            if self.cache:
-                found |= await self.cache.drop(self._key_prefix + sha256)
+            for key in (*self._apart, None):
+                name = self._name(sha256, key)
+                self._in_flight.pop(name, None)  # so that nobody joins it, and what is being computed is not remembered
+                if self.cache:
+                    found |= await self.cache.drop(name)
             if self.uploads:
                 found |= await self.uploads.remove(sha256)
             return found
+
+    def _name(self, sha256: str, key: str | None) -> str:
+        """The name under which the answer for an image is remembered, and twins in flight find each other."""
+        return f"{self._prefix}{key}:{sha256}" if key in self._apart else f"{self._prefix}{sha256}"
 
     async def _look_up(self, sha256: str, journey: Journey) -> Seen | None:
         if not self.cache:
             return None
         started = time.monotonic()
-        packed = await self.cache.get(self._key_prefix + sha256)
+        packed = await self.cache.get(self._name(sha256, journey.key))
         journey.steps["look_up"] = time.monotonic() - started
         if packed is None:
             return None
@@ -196,7 +211,7 @@ class Recognizer:
             return await self._result(call, journey, leaving, asked)
 
     def _join(self, image: Image, journey: Journey) -> Call[Seen] | None:
-        call = self._in_flight.get(image.sha256)
+        call = self._in_flight.get(self._name(image.sha256, journey.key))
         if not call or not call.join():
             return None
         journey.cache = "joined"
@@ -215,17 +230,18 @@ class Recognizer:
     def _start(self, image: Image, journey: Journey, in_batch: bool) -> Call[Seen]:
         call = self.pool.start(self.classifier.see, image.data, in_batch=in_batch)
         if self.cache and not self._deletions.since(image.sha256, journey.started):
-            self._in_flight[image.sha256] = call
-            call.future.add_done_callback(partial(self._landed, self.cache, image.sha256, call))
+            name = self._name(image.sha256, journey.key)
+            self._in_flight[name] = call
+            call.future.add_done_callback(partial(self._landed, self.cache, name, call))
         return call
 
-    def _landed(self, cache: Cache, sha256: str, call: Call[Seen], future: asyncio.Future[Seen]) -> None:
+    def _landed(self, cache: Cache, name: str, call: Call[Seen], future: asyncio.Future[Seen]) -> None:
         """Remember what was seen, even when nobody waits for it any more; unless it is to be forgotten."""
-        if self._in_flight.get(sha256) is not call:
+        if self._in_flight.get(name) is not call:
             return
-        del self._in_flight[sha256]
+        del self._in_flight[name]
         if not future.cancelled() and not future.exception():
-            cache.put(self._key_prefix + sha256, future.result().pack())
+            cache.put(name, future.result().pack())
 
     async def warm_up(self) -> None:
         """Send the golden image through the pool, once for each worker, so that the first caller finds all of it warm.

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         pattern=r"^(memory://.*|rediss?://.+|off)$",
         description="Where answers are remembered: `memory://` (`memory://?max_bytes=67108864`), `redis://…`, `off`.",
     )
+    cache_scope: Literal["shared", "key"] = Field(
+        "shared", description="Who shares remembered answers: everybody, or only requests with the same API key."
+    )
     audit_url: str = Field(
         "sqlite",
         pattern=r"^(sqlite(:///.+)?|postgresql(\+\w+)?://.+|off)$",

@@ -158,6 +158,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all keys."""
+        return [key.name for key in self._keys.values()]
+
     def find(self, secret: bytes) -> Key | None:
         """The key with this secret, in a time that tells nothing about the others."""
         digest = hashlib.sha256(secret).digest()

@@ -1,6 +1,6 @@
 """The FastAPI app: routes, problems and middleware around a recognizer that lives as long as the app does."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from eyespot import __version__
 from eyespot.assembly import open_recognizer
+from eyespot.errors import InvalidSetting
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web import STATIC, admin, batches, bodies, problems
@@ -21,16 +22,19 @@ from eyespot.web.limiter import Limiter
 from eyespot.web.middleware import BoundedBody, RequestContext, ShortWay
 from eyespot.web.routes import router
 
-OpenRecognizer = Callable[[Settings], AbstractAsyncContextManager[Recognizer]]
+OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
 
 
 def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recognizer) -> FastAPI:
     """The app for these settings. Its lifespan opens the recognizer, and puts it in `app.state.recognizer`.
 
     Raises:
-        InvalidSetting: a key, a rate, a network or an origin is none.
+        InvalidSetting: a key, a rate, a network or an origin is none, or keys are needed and there are none.
     """
     keys = Keys.read(settings.api_keys.get_secret_value() if settings.api_keys else None)
+    if settings.cache_scope == "key" and not keys:
+        raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
+    apart = keys.names if settings.cache_scope == "key" else []
     trusted = trusted_networks(settings.trusted_proxies)
     origins = cors_origins(settings.cors_origins)
     limiter = Limiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
@@ -38,7 +42,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with open_recognizer(settings) as recognizer:
+            async with open_recognizer(settings, apart) as recognizer:
                 app.state.recognizer = recognizer
                 yield
         except BaseException as error:

@@ -130,7 +130,10 @@ async def result(
     request: Request,
     sha256: Annotated[str, InPath(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes.")],
 ) -> Response:
-    """The answer that is remembered for an image, which so need not be sent again; 404 when there is none."""
+    """The answer that is remembered for an image, which so need not be sent again; 404 when there is none.
+
+    Unless EYESPOT_CACHE_SCOPE is `key`, it tells every caller whether anyone has sent that image.
+    """
     recognizer: Recognizer = request.app.state.recognizer
     journey: Journey = request.state.journey
     journey.steps["admit"] = time.monotonic() - journey.started
