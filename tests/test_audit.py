@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 from eyespot.errors import AuditUnavailable, AuditUnusable
 from eyespot.memory import audit as audit_module
 from eyespot.memory import audit_table, clock
-from eyespot.memory.audit import AuditLog, address_as
+from eyespot.memory.audit import AuditLog
+from eyespot.memory.audit_address import address_as
 from eyespot.memory.audit_table import SCHEMA_VERSION, AuditTable
 from eyespot.telemetry import Metrics
 from eyespot.types import AuditRow, Prediction

@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory.uploads": {"memory.upload_folder"},
     "memory.audit": {"memory.clock", "memory.audit_table"},
     "memory.audit_table": set(),
+    "memory.audit_address": set(),
     "memory.audit_export": set(),
     "pool": set(),
     "recognizer": {
@@ -58,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "assembly": {
         *("", "settings", "pool", "recognizer", "vision.classifier"),
-        *("memory.cache", "memory.audit", "memory.audit_table", "memory.upload_folder", "memory.uploads"),
+        *("memory.cache", "memory.upload_folder", "memory.uploads"),
+        *("memory.audit", "memory.audit_address", "memory.audit_table"),
     },
     "web": set(),
     "web.problems": {""},

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from eyespot import pool
 from eyespot.errors import DataDirUnwritable
-from eyespot.memory.audit import AuditLog, address_as
+from eyespot.memory.audit import AuditLog
+from eyespot.memory.audit_address import address_as
 from eyespot.memory.cache import open_cache
 from eyespot.memory.upload_folder import UploadFolder
 from eyespot.memory.uploads import SWEEP_SECONDS, Uploads
