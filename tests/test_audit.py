@@ -10,6 +10,7 @@ import re
 import sqlite3
 import stat
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,12 +112,13 @@ def test_rows_come_back_as_they_were_written(table: AuditTable) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_any_text_comes_back(text: str) -> None:
-    table = AuditTable("sqlite:///:memory:", Path("/nowhere"))
-    table.prepare()
-    table.insert([replace(ROW, key=text, top5=[Prediction(1, "n1", text, 0.5)])])
-    (found,) = table.rows(limit=1, label=text)
-    assert (found.key, found.top5[0].label) == (text, text)
-    table.close()
+    with tempfile.TemporaryDirectory() as folder:
+        table = AuditTable("sqlite", Path(folder))
+        table.prepare()
+        table.insert([replace(ROW, key=text, top5=[Prediction(1, "n1", text, 0.5)])])
+        (found,) = table.rows(limit=1, label=text)
+        assert (found.key, found.top5[0].label) == (text, text)
+        table.close()
 
 
 def test_pages_follow_each_other_while_rows_come_and_go(table: AuditTable) -> None:

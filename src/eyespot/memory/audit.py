@@ -1,6 +1,7 @@
 """Who asked for what and what was answered: rows that one thread writes, as many at once as have come."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import queue
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 1000  # in one transaction
 _MAX_WAITING = 10_000  # rows; more are lost at once
 _PATIENCE_SECONDS = 3  # that a reply waits for its row; longer than the table's own limits
-_PAUSE_SECONDS = 1  # for which a database that failed is left alone
+_LOOK_SECONDS = 1  # between two looks at the database
 _PRUNE_SECONDS = 3600
+_PRUNE_AGAIN_SECONDS = 60  # when it failed
 _READERS = 2  # threads for questions about the log
+_READERS_WAITING = 10  # for one of the threads; more are refused
 # When rows come many at a time, a transaction waits for more of them: it costs what five rows do, and the interpreter's
 # lock. A row that comes alone does not wait.
 _GATHER_SECONDS = 0.005
@@ -36,8 +39,8 @@ _Waiting = tuple[AuditRow, "asyncio.Future[str | None]"]  # a row, and why it co
 class AuditLog:
     """Writes rows, and deletes those that are older than `days`.
 
-    A database that is gone is looked for every second. Until it is back rows are lost, counted and shown; when the log
-    is `required`, they are refused.
+    A database that is gone is looked for every second. Until it is back rows are lost at once, counted and shown; when
+    the log is `required`, they are refused.
     """
 
     def __init__(
@@ -66,16 +69,19 @@ class AuditLog:
         self._batches: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self._lost: str | None = None  # why
         self._rows_lost = 0
-        self._alone_until = -math.inf  # as time.monotonic() has it
+        # Moments of time.monotonic().
         self._began = math.inf  # when the thread turned to the database, while it waits for it
+        self._failed_at = -math.inf  # when rows could last not be written
+        self._look_at = 0.0
         self._prune_at = 0.0
         try:
             table.prepare()
         except table.failures as error:
             if required:
                 raise table.unusable(error) from error
-            self._lose(error)
+            self._became(table.reason(error))
         self._readers = ThreadPoolExecutor(_READERS, "eyespot-audit-reader")  # so that reading takes no other threads
+        self._places = threading.Semaphore(_READERS + _READERS_WAITING)
         self._thread = threading.Thread(target=self._work, name="eyespot-audit", daemon=True)
         self._thread.start()
 
@@ -95,11 +101,11 @@ class AuditLog:
 
     def _cannot(self) -> str | None:
         """Why it is no use to wait for a row now."""
-        if self._lost and time.monotonic() < self._alone_until:
-            return self._lost
-        if self._hangs() or len(self._gathered) >= _MAX_WAITING:
-            return "the database does not answer"
-        return None
+        if self._hangs():
+            self.table.interrupt()
+        elif not self._lost and len(self._gathered) < _MAX_WAITING:
+            return None
+        return self._lost or "it does not answer"
 
     def _hangs(self) -> bool:
         """Whether the thread has waited for the database for longer than any reply does."""
@@ -117,24 +123,24 @@ class AuditLog:
                 reason: str | None = await written
         except TimeoutError:
             self.table.interrupt()
-            return "the database does not answer"
+            return "it does not answer"
         return reason
 
     async def rows(self, **question: Any) -> list[AuditRow]:
         """Rows as `AuditTable.rows` finds them.
 
         Raises:
-            AuditUnavailable: the database cannot be had, or takes too long.
+            AuditUnavailable: too many readers wait already, or the database cannot be read, or not in time.
         """
-        loop = asyncio.get_running_loop()
+        if not self._places.acquire(blocking=False):
+            raise AuditUnavailable("The audit log is busy: too many are reading it.", retry_after=_PATIENCE_SECONDS)
+        reading = self._readers.submit(self.table.rows, **question)
+        reading.add_done_callback(lambda _: self._places.release())
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                return await loop.run_in_executor(self._readers, partial(self.table.rows, **question))
-        except TimeoutError as error:
-            self.table.interrupt()
-            raise AuditUnavailable("The audit log does not answer.", retry_after=1) from error
+            return await asyncio.wrap_future(reading)
         except self.table.failures as error:
-            raise AuditUnavailable("The audit log cannot be read now.", retry_after=1) from error
+            reason = self.table.reason(error)
+            raise AuditUnavailable(f"The audit log cannot be read: {reason}.", retry_after=1) from error
 
     def _hand_over(self) -> None:
         """Give the thread what has been gathered while it wrote."""
@@ -152,12 +158,10 @@ class AuditLog:
 
     def state(self) -> tuple[bool, str]:
         """Whether rows are written, and what there is to say of it."""
-        reason = self._lost
-        if not reason and self._hangs():
-            reason = "it does not answer"
-        if reason:
-            return False, f"{self.table.kind}, lost: {reason}; {self._rows_lost} rows could not be written"
-        return True, self.table.kind
+        if self._lost or self._hangs():
+            reason = self._lost or "it does not answer"
+            return False, f"{self.table.detail}, lost: {reason}; {self._rows_lost} rows could not be written"
+        return True, self.table.detail
 
     async def close(self) -> None:
         """End, once everything is written that was to be."""
@@ -173,29 +177,37 @@ class AuditLog:
     def _work(self) -> None:
         """The thread: nobody else writes."""
         while True:
-            patience = _PAUSE_SECONDS if self._lost else max(0, self._prune_at - time.monotonic())
-            try:
-                batch = self._batches.get(timeout=patience)
-            except queue.Empty:
-                if self._lost:
-                    self._try(self.table.prepare)
-            else:
+            with contextlib.suppress(queue.Empty):
+                batch = self._batches.get(timeout=max(0, self._look_at - time.monotonic()))
                 if batch is None:
                     return
                 self._write(batch)
-            if not self._lost and time.monotonic() >= self._prune_at:
-                self._try(self._prune)
+            if time.monotonic() >= self._look_at:
+                self._look()
 
     def _write(self, batch: list[_Waiting]) -> None:
-        def write() -> None:
-            if self._lost:
-                self.table.prepare()
-            self.table.insert([row for row, _ in batch])
-
-        reason = self._try(write)
+        reason = self._lost or self._try(partial(self.table.insert, [row for row, _ in batch]))
         if reason is None:
             child(self._metrics.audit_rows, "written").inc(len(batch))
+        elif not self._lost:
+            self._fail(len(batch), reason)
         batch[0][1].get_loop().call_soon_threadsafe(self._settle, batch, reason)
+
+    def _fail(self, rows: int, reason: str) -> None:
+        """Tell that rows are lost. The log is not, if the database answers and this did not just happen before."""
+        event("audit_rows_lost", logging.ERROR, rows=rows, reason=reason)
+        again = time.monotonic() - self._failed_at < _LOOK_SECONDS
+        self._failed_at = time.monotonic()
+        self._became(reason if again else self._try(self.table.recover))
+
+    def _look(self) -> None:
+        """See whether the database is still there, or back. Delete old rows when it is time to."""
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        if self._lost or self._try(self.table.check):
+            self._became(self._try(self.table.recover))
+        if not self._lost and time.monotonic() >= self._prune_at and (reason := self._try(self._prune)):
+            event("audit_not_pruned", logging.ERROR, reason=reason)
+            self._prune_at = time.monotonic() + _PRUNE_AGAIN_SECONDS
 
     def _try(self, action: Callable[[], None]) -> str | None:
         """Do something with the database; why that failed, when it did."""
@@ -203,25 +215,22 @@ class AuditLog:
         try:
             action()
         except Exception as error:  # a newer program may have changed the table; and this thread must not end
-            return self._lose(error)
+            return self.table.reason(error)
         finally:
             self._began = math.inf
-        if self._lost:
-            self._lost = None
-            event("audit_found", rows_lost=self._rows_lost)
         return None
 
-    def _lose(self, error: Exception) -> str:
-        reason = self.table.reason(error)
-        self._alone_until = time.monotonic() + _PAUSE_SECONDS
-        if not self._lost:
-            event("audit_lost", logging.ERROR, reason=reason)
-        self._lost = reason
-        return reason
+    def _became(self, lost: str | None) -> None:
+        if lost and not self._lost:
+            event("audit_lost", logging.ERROR, reason=lost)
+        elif self._lost and not lost:
+            event("audit_found", rows_lost=self._rows_lost)
+        self._lost = lost
 
     def _prune(self) -> None:
         pruned = self.table.prune(self._now() - timedelta(days=self._days))
         if pruned:
-            event("audit_pruned", rows=pruned, days=self._days)  # and again, since there may be more
+            event("audit_pruned", rows=pruned, days=self._days)
+            self._look_at = 0.0  # and again, since there may be more
         else:
             self._prune_at = time.monotonic() + _PRUNE_SECONDS

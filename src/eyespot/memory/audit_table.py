@@ -1,10 +1,6 @@
 """The table of the audit log, in SQLite or PostgreSQL: its schema and its queries, none of which is asynchronous."""
 
-import contextlib
 import operator
-import os
-import socket
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,13 +9,16 @@ from typing import Any
 
 import sqlalchemy as sql
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eyespot.errors import AuditUnusable
+from eyespot.memory.audit_postgres import PostgresStore
+from eyespot.memory.audit_sqlite import SqliteStore
 from eyespot.types import AuditRow, Prediction
 
-PATIENCE_SECONDS = 2  # for a connection, a lock or a statement
+PATIENCE_SECONDS = 2  # for a connection, a lock, or a statement that writes
+READ_SECONDS = 3  # for one page of rows, from when there is a connection
 
 _PRUNED_AT_ONCE = 5000  # rows, so that whoever writes meanwhile waits for milliseconds
 _READ_AT_ONCE = 1000
@@ -53,6 +52,7 @@ _audit = sql.Table(
     sql.Column("steps", sql.Text, nullable=False),  # JSON
     sqlite_autoincrement=True,  # an id is never given again, so that a cursor stays right when rows are pruned
 )
+_INSERT = _audit.insert().inline()  # without asking for the ids, which would be reading
 _MADE = ["time", "label", "top5", "steps"]
 _PLAIN = [column.name for column in _audit.c if column.name not in ("id", *_MADE)]
 
@@ -95,7 +95,7 @@ class AuditTable:
             AuditUnusable: this is no such address, or there is no driver for it.
         """
         try:
-            self._engine = _sqlite(url, data_dir) if url.startswith("sqlite") else _postgresql(url)
+            self._store = _store(url, data_dir)
         except ModuleNotFoundError as error:
             raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error}") from error
         except (ValueError, sql.exc.ArgumentError):  # whose words may repeat a part of a password
@@ -103,19 +103,22 @@ class AuditTable:
                 "EYESPOT_AUDIT_URL: this is no address such as postgresql://user:password@host:5432/database; "
                 "what is neither letter nor digit in a password is written as %XX"
             ) from None
-        self.kind = self._engine.dialect.name
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        if self.kind == "postgresql":
-            sql.event.listen(self._engine, "connect", lambda connection, _: self._connections.add(connection))
+        self._engine = self._store.writing
+        self._sqlite = isinstance(self._store, SqliteStore)
+
+    @property
+    def detail(self) -> str:
+        """Which database it is, and what has happened to its file."""
+        return self._store.detail
 
     def prepare(self) -> None:
-        """Make the table, or bring an older one forward.
+        """On a fresh connection, make the table, or bring an older one forward.
 
         Raises:
             AuditUnusable: a newer version of this program made it.
         """
-        with self._engine.begin() as connection:
-            if self.kind == "sqlite":
+        with self._store.opened(), self._engine.begin() as connection:
+            if self._sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # two servers may start at once
             else:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
@@ -132,14 +135,44 @@ class AuditTable:
                 connection.execute(_version.delete())
                 connection.execute(_version.insert(), {"version": SCHEMA_VERSION})
 
-    def insert(self, rows: Sequence[AuditRow]) -> None:
-        """All of these in one transaction, or none; each gets an id."""
+    def recover(self) -> None:
+        """Prepare it again, and write to it: on a full disk a file can still be opened."""
+        self.prepare()
         with self._engine.begin() as connection:
-            if self.kind == "sqlite":
+            connection.execute(sql.select(_audit.c.id).limit(0))
+            connection.execute(_version.update(), {"version": SCHEMA_VERSION})
+
+    def check(self) -> None:
+        """See whether the file is still the one that was prepared. Takes microseconds, and asks PostgreSQL nothing."""
+        self._store.check()
+
+    def insert(self, rows: Sequence[AuditRow]) -> None:
+        """All of these in one transaction, or none; each gets an id. Tried again, once, on a fresh connection."""
+        try:
+            self._insert(rows)
+        except _Unanswered:
+            # They may be written, and nothing in a row tells it from its copy: the request id is the client's choice.
+            # So they count as lost, which does less harm than an audit log that has requests twice.
+            raise
+        except self.failures:
+            self.prepare()
+            self._insert(rows)
+
+    def _insert(self, rows: Sequence[AuditRow]) -> None:
+        self.check()
+        with self._engine.connect() as connection:
+            if self._sqlite:
                 values = [value for row in rows for value in _columns(row, _as_sqlalchemy_writes(row.time)).values()]
                 connection.exec_driver_sql(_insert_into_sqlite(len(rows)), tuple(values))
             else:
-                connection.execute(_audit.insert(), [_columns(row, row.time) for row in rows])
+                connection.execute(_INSERT, [_columns(row, row.time) for row in rows])
+            try:
+                connection.commit()
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise _Unanswered(self.reason(error)) from error
+                raise
+        self.check()  # the file may have been deleted just before
 
     def rows(
         self,
@@ -151,10 +184,12 @@ class AuditTable:
         before: int | None = None,
         after: int | None = None,
         limit: int,
+        patient: bool = False,
     ) -> list[AuditRow]:
         """At most `limit` rows: newest first and with ids below `before`, or oldest first and above `after`.
 
-        `since` is inclusive and `until` is not; `label` is that of the likeliest class.
+        `since` is inclusive and `until` is not; `label` is that of the likeliest class. Fails after READ_SECONDS,
+        unless `patient`.
         """
         column = _audit.c
         wanted = sql.select(_audit).limit(limit).order_by(column.id.desc() if after is None else column.id)
@@ -168,13 +203,14 @@ class AuditTable:
         ):
             if given is not None:
                 wanted = wanted.where(is_so(place, given))
-        with self._engine.connect() as connection:
+        engine = self._engine if patient else self._store.reading
+        with engine.connect() as connection:
             return [_row(dict(found)) for found in connection.execute(wanted).mappings()]
 
     def all_rows(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[AuditRow]:
         """Every row of that time, oldest first; memory does not grow with their number."""
         last = 0
-        while found := self.rows(since=since, until=until, after=last, limit=_READ_AT_ONCE):
+        while found := self.rows(since=since, until=until, after=last, limit=_READ_AT_ONCE, patient=True):
             yield from found
             last = found[-1].id
 
@@ -185,11 +221,8 @@ class AuditTable:
             return connection.execute(_audit.delete().where(_audit.c.id.in_(old))).rowcount
 
     def interrupt(self) -> None:
-        """Make whatever waits for PostgreSQL fail: its own time limits do not help when it hangs itself."""
-        for connection in list(self._connections):
-            # Unless it is closed already; psycopg has an error of its own for that, and is not to be imported for it.
-            with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as held:
-                held.shutdown(socket.SHUT_RDWR)
+        """Make whatever the writer waits for fail. Readers do not notice."""
+        self._store.interrupt()
 
     @staticmethod
     def reason(failure: Exception) -> str:
@@ -201,33 +234,18 @@ class AuditTable:
         return AuditUnusable(f"the audit log cannot be had: {self.reason(failure)}")
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._store.close()
 
 
-def _sqlite(url: str, data_dir: Path) -> Engine:
+class _Unanswered(SQLAlchemyError):
+    """COMMIT was sent, and the connection broke before its answer came."""
+
+
+def _store(url: str, data_dir: Path) -> SqliteStore | PostgresStore:
+    if not url.startswith("sqlite"):
+        return PostgresStore(url, wait_seconds=PATIENCE_SECONDS, read_seconds=READ_SECONDS)
     path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
-    engine = sql.create_engine(f"sqlite:///{path}", connect_args={"timeout": PATIENCE_SECONDS})
-
-    @sql.event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-        # Safe when the process is killed. A machine that loses power may lose the last moments, but no earlier row;
-        # FULL would wait for the disk, 2 to 4 ms, before every answer.
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    return engine
-
-
-def _postgresql(url: str) -> Engine:
-    limit = PATIENCE_SECONDS * 1000
-    return sql.create_engine(
-        url.replace("postgresql://", "postgresql+psycopg://", 1),
-        pool_pre_ping=True,  # or the first row after a restart of the server would be lost
-        connect_args={
-            "connect_timeout": PATIENCE_SECONDS,
-            "options": f"-c statement_timeout={limit} -c lock_timeout={limit}",
-        },
-    )
+    return SqliteStore(path, wait_seconds=PATIENCE_SECONDS, read_seconds=READ_SECONDS)
 
 
 def _columns(row: AuditRow, time: datetime | str) -> dict[str, Any]:
