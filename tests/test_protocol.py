@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.client import HTTPResponse
+from http.client import parse_headers
 
 import pytest
 
@@ -31,10 +31,14 @@ def connection(fake: Served) -> Iterator[socket.socket]:
 
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, object], str]:
-    """Status, JSON and content type of the next answer on the connection."""
-    response = HTTPResponse(connection)
-    response.begin()
-    return response.status, json.loads(response.read()), response.headers["content-type"]
+    """Status, JSON and content type of the next answer on the connection; what follows it stays there."""
+    with connection.makefile("rb", buffering=0) as reader:
+        status = int(reader.readline().split()[1])
+        headers = parse_headers(reader)  # type: ignore[arg-type]
+        body = b""
+        while left := int(headers["content-length"]) - len(body):
+            body += reader.read(left) or b""
+    return status, json.loads(body), headers["content-type"]
 
 
 @pytest.mark.parametrize("body", [LENGTH + IMAGE, CHUNKED], ids=["length", "chunked"])
@@ -128,36 +132,125 @@ def test_trailers_are_no_headers() -> None:
         assert reply["request_id"] != "mine"
 
 
-MANY = b"".join(b"X-%d: a\r\n" % number for number in range(100_000))
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+DOCS = b"GET /docs HTTP/1.1\r\nHost: x\r\n"  # which nothing but the refused requests of this module ask for
+MANY = b"".join(b"X-%d: a\r\n" % number for number in range(10_000))
+CHUNK = POST + b"Transfer-Encoding: chunked\r\n\r\n1"
+BEFORE = {
+    "at first": b"",
+    "behind a request": GET,
+    "behind an offer": GET[:-2] + OFFER + b"\r\n",
+    "behind a body": POST + LENGTH + IMAGE,
+    "behind chunks": POST + CHUNKED,
+}
 LARGE = {
-    "headers": POST + MANY,
-    "one header": POST + b"X: " + bytes(b"a" * 10**6),
-    "URL": b"GET /" + b"a" * 10**6,
-    "trailers": POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n" + MANY,
-    "chunk extension": POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 10**6,
+    "headers": DOCS + MANY[:70_000].rpartition(b"\r\n")[0] + b"\r\n\r\n",
+    "one header": DOCS + b"X: " + b"a" * 70_000 + b"\r\n\r\n",
+    "spaces": DOCS + b"X:" + b" " * 70_000 + b"a\r\n\r\n",
+    "URL": DOCS.replace(b"docs", b"docs?" + b"a" * 70_000) + b"\r\n",
+    "empty lines": b"\r\n" * 35_000 + DOCS + b"\r\n",
+    "trailers": CHUNK + b"\r\na\r\n0\r\n" + MANY[:70_000].rpartition(b"\r\n")[0] + b"\r\n\r\n",
+    "chunk extension": CHUNK + b";" + b"a" * 70_000 + b"\r\na\r\n0\r\n\r\n",
 }
 
 
-@pytest.mark.parametrize("sent", LARGE.values(), ids=LARGE)
-def test_a_head_without_end_is_refused(fake: Served, sent: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
-        with contextlib.suppress(ConnectionError):  # it is closed while this still sends
-            for start in range(0, len(sent), 50_000):
-                connection.sendall(sent[start : start + 50_000])
-                time.sleep(0.001)
-        with contextlib.suppress(ConnectionError):  # and the answer may go with it
-            assert answer(connection)[0] == 431
-        with contextlib.suppress(ConnectionError):
-            assert not connection.recv(1)
+def refused(connection: socket.socket, fake: Served, status: int, code: str) -> dict[str, object]:
+    """The next answer, a problem, after which the connection is closed; the app has not been called."""
+    told, problem, kind = answer(connection)
+    assert (told, problem["code"], kind) == (status, code, "application/problem+json")
+    with contextlib.suppress(ConnectionResetError):  # for what it had not read
+        assert not connection.recv(1)
     with fake.client() as client:
-        assert client.get("/livez").status_code == 200
+        assert 'route="/docs"' not in client.get("/metrics").text
+    return problem
 
 
-def test_a_large_head_is_told_what_is_wrong(connection: socket.socket) -> None:
-    connection.sendall(POST + MANY[:70_000])
-    status, reply, kind = answer(connection)
-    assert (status, reply["code"], reply["limit"], kind) == (431, "head-too-large", 65536, "application/problem+json")
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+@pytest.mark.parametrize("sent", LARGE.values(), ids=LARGE)
+def test_a_large_head_is_refused(fake: Served, connection: socket.socket, sent: bytes, before: bytes) -> None:
+    connection.sendall(before + sent)
+    if before:
+        assert answer(connection)[0] == 200
+    assert refused(connection, fake, 431, "head-too-large")["limit"] == 65_536
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 50_000])
+def test_a_head_without_end_is_refused(fake: Served, connection: socket.socket, piece: int) -> None:
+    sent = (DOCS + MANY)[: 65_536 + 1]
+    for start in range(0, len(sent), piece):
+        connection.sendall(sent[start : start + piece])
+    refused(connection, fake, 431, "head-too-large")
+
+
+@pytest.mark.parametrize("piece", [4095, 4096, 4097, 65_535, 65_536, 65_537])
+def test_a_head_may_have_64_kib(fake: Served, piece: int) -> None:
+    for size, status in ((65_536, 200), (65_537, 431)):
+        head = GET[:-2] + b"X: " + b"a" * (size - len(GET) - 5) + b"\r\n\r\n"
+        assert len(head) == size
+        with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
+            for start in range(0, size, piece):
+                connection.sendall(head[start : start + piece])
+            assert answer(connection)[0] == status
+
+
+HOSTLESS = {
+    "none": DOCS.replace(b"Host: x\r\n", b""),
+    "two": DOCS + b"Host: y\r\n",
+    "one twice": DOCS + b"host: x\r\n",
+    "two of HTTP/1.0": DOCS.replace(b"1.1", b"1.0") + b"Host: y\r\n",
+    "none, with an offer": DOCS.replace(b"Host: x\r\n", OFFER),
+    **{
+        value: DOCS.replace(b": x", b": " + value.encode())
+        for value in ("a b", "a/b", "me@a", "a:b", "a:1:2", "[::1", "http://a", "ä", '"a"', "a, b")
+    },
+}
+
+
+@pytest.mark.parametrize("before", [b"", POST + LENGTH + IMAGE], ids=["at first", "behind a body"])
+@pytest.mark.parametrize("head", HOSTLESS.values(), ids=HOSTLESS)
+def test_a_request_has_one_host(fake: Served, connection: socket.socket, head: bytes, before: bytes) -> None:
+    connection.sendall(before + head + b"\r\n" + GET)
+    if before:
+        assert answer(connection)[0] == 200
+    assert "Host" in str(refused(connection, fake, 400, "bad-request")["detail"])
+
+
+@pytest.mark.parametrize("host", ["", "x", "a-b_c.example:8000", "a:", "127.0.0.1:80", "[::1]", "[::1]:8000", "%61"])
+def test_a_host_may_be(connection: socket.socket, host: str) -> None:
+    connection.sendall(GET.replace(b": x", b": " + host.encode()))
+    assert answer(connection)[0] == 200
+
+
+def test_http_1_0_needs_no_host(connection: socket.socket) -> None:
+    connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (HOSTLESS["none"] + b"\r\n", 400),
+        (LARGE["one header"], 431),
+        (CHUNK + b" is no length\r\n", 400),
+    ],
+    ids=["nonsense", "no host", "large head", "broken chunk"],
+)
+@pytest.mark.parametrize("requests", [1, 2])
+def test_what_is_asked_before_is_answered_before_a_refusal(wrong: bytes, status: int, requests: int) -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with (
+        serve_fake(engine) as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection,
+    ):
+        connection.sendall((POST + LENGTH + IMAGE) * requests + wrong)
+        assert engine.started.acquire(timeout=30)
+        engine.go.set()
+        for _ in range(requests):
+            assert answer(connection)[0] == 200
+        assert answer(connection)[0] == status
+        assert connection.recv(1) == b""
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """HTTP/1.1 as uvicorn speaks it, but for what it gets wrong, does too often, or lets clients do."""
 
 import asyncio
+import re
 import secrets
 from typing import Any
 
@@ -15,9 +16,13 @@ PIECE_SECONDS = 1  # after which a request is told of what there is of its body,
 # until then, so that on many connections they are fewer: 64 MiB together, or the 64 KiB of each that uvicorn takes.
 _MOST_PIECE_BYTES, _LEAST_PIECE_BYTES, _PIECES_BYTES = 256 * 1024, 64 * 1024, 64 * 1024 * 1024
 _HEAD_BYTES = 64 * 1024  # of a head, of trailers, of whatever else comes between bodies
+# Parsed at once outside a body. The parser does not say where in its input a head ended, so what follows in the same
+# step is not counted: a head behind another one may be that much larger.
+_STEP_BYTES = 4 * 1024
 _HEAD_SECONDS = 30  # for which a client may take to send a head
 _UNREAD_SECONDS = 30  # for which a client may take nothing of an answer that fills the buffers on its way
 _OF_AN_UPGRADE = {b"upgrade", b"http2-settings"}
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?")  # RFC 9110, 7.2; it may be empty
 
 
 class Protocol(HttpToolsProtocol):
@@ -29,11 +34,16 @@ class Protocol(HttpToolsProtocol):
     Heads are bounded in size and time, and so is a client that does not read: what it has sent, a batch say, would be
     held for ever. Trailers are thrown away: uvicorn adds them to the headers, where a client could pretend to be
     somebody else behind a proxy that looks at heads only.
+
+    Neither base class is a documented API of uvicorn: any release may change what is overridden or read here.
     """
 
     _woken = 0.0  # when the request was last told of its body, as the loop has it
     _piece_bytes = _MOST_PIECE_BYTES
     _unaccounted = 0  # bytes since a head, a piece of a body or a message ended
+    _body_left = 0  # bytes of a body with Content-Length that are still to come; of one in chunks, nothing is known
+    _hosts: list[bytes] | None = None  # of the request before, which have been checked
+    _refusal: Refusal | None = None  # of what was sent last; nothing after it is read
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _answered: RequestResponseCycle | None = None  # the one that the app has; the last one may wait behind it
@@ -73,21 +83,28 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        self._unaccounted += len(data)
-        rest: bytes | None = data
-        while rest is not None and not self.transport.is_closing():
-            rest = self._parse(rest)
-        if self._unaccounted > _HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(HeadTooLarge(limit=_HEAD_BYTES))
+        rest = data if len(data) <= _STEP_BYTES else memoryview(data)
+        while rest and not self._refusal and not self.transport.is_closing():
+            if self._unaccounted >= _HEAD_BYTES:
+                self._refuse(HeadTooLarge(limit=_HEAD_BYTES))
+                return
+            size = self._body_left if self._body_left > 0 else min(_STEP_BYTES, _HEAD_BYTES - self._unaccounted)
+            step: bytes | memoryview | None = rest[:size]
+            self._unaccounted += min(size, len(rest))
+            rest = rest[size:]
+            while step:
+                step = self._parse(step)
 
-    def _parse(self, data: bytes) -> bytes | None:
-        """What is still to be parsed."""
+    def _parse(self, step: bytes | memoryview) -> bytes | None:
+        """What is to be parsed in its place: a request without its offer, and what follows."""
         try:
-            self.parser.feed_data(data)
+            self.parser.feed_data(step)
         except httptools.HttpParserUpgrade as upgrade:
-            return self._declined(rest=data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(BadRequest())
+            if self._should_upgrade():
+                return self._declined() + step[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            ours = error.__context__  # what a callback raised
+            self._refuse(ours if isinstance(ours, Refusal) else BadRequest())
         return None
 
     def on_message_begin(self) -> None:
@@ -98,13 +115,35 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_time()
         self._unaccounted = 0
+        self._read_framing()
         self._woken = self.loop.time()
         self._piece_bytes = max(_LEAST_PIECE_BYTES, min(_MOST_PIECE_BYTES, _PIECES_BYTES // len(self.connections)))
         super().on_headers_complete()
         self.headers = []  # where trailers go, and are forgotten
 
+    def _read_framing(self) -> None:
+        """Take the length of the body, and check the Host.
+
+        Raises:
+            BadRequest: there is none, there are several, or it is no host (RFC 9112, 3.2).
+        """
+        hosts, self._body_left = [], 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"content-length":
+                self._body_left = int(value)
+        if hosts == self._hosts:
+            return
+        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise BadRequest(f"A request needs one Host header; this one has {len(hosts) or 'none'}.")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            raise BadRequest("The Host header must be a host name or address, with or without a port.")
+        self._hosts = hosts or None
+
     def on_body(self, body: bytes) -> None:
         self._unaccounted = 0
+        self._body_left -= len(body)
         cycle = self.cycle
         if (self.parser.should_upgrade() and self._should_upgrade()) or cycle.response_complete:
             return
@@ -120,14 +159,17 @@ class Protocol(HttpToolsProtocol):
         self._unaccounted = 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._refusal and self._is_next() and not self.transport.is_closing():
+            self._answer(self._refusal)
+
     def _should_upgrade(self) -> bool:
         """Whether uvicorn leaves the request, whose head has been parsed, to `_parse`."""
         return self.scope["method"] != "CONNECT"
 
-    def _declined(self, rest: bytes) -> bytes | None:
-        """The request without the offer, to be parsed anew; the parser has stopped before its body."""
-        if not self._should_upgrade():
-            return None
+    def _declined(self) -> bytes:
+        """The head without the offer, to be parsed anew; the parser has stopped before the body."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         for name, value in self.scope["headers"]:
@@ -138,18 +180,34 @@ class Protocol(HttpToolsProtocol):
                 lines.append(b"%b: %b" % (name, value))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
-        return b"\r\n".join(lines) + b"\r\n\r\n" + rest
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer in the place of the app, and close."""
-        request_id = secrets.token_hex(8)
-        body = problems.document(refusal, request_id)
-        lines = (
-            f"HTTP/1.1 {refusal.status} {refusal.title}",
-            f"content-type: {problems.MEDIA_TYPE}",
-            f"content-length: {len(body)}",
-            f"x-request-id: {request_id}",
-            "connection: close",
-        )
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        """Answer in place of the app after all earlier requests, and close."""
+        self._refusal = refusal
+        self._in_time()
+        if self.pipeline and self.pipeline[0][0].more_body:  # it is refused for its own body
+            self.pipeline.popleft()
+        if self._is_next():
+            self._answer(refusal)
+
+    def _is_next(self) -> bool:
+        """Whether the client expects the refusal next, all earlier answers being complete."""
+        running = self._answered
+        return running is None or running.response_complete or (running.more_body and not self.pipeline)
+
+    def _answer(self, refusal: Refusal) -> None:
+        running = self._answered
+        if not (running and running.response_started and not running.response_complete):
+            request_id = secrets.token_hex(8)
+            body = problems.document(refusal, request_id)
+            lines = (
+                f"HTTP/1.1 {refusal.status} {refusal.title}",
+                f"content-type: {problems.MEDIA_TYPE}",
+                f"content-length: {len(body)}",
+                f"x-request-id: {request_id}",
+                "x-content-type-options: nosniff",
+                "connection: close",
+            )
+            self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         self.transport.close()
