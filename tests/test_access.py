@@ -19,9 +19,10 @@ import httpx
 import limits.aio.storage.memory
 import pytest
 import redis
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
 from hypothesis import example, given
 from hypothesis import strategies as st
+from starlette.routing import Route
 
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory import remote
@@ -214,6 +215,25 @@ def test_the_client_is_always_an_address(forwarded: list[str]) -> None:
     assert address is not None
     assert str(ip_address(address)) == address
     assert "%" not in address
+
+
+@pytest.mark.parametrize(
+    ("entries", "address"),
+    [
+        ([CLIENT, *["10.0.0.9"] * 29], CLIENT),
+        (["10.0.0.8", *["10.0.0.9"] * 29], "10.0.0.8"),
+        ([CLIENT, *["10.0.0.9"] * 30], "10.0.0.1"),
+        (["10.0.0.9"] * 31, "10.0.0.1"),
+        (["10.0.0.9"] * 6000, "10.0.0.1"),
+        (["10.0.0.9"] * 6000 + [CLIENT, *["10.0.0.9"] * 29], CLIENT),
+        (["unknown"] * 8000 + ["10.0.0.9"] * 30, "10.0.0.1"),
+    ],
+    ids=["29 proxies", "30 proxies", "a client too far", "31 proxies", "6000 proxies", "forged", "forged nonsense"],
+)
+def test_thirty_hops_are_read_and_after_more_the_peer_counts(entries: list[str], address: str) -> None:
+    for separator in (",", ", "):
+        assert client_address("10.0.0.1", [separator.join(entries)], PROXIES) == address
+    assert client_address("10.0.0.1", entries, PROXIES) == address
 
 
 @pytest.mark.parametrize("text", [None, ""])
@@ -927,6 +947,16 @@ def test_admin_routes_need_an_admin_key(keys: str, sent: str, status: int, sente
     assert reply.status_code == status
     if sentence:
         assert (reply.json()["code"], reply.json()["detail"]) == ("forbidden", sentence)
+
+
+def test_no_browser_guesses_at_a_reply_of_any_status() -> None:
+    app = app_with()
+    app.router.routes.insert(
+        0, Route("/status/{of:int}", lambda request: Response(status_code=request.path_params["of"]))
+    )
+    for status in (200, 204, 206, 304, 307, 400, 404, 499, 500, 503):
+        reply = ask(app, f"/status/{status}")
+        assert (reply.status_code, reply.headers.get_list("x-content-type-options")) == (status, ["nosniff"])
 
 
 def test_what_is_no_request_passes_through() -> None:

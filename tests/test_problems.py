@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 import socket
 import time
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from eyespot import errors
-from eyespot.errors import REFUSALS
+from eyespot.errors import REFUSALS, Refusal
 from eyespot.web import middleware
 from tests import makers
 from tests.serving import Served, serve_fake
@@ -102,6 +103,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
 
 def check(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers["x-content-type-options"] == "nosniff"
     problem: dict[str, Any] = reply.json()
     assert (reply.status_code, problem["status"], problem["code"]) == (status, status, code)
     assert problem["type"] == f"urn:eyespot:problem:{code}"
@@ -262,12 +264,15 @@ def test_what_nobody_expected_is_an_internal_problem_and_in_the_log(caplog: pyte
 
 
 def test_every_refusal_has_a_status_a_code_a_title_and_a_sentence() -> None:
-    for code, kind in REFUSALS.items():
+    kinds = Refusal.__subclasses__()
+    codes = [kind.code for kind in kinds]
+    assert len(set(codes)) == len(codes)
+    for kind in kinds:
+        assert REFUSALS[kind.code] is kind
         assert 400 <= kind.status < 600
-        assert code == kind.code
-        assert code in code.lower().replace(" ", "")
+        assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", kind.code)
         assert kind.title
         assert kind().detail.endswith(".")
     tree = errors.__doc__ or ""
-    for kind in [*REFUSALS.values(), *errors.StartError.__subclasses__()]:
-        assert kind.__name__ in tree
+    for named in [*kinds, *errors.StartError.__subclasses__()]:
+        assert named.__name__ in tree

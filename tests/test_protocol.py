@@ -35,6 +35,7 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, object], str]:
     with connection.makefile("rb", buffering=0) as reader:
         status = int(reader.readline().split()[1])
         headers = parse_headers(reader)  # type: ignore[arg-type]
+        assert headers["x-content-type-options"] == "nosniff"
         body = b""
         while left := int(headers["content-length"]) - len(body):
             body += reader.read(left) or b""

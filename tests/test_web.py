@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from eyespot.web import admin, batches, routes
 from eyespot.web.bodies import NAMES
 from tests import makers
 from tests.serving import Served, serve_fake
@@ -251,7 +252,26 @@ def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
         assert (reply.status_code, reply.json()["code"]) == (404, "not-found"), path
     reply = client.get("/predict")
     assert (reply.status_code, reply.json()["code"]) == (405, "method-not-allowed")
-    assert reply.headers["allow"]
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+PATHS = {
+    "/openapi.json",
+    *("/static/page.js", "/static/nope", "/static/predict", "/static/swagger/swagger-ui.css"),
+    *(route.path for one in (routes, batches, admin) for route in one.router.routes),  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_every_method_is_answered_or_told_which_are(client: httpx.Client, path: str) -> None:
+    replies = {method: client.request(method, path.replace("{sha256}", "0" * 64)) for method in METHODS}
+    answered = {method for method, reply in replies.items() if reply.status_code != 405}
+    assert answered
+    for method, reply in replies.items():
+        assert reply.headers.get_list("x-content-type-options") == ["nosniff"]
+        if method not in answered:
+            assert method == "HEAD" or reply.json()["code"] == "method-not-allowed"
+            assert reply.headers.get_list("allow") == [", ".join(each for each in METHODS if each in answered)]
 
 
 def test_parameters_are_those_of_the_contract() -> None:
@@ -281,7 +301,11 @@ def test_who_is_refused_before_the_routes_is_counted_for_the_route() -> None:
 def test_pages_of_chosen_origins_may_call() -> None:
     with serve_fake(cors_origins="https://example.org") as served, served.client() as client:
         asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
-        assert client.options("/predict", headers=asked).headers["access-control-allow-origin"] == "https://example.org"
+        allowed = client.options("/predict", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        denied = client.options("/predict", headers={**asked, "Origin": "https://example.com"})
+        for preflight, status in ((allowed, 200), (denied, 400)):
+            assert (preflight.status_code, preflight.headers["x-content-type-options"]) == (status, "nosniff")
         answer = client.post("/predict", content=IMAGE, headers={"Origin": "https://example.org"})
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
         assert "X-Cache" in answer.headers["access-control-expose-headers"]

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from eyespot.errors import InvalidSetting
 
 Network = IPv4Network | IPv6Network
+_MAX_HOPS = 30  # read of X-Forwarded-For; a head has room for thousands, which took 30 ms of the event loop
 
 
 def trusted_networks(text: str | None) -> tuple[Network, ...]:
@@ -31,21 +32,24 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
     """The address that a request comes from: the nearest that is no trusted proxy's, or the farthest when all are.
 
     `forwarded` are the X-Forwarded-For lines, to which each proxy has appended whom it heard from. Whoever is not
-    trusted can write anything there, so that the walk goes from us outwards, and ends at what is no address.
+    trusted can write anything there, so that the walk goes from us outwards, and ends at what is no address. If the
+    nearest 30 are all trusted and more follow, the header is ignored and the address is the peer's.
     """
     if peer is None or not (trusted or ":" in peer):
         return peer
     hop = parsed(peer)
     if hop is None:
         return peer
-    if _is_in(hop, trusted):
-        for entry in reversed(",".join(forwarded).split(",")):
-            farther = parsed(_without_port(entry))
-            if farther is None:
-                break
-            hop = farther
-            if not _is_in(hop, trusted):
-                break
+    entries = ",".join(forwarded).rsplit(",", _MAX_HOPS)  # the first may be all that is farther away
+    for number, entry in enumerate(reversed(entries)):
+        if not _is_in(hop, trusted):
+            break
+        if number == _MAX_HOPS:
+            return str(parsed(peer))
+        farther = parsed(_without_port(entry))
+        if farther is None:
+            break
+        hop = farther
     return str(hop)
 
 

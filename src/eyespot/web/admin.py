@@ -26,7 +26,6 @@ _Sha256 = Annotated[str, InPath(pattern="^[0-9a-f]{64}$", description="Of the en
 _KEPT = {
     "Cache-Control": "private, no-store",
     "Content-Security-Policy": "default-src 'none'; sandbox",
-    "X-Content-Type-Options": "nosniff",
 }
 
 

@@ -23,6 +23,7 @@ from eyespot.web.protocol import PIECE_SECONDS
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection; nobody sees it but the log
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 # What a refused client may still send before the connection closes under it: less, and it would see a reset in place of
@@ -37,7 +38,10 @@ BoundOf = Callable[[str, str], Bound]
 
 
 class RequestContext:
-    """Outermost: gives the request an id, answers what nobody else caught, and tells log and metrics of the end."""
+    """Outermost: gives the request an id, answers what nobody else caught, and tells log and metrics of the end.
+
+    Every reply says `nosniff`, whichever layer made it.
+    """
 
     def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
         """`paths` are those of routes without parameters, for requests that are refused before they are routed."""
@@ -59,7 +63,11 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [(b"x-request-id", request_id.encode()), (b"server-timing", _server_timing(journey))]
+                headers = [
+                    (b"x-request-id", request_id.encode()),
+                    (b"server-timing", _server_timing(journey)),
+                    _NOSNIFF,
+                ]
                 if journey.cache:
                     headers.append((b"x-cache", journey.cache.encode()))
                 message["headers"] = [*message["headers"], *headers]

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from eyespot import errors, types
 from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Refusal
@@ -13,6 +14,7 @@ from eyespot.types import Check, Problem
 
 MEDIA_TYPE = "application/problem+json"
 _PROBLEM = TypeAdapter(Problem)
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def problem(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> Problem:
@@ -55,7 +57,7 @@ def install(app: FastAPI) -> None:
     async def not_routed(request: Request, error: HTTPException) -> Response:
         if error.status_code == MethodNotAllowed.status:
             answer = response(request, MethodNotAllowed(f"{request.url.path[:200]} does not answer {request.method}."))
-            answer.headers.update(error.headers or {})
+            answer.headers["Allow"] = ", ".join(_methods(request)) or (error.headers or {}).get("Allow", "")
             return answer
         return response(request, NotFound(f"There is nothing at {request.url.path[:200]}; /docs lists what there is."))
 
@@ -63,6 +65,17 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return response(request, InvalidParameter(f"{first['loc'][-1]}: {first['msg']}."))
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of every route at this path (FastAPI names those of the first); none below a mounted app."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    scope = {"type": "http", "path": request.scope["path"]}  # a mounted app has changed the request's own
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def documented(*kinds: type[Refusal]) -> dict[int | str, dict[str, Any]]:
