@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import TypeAdapter
 
@@ -11,7 +12,10 @@ from eyespot.errors import REFUSALS
 from eyespot.settings import Settings
 from eyespot.types import Recognition
 from eyespot.web.app import create_app
+from eyespot.web.bodies import NAMES
+from tests.serving import Served
 from tests.test_problems import BAD
+from tests.test_web import BASE64 as IMAGE
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,21 @@ def test_it_describes_the_three_bodies_and_the_parameters(document: dict[str, An
         ("min_confidence", "query"),
         ("lang", "query"),
     ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("path", "images"), [("/predict", {"image": IMAGE}), ("/predict/batch", {"images": [IMAGE]})])
+def test_json_means_what_its_schema_says(fake: Served, path: str, images: dict[str, object], name: str) -> None:
+    with fake.client() as client:
+        document = client.get("/openapi.json").json()
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        schema = Draft202012Validator(content["application/json"]["schema"])
+        for value in (None, 0, 1, 2, 3.0, 0.5, -1, True, "en", "zh", "xx", [], {}):
+            body = {**images, name: value}
+            status = client.post(path, json=body).status_code
+            assert status == (200 if schema.is_valid(body) else 422), value
+        null = client.post(f"{path}?top_k=5", json={**images, name: None}).json()
+        assert len(null.get("results", [null])[0]["predictions"]) == 5  # of the query, which null is no answer to
 
 
 def test_it_describes_every_problem_that_predict_answers(document: dict[str, Any]) -> None:

@@ -102,6 +102,7 @@ def test_parameters_come_from_the_query_and_the_body_wins(client: httpx.Client, 
     assert count({"top_k": 10, "min_confidence": 0.5}, {}) == 1
     assert count({"min_confidence": 1}, {}) == 0
     assert count({"top_k": ""}, {"lang": ""}) == 3
+    assert count({"top_k": 5}, {"top_k": ""}) == 5
     assert ask(client, how, {"lang": "zh"}, {}).json()["predictions"][0]["label"] == "class 5"
 
 

@@ -23,11 +23,11 @@ from eyespot.types import Batch, BatchItem, ImageInfo
 from eyespot.web import header, images, openapi, problems
 from eyespot.web.bodies import (
     BATCH_PATH,
-    NAMES,
     NOT_A_FILE,
     Parameters,
     aside,
     from_base64,
+    given_in,
     is_unfilled,
     media_type,
     parse_json,
@@ -155,7 +155,7 @@ async def _from_form(request: Request, most: int) -> tuple[deque[_Sent], Mapping
                 await part.close()  # or its bytes would be held twice
         if not sent and any(isinstance(form.get(name), str) for name in images.FILE_FIELDS):
             raise NoImage(NOT_A_FILE)
-        return sent, {name: value for name, value in form.items() if name in NAMES}
+        return sent, given_in(form)
     finally:
         await form.close()
 
@@ -173,7 +173,7 @@ def _from_json(raw: bytes, most: int) -> tuple[deque[_Sent], Mapping[str, Any]]:
     if not isinstance(fields, dict) or not isinstance(fields.get("images"), list):
         raise NoImage('The JSON must be a list of base64 strings, or an object whose "images" is one.')
     sent = deque(_Sent(index, text) for index, text in enumerate(fields["images"]))
-    return sent, {name: fields[name] for name in NAMES if name in fields}
+    return sent, given_in(fields)
 
 
 async def _recognized(request: Request, sent: deque[_Sent], parameters: Parameters) -> AsyncGenerator[BatchItem, None]:

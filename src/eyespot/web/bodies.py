@@ -99,14 +99,18 @@ async def aside(size: int, function: Callable[..., T], *args: object) -> T:
     return await asyncio.to_thread(function, *args) if size > _THREAD_FROM else function(*args)
 
 
+def given_in(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The raw parameters among the fields; an empty text, as forms send it, or null counts as not given."""
+    return {name: fields[name] for name in NAMES if fields.get(name) not in (None, "")}
+
+
 def read_parameters(given: Mapping[str, Any], classes: int) -> Parameters:
-    """Parameters from their raw values. An empty text is one that was not given, as an empty field of a form is."""
+    """Parameters from their raw values."""
     for name in NAMES:
         if isinstance(given.get(name), bool):  # which Python would take for 0 or 1
             raise InvalidParameter(f"{name}: a boolean is no value for it.", value=str(given[name]).lower())
-    known = {name: given[name] for name in NAMES if given.get(name) not in (None, "")}
     try:
-        parameters = _PARAMETERS.validate_python(known)
+        parameters = _PARAMETERS.validate_python(given_in(given))
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidParameter(

@@ -13,12 +13,12 @@ from eyespot.recognizer import Image
 from eyespot.vision.imaging import announced_format
 from eyespot.web import header
 from eyespot.web.bodies import (
-    NAMES,
     NOT_A_FILE,
     NOTHING_GIVEN,
     Parameters,
     aside,
     from_base64,
+    given_in,
     image_too_large,
     is_unfilled,
     media_type,
@@ -91,13 +91,13 @@ def _from_json(raw: bytes) -> _Body:
     fields = parse_json(raw)
     if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
         raise NoImage('The JSON must be an object whose "image" is a base64 string.')
-    return _Body(from_base64(fields["image"]), {name: fields[name] for name in NAMES if name in fields})
+    return _Body(from_base64(fields["image"]), given_in(fields))
 
 
 async def _from_form(request: Request) -> _Body:
     form = await read_form(request)
     try:
-        return _Body(_file_of(form), {name: value for name, value in form.items() if name in NAMES})
+        return _Body(_file_of(form), given_in(form))
     finally:
         await form.close()
 

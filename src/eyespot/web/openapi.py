@@ -42,6 +42,15 @@ SMALL_PNG = (
 )
 
 _PARAMETERS = TypeAdapter(Parameters).json_schema()["properties"]
+_TOLD = ("title", "description", "default")
+# In JSON, null is a parameter that is not given.
+_PARAMETERS_IN_JSON = {
+    name: {
+        "anyOf": [{key: value for key, value in schema.items() if key not in _TOLD}, {"type": "null"}],
+        **{key: schema[key] for key in _TOLD if key in schema},
+    }
+    for name, schema in _PARAMETERS.items()
+}
 _IMAGE = {"type": "string", "format": "binary", "description": "The encoded image: JPEG, PNG or WebP."}
 
 
@@ -83,7 +92,7 @@ def predict_request() -> dict[str, Any]:
                                 "type": "string",
                                 "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI.",
                             },
-                            **_PARAMETERS,
+                            **_PARAMETERS_IN_JSON,
                         },
                     },
                     "example": {"image": SMALL_PNG, "top_k": 3},
@@ -151,7 +160,7 @@ def batch_request() -> dict[str, Any]:
                             {
                                 "type": "object",
                                 "required": ["images"],
-                                "properties": {"images": texts, **_PARAMETERS},
+                                "properties": {"images": texts, **_PARAMETERS_IN_JSON},
                             },
                             texts,
                         ]
