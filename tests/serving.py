@@ -100,7 +100,7 @@ def _read_events(process: subprocess.Popen[str], served: Served, ready: threadin
 def serve_files(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     """An HTTP server with that handler, in a thread, on a free port; its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # seconds that its end may take
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -1,13 +1,15 @@
 """The command line, as a person types it."""
 
 import hashlib
+import http.server
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import eyespot
-from tests.serving import EYESPOT, ROOT, environment
+from tests.serving import EYESPOT, ROOT, environment, serve_files, shown_on_terminal
 from tests.test_weights import CONTENT, ENTRY, PACKAGED
 
 
@@ -72,7 +74,43 @@ def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:
     assert fetched.returncode == 0, fetched.stderr
     assert hashlib.sha256((folder / "weights" / "net.pth").read_bytes()).digest() == hashlib.sha256(CONTENT).digest()
     assert run("weights", "verify", "net", cwd=folder).returncode == 0
-    assert "is here and right" in run("weights", "fetch", cwd=folder).stdout
+    again = run("weights", "fetch", "--url", "http://127.0.0.1:9/net.pth", cwd=folder)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == "net: weights/net.pth is here and right; nothing to fetch\n"
+
+
+def test_weights_that_are_wrong_are_fetched_anew(folder: Path) -> None:
+    (folder / "copy.pth").write_bytes(CONTENT)
+    (folder / "weights" / "net.pth").write_bytes(b"x" + CONTENT[1:])
+    gone = run("weights", "fetch", "--from", "gone.pth", cwd=folder)
+    assert gone.returncode == 2
+    assert (folder / "weights" / "net.pth").read_bytes() == b"x" + CONTENT[1:]
+    fetched = run("weights", "fetch", "--from", "copy.pth", cwd=folder)
+    assert (fetched.returncode, fetched.stdout) == (0, "net: weights/net.pth is here and right\n")
+    assert "weights/net.pth has sha256" in fetched.stderr
+    assert (folder / "weights" / "net.pth").read_bytes() == CONTENT
+
+
+def test_progress_is_shown_on_a_terminal_alone(folder: Path) -> None:
+    def handler(*args: Any) -> http.server.SimpleHTTPRequestHandler:
+        return Quiet(*args, directory=str(folder))
+
+    (folder / "copy.pth").write_bytes(CONTENT)
+    with serve_files(handler) as url:
+        words = ("weights", "fetch", "--url", f"{url}/copy.pth")
+        quiet = run(*words, cwd=folder)
+        assert (quiet.returncode, quiet.stderr) == (0, "")
+        (folder / "weights" / "net.pth").unlink()
+        code, shown = shown_on_terminal(str(EYESPOT), *words, cwd=folder)
+    assert code == 0
+    assert "307.2/307.2 kB" in shown
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -84,7 +122,7 @@ def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
-        (["weights", "fetch", "net", "--url", "http://127.0.0.1:9/net.pth"], "127.0.0.1:9"),
+        (["weights", "fetch", "net", "--url", "http://127.0.0.1:9/net.pth"], "127.0.0.1:9/net.pth: connection refused"),
         (["classify", "cat.jpg"], "packaged"),
     ],
 )

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from eyespot.cli.terminal import err, load_settings, out
+from eyespot.errors import WeightsCorrupt
 from eyespot.vision import weights
 from eyespot.vision.weights import Entry
 
@@ -58,8 +59,13 @@ def fetch(
     name = name or (config.model if config.model != "auto" else next(iter(entries)))
     entry = weights.choose(entries, name)
     if entry.path.is_file():
-        out.print(f"{entry.name}: {weights.verify(entry)} is here and right", markup=False, soft_wrap=True)
-        return
+        try:
+            path = weights.verify(entry)
+        except WeightsCorrupt as error:
+            err.print(f"{error}; fetching it anew", markup=False, soft_wrap=True)
+        else:
+            out.print(f"{entry.name}: {path} is here and right; nothing to fetch", markup=False, soft_wrap=True)
+            return
     path = _fetch(entry, url, source_file)
     out.print(f"{entry.name}: {path} is here and right", markup=False, soft_wrap=True)
 
@@ -68,7 +74,7 @@ def _fetch(entry: Entry, url: str | None, source_file: Path | None) -> Path:
     from eyespot.vision import fetch as fetching  # `serve` need not load an HTTP client
 
     columns = (TextColumn(entry.file), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bar:
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("fetch", total=entry.bytes)
         return fetching.fetch(
             entry,

@@ -113,12 +113,12 @@ def verify(entry: Entry) -> Path:
     return path
 
 
-def check(path: Path, entry: Entry) -> None:
-    """Raise `WeightsCorrupt` unless the file has the size and the sha256 of the entry."""
+def check(path: Path, entry: Entry, origin: object = None) -> None:
+    """Raise `WeightsCorrupt` unless the file, which came from `origin`, has the size and the sha256 of the entry."""
     size = path.stat().st_size
     if size != entry.bytes:
-        raise WeightsCorrupt(f"{path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
+        raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != entry.sha256:
-        raise WeightsCorrupt(f"{path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
+        raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
