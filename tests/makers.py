@@ -53,13 +53,52 @@ def turned(image: Image.Image, orientation: int, kind: str = "JPEG", **options: 
 
 def png_claiming(width: int, height: int, body: bytes = b"") -> bytes:
     """A PNG whose header claims a size that its data does not have."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = body or zlib.compress(b"\0" * 1000)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def chunk(name: bytes, data: bytes = b"") -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def riff(name: bytes, data: bytes = b"") -> bytes:
+    """A chunk of a WebP."""
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+def segment(marker: int, data: bytes = b"") -> bytes:
+    """A segment of a JPEG, up to 65,533 bytes."""
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def with_part(data: bytes, before: bytes, part: bytes) -> bytes:
+    """A JPEG with `part` before the first `before`."""
+    place = data.index(before)
+    return data[:place] + part + data[place:]
+
+
+def with_chunks(data: bytes, chunks: bytes) -> bytes:
+    """A PNG with those chunks after its header."""
+    return data[:33] + chunks + data[33:]
+
+
+def tiff(tags: int, kind: int = 3, count: int = 1, value: int = 0, order: str = "<") -> bytes:
+    """EXIF of that many tags, from 1 on, all of one kind and with one value, which may be an offset."""
+    entries = (struct.pack(f"{order}HHII", tag, kind, count, value) for tag in range(1, tags + 1))
+    start = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, tags)
+    return start + b"".join(entries) + bytes(4)
+
+
+def not_interleaved(size: tuple[int, int]) -> bytes:
+    """A baseline JPEG in three scans, each of one component."""
+    grey = encode(flat(size, 99, "L"))
+    frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    header = grey[:frame] + segment(0xC0, grey[frame + 4 : frame + 9] + b"\x03" + components) + grey[frame + 13 : scan]
+    scans = (grey[scan : scan + 5] + bytes([number]) + grey[scan + 6 : -2] for number in (1, 2, 3))
+    return header + b"".join(scans) + b"\xff\xd9"
 
 
 def many_scans(count: int) -> bytes:

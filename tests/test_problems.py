@@ -90,6 +90,11 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a PNG without an image": (file(makers.png_claiming(100, 100, b"garbage")), 422, "broken-image"),
     "a PNG that claims 50,000 x 50,000": (file(makers.png_claiming(50_000, 50_000)), 422, "too-many-pixels"),
     "thousands of scans": (file(makers.many_scans(3000)), 422, "too-many-scans"),
+    "a progressive strip": (
+        file(makers.encode(makers.flat((65500, 381)), progressive=True, subsampling="4:4:4")),
+        422,
+        "too-much-memory",
+    ),
     "a 1 x 1 image": (file(makers.encode(makers.flat((1, 1)), "PNG")), 422, "too-small"),
     "6 MiB as it is": (text(b"\xff\xd8\xff" + b"\0" * 6 * MIB, "image/jpeg"), 413, "image-too-large"),
     "6 MiB as a file": (file(b"\xff\xd8\xff" + b"\0" * 6 * MIB), 413, "body-too-large"),
@@ -110,7 +115,14 @@ def check(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert problem["title"] == REFUSALS[code].title
     assert problem["detail"]
     assert problem["request_id"] == reply.headers["x-request-id"]
-    if code in ("too-many-pixels", "too-small", "too-many-scans", "image-too-large", "body-too-large"):
+    if code in (
+        "too-many-pixels",
+        "too-small",
+        "too-many-scans",
+        "too-much-memory",
+        "image-too-large",
+        "body-too-large",
+    ):
         assert problem["value"] != problem["limit"]
     return problem
 

@@ -27,7 +27,7 @@ EyespotError
     ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled
     ├── 413  ImageTooLarge  BodyTooLarge  TooManyImages
     ├── 415  UnsupportedBody  UnsupportedFormat
-    ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  InvalidParameter
+    ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  TooMuchMemory  InvalidParameter
     ├── 429  RateLimited          431  HeadTooLarge
     ├── 500  Internal
     ├── 503  Overloaded  Draining  AuditUnavailable  CacheUnavailable  StorageUnavailable  StorageFull
@@ -273,6 +273,12 @@ class TooManyScans(Refusal):
     """The progressive JPEG has more scans than any camera or editor makes."""
 
     status, code, title = 422, "too-many-scans", "Too many scans"
+
+
+class TooMuchMemory(Refusal):
+    """Decoding the progressive JPEG would take too much memory: save it as a baseline JPEG, or make it smaller."""
+
+    status, code, title = 422, "too-much-memory", "Too much memory"
 
 
 class InvalidParameter(Refusal):

@@ -1,12 +1,12 @@
-"""Encoded bytes become pixels here: format, size, scans, decode, orientation, RGB, crop; `see` is the whole of it.
+"""Encoded bytes become pixels here: format, parts, size, memory, decode, crop, RGB; `see` is the whole of it.
 
 Nothing is decoded before the header is known to be safe, nothing is resized that the crop throws away, and whatever
 the decoder raises on hostile bytes is `BrokenImage`.
 """
 
-import re
+import math
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from io import BytesIO
 from typing import NamedTuple
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooManyScans, TooSmall, UnsupportedFormat
+from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooMuchMemory, TooSmall, UnsupportedFormat
 from eyespot.types import Recipe
+from eyespot.vision.orientation import orientation
+from eyespot.vision.structure import take_apart
 
 Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -25,8 +27,10 @@ Box = tuple[float, float, float, float]
 FORMATS = ("jpeg", "png", "webp")
 MAX_PIXELS = 25_000_000  # unless the caller says otherwise
 MIN_SIDE = 4  # pixels
-MAX_SCANS = 100
-MAX_SEGMENTS = 10_000  # a camera writes tens; each costs the decoder a turn of a Python loop
+
+# Bytes that decoding may take for each pixel that is allowed. A progressive photograph without subsampling takes 6 for
+# its coefficients, and its reduced bitmap. A WebP, which may have half the pixels, takes 12: two canvases and a copy.
+_BYTES_PER_PIXEL = 6.5
 
 # A JPEG is decoded at a reduced DCT scale as long as its short side stays this many times the resize size. Measured on
 # enlarged photographs: the top-1 of the full decode on more than 98 % of them.
@@ -35,12 +39,22 @@ _REDUCED_SIDE = 2.9
 # Pillow warns of what is odd in a client's file, a broken EXIF block say; it is decoded or refused, and that is all.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
+
+class _WebP(WebPImagePlugin.WebPImageFile):
+    """A WebP that lets go of libwebp's two canvases once it has a copy of the first frame."""
+
+    def _get_next(self) -> tuple[bytes, int, int]:
+        frame = super()._get_next()
+        self._decoder = None
+        return frame
+
+
 # The plugins' own classes rather than Image.open: nothing but the format that the bytes announce is tried, MPO is read
 # as the JPEG that it begins with, and Pillow's process-wide pixel limit, which warns before it refuses, stays out.
 _DECODERS: dict[str, Callable[[BytesIO], Image.Image]] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
     "png": PngImagePlugin.PngImageFile,
-    "webp": WebPImagePlugin.WebPImageFile,
+    "webp": _WebP,
 }
 
 _OTHER_FORMATS = {
@@ -55,8 +69,6 @@ _OTHER_FORMATS = {
     b"<html": "HTML",
 }
 _ISO_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
-
-_ORIENTATION = 0x0112  # EXIF tag
 
 
 class _Turn(NamedTuple):
@@ -77,6 +89,7 @@ _TURNS = {
     7: _Turn(Image.Transpose.TRANSVERSE, swapped=True, from_right=True, from_bottom=True),
     8: _Turn(Image.Transpose.ROTATE_90, swapped=True, from_right=True, from_bottom=False),
 }
+_BAND = 128  # rows
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -98,25 +111,22 @@ def see(data: bytes, recipe: Recipe, *, max_pixels: int = MAX_PIXELS, formats: C
 
     Raises:
         UnsupportedFormat: the bytes are no image of an allowed format.
-        TooManyPixels, TooSmall, TooManyScans: the header says so.
-        BrokenImage: the image is damaged or incomplete.
+        TooManyPixels, TooSmall, TooManyScans, TooMuchMemory: the header says so.
+        BrokenImage: the image is damaged or incomplete, or is built as no camera or editor builds one.
     """
     kind = detect_format(data, formats)
-    if kind == "jpeg":
-        check_scans(data)
+    refusal: Refusal
     try:
-        image = _DECODERS[kind](BytesIO(data))  # reads the header; the bitmap comes with load()
-        check_size(image.size, kind, max_pixels)
-        width, height, pixels = decode(image, recipe)
+        return _decode(kind, data, recipe, max_pixels)
     except (Refusal, MemoryError):
         raise
-    except Image.DecompressionBombError as error:  # Pillow's WebP looks for itself before it makes its canvas
-        raise TooManyPixels(f"At most {max_pixels // 2:,} pixels are accepted.", limit=max_pixels // 2) from error
+    except Image.DecompressionBombError:  # Pillow's WebP looks for itself before it makes its canvas
+        refusal = TooManyPixels(f"At most {max_pixels // 2:,} pixels are accepted.", limit=max_pixels // 2)
     # Pillow has no base class for a broken file: OSError, SyntaxError, ValueError, TypeError, IndexError, struct.error
     # and zlib.error were all seen.
     except Exception as error:
-        raise BrokenImage(f"The {kind.upper()} cannot be decoded: {error}.") from error
-    return Picture(pixels, kind.upper(), width, height)
+        refusal = BrokenImage(f"The {kind.upper()} cannot be decoded: {error}.")
+    raise refusal  # without its cause, whose traceback would keep the image in memory with it
 
 
 def detect_format(data: bytes, formats: Collection[str] = FORMATS) -> str:
@@ -173,54 +183,46 @@ def check_size(size: Size, kind: str, max_pixels: int) -> None:
         )
 
 
-def check_scans(data: bytes) -> None:
-    """Refuse a JPEG of absurdly many scans: a file of 65 kB with thousands of them cost a worker 6.8 s."""
-    scans = 0
-    for count, marker in enumerate(_jpeg_markers(data)):
-        scans += marker == _SOS
-        if scans > MAX_SCANS:
-            raise TooManyScans(f"The JPEG has more than {MAX_SCANS} scans.", limit=MAX_SCANS, value=scans)
-        if count > MAX_SEGMENTS:
-            raise BrokenImage(f"The JPEG has more than {MAX_SEGMENTS:,} segments.", limit=MAX_SEGMENTS, value=count)
+def check_memory(coefficients: int, bitmap: Image.Image, max_pixels: int) -> None:
+    """Refuse a JPEG for which the decoder would hold too much at once: its coefficients, and the bitmap."""
+    limit = int(_BYTES_PER_PIXEL * max_pixels)
+    needed = 2 * coefficients + math.prod(bitmap.size) * (1 if bitmap.mode == "L" else 4)
+    if needed > limit:
+        raise TooMuchMemory(
+            f"The JPEG is progressive or not interleaved, and takes {math.ceil(needed / 1e6):,} MB to decode; at most "
+            f"{limit / 1e6:,.0f} MB are allowed. Save it as a baseline JPEG, or make it smaller.",
+            limit=limit,
+            value=needed,
+        )
 
 
-# A marker with a length after it: not a stuffed zero, nor TEM, nor a restart (ITU-T T.81, table B.1). Were TEM one, it
-# could hide 64 kB of scans, which the decoder does not skip.
-# One \xff and not a run of them, though fill bytes are allowed: a run would be tried from each of its bytes, which is
-# quadratic, with the GIL held. 80 kB of \xff froze the whole server.
-_NEXT_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
-_SOS, _EOI = 0xDA, 0xD9
-
-
-def _jpeg_markers(data: bytes) -> Iterator[int]:
-    """The marker of each segment of the first image in a JPEG."""
-    position = 2
-    while (found := _NEXT_MARKER.search(data, position)) and (marker := found[1][0]) != _EOI:
-        yield marker
-        length = int.from_bytes(data[found.end() : found.end() + 2])
-        position = found.end() + max(length, 2)
-
-
-def decode(image: Image.Image, recipe: Recipe) -> tuple[int, int, Pixels]:
-    """Width and height of the upright first frame, and its crop. Raises whatever Pillow raises.
+def _decode(kind: str, data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
+    """The first frame. Raises whatever Pillow raises.
 
     The crop is taken before it is turned, for the same pixels at a fraction of the work. At a reduced scale its box is
     that of the full image divided, not that of the reduced one, whose size is rounded up: on photographs of odd sizes
     that kept the mean difference to the full decode at 0.14 levels instead of 0.61.
     """
+    parts = take_apart(kind, data)
+    image = _DECODERS[kind](BytesIO(parts.pixels))  # reads the header; the bitmap comes with load()
     size, scale = image.size, 1.0
+    check_size(size, kind, max_pixels)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         side = round(_REDUCED_SIDE * recipe.resize)
         if drafted := image.draft(None, (side, side)):
             scale = size[0] / drafted[1][2]
+        check_memory(parts.coefficients, image, max_pixels)
+        # All in one piece: what a decoder has not used up when a piece ends, Pillow copies and lets it try again.
+        image.decodermaxblock = len(parts.pixels)
     image.load()
-    turn = _TURNS.get(_orientation(image))
+    exif, xmp = parts.exif or image.info.get("exif", b""), parts.xmp or image.info.get("xmp", b"")
+    turn = _TURNS.get(orientation(exif, xmp))
     upright = size[::-1] if turn and turn.swapped else size
     box = crop_box(upright, recipe)
     if turn:
         box = _stored_box(box, size, turn)
-    pixels = crop(to_rgb(image), box, scale, recipe)
-    return *upright, np.asarray(pixels.transpose(turn.transpose) if turn else pixels)
+    pixels = crop(image, box, scale, recipe)
+    return Picture(np.asarray(pixels.transpose(turn.transpose) if turn else pixels), kind.upper(), *upright)
 
 
 def _stored_box(box: Box, size: Size, turn: _Turn) -> Box:
@@ -232,14 +234,6 @@ def _stored_box(box: Box, size: Size, turn: _Turn) -> Box:
     if turn.from_bottom:
         top, bottom = size[1] - bottom, size[1] - top
     return left, top, right, bottom
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    # A broken EXIF block does not make the photograph around it unreadable.
-    except Exception:
-        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -277,8 +271,26 @@ def crop_box(size: Size, recipe: Recipe) -> Box:
 
 
 def crop(image: Image.Image, box: Box, scale: float, recipe: Recipe) -> Image.Image:
-    """The box of an image that was decoded at 1 / `scale`, as the network takes it: `recipe.crop` pixels a side."""
+    """RGB of the box of an image that was decoded at 1 / `scale`: `recipe.crop` pixels a side."""
     width, height = image.size
     left, top, right, bottom = (edge / scale for edge in box)
     inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))  # the last bits of a float
+    if image.mode != "RGB" or image.has_transparency_data:
+        # A bicubic looks at 2 pixels to each side, or at 2 of those that it makes.
+        reach = math.ceil(2 * max(1, (right - left) / recipe.crop, (bottom - top) / recipe.crop)) + 1
+        image = _rgb_around(image, inside, reach)
     return image.resize((recipe.crop, recipe.crop), _RESAMPLING[recipe.interpolation], box=inside)
+
+
+def _rgb_around(image: Image.Image, box: Box, reach: int) -> Image.Image:
+    """An image of the same size that is RGB in a box and within `reach` of it; what is nowhere written takes no memory.
+
+    Of the same size, since a resize of a part of it takes other paths, to other last bits. Made in bands, since a
+    conversion makes up to two bitmaps more.
+    """
+    left, top = (max(math.floor(edge) - reach, 0) for edge in box[:2])
+    right, bottom = (min(math.ceil(edge) + reach, side) for edge, side in zip(box[2:], image.size, strict=True))
+    rgb = Image.new("RGB", image.size, None)
+    for row in range(top, bottom, _BAND):
+        rgb.paste(to_rgb(image.crop((left, row, right, min(row + _BAND, bottom)))), (left, row))
+    return rgb

@@ -62,6 +62,7 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
             errors.TooManyPixels,
             errors.TooSmall,
             errors.TooManyScans,
+            errors.TooMuchMemory,
             errors.InvalidParameter,
             errors.Overloaded,
             errors.Draining,

@@ -1,0 +1,200 @@
+"""The parts of an encoded image: those that make its pixels, and its metadata.
+
+Pillow walks segments and chunks in Python, keeps and unpacks what nobody here looks at, and does so with the
+interpreter's lock held. So it is given the parts that make the pixels and no others, once they have been counted.
+"""
+
+import struct
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from eyespot.errors import BrokenImage, TooManyScans
+
+MAX_SCANS = 100
+MAX_SEGMENTS = 1_000  # of a JPEG; a camera writes tens
+MAX_TABLE_BYTES = 128 * 1024  # of a JPEG up to its first scan; Pillow reads tables in Python. Cameras write 1 kB.
+MIN_CHUNK_BYTES = 256  # of a PNG or WebP, on average, beyond the first thousand; encoders write kilobytes
+MAX_TEXT_BYTES = 1024 * 1024  # of one unpacked text in a PNG
+
+_SOI, _EOI, _SOS, _APP1, _COM = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# libjpeg looks at APP0 (JFIF) and APP14 (Adobe), which tell the colour space.
+_JPEG_METADATA = {_SOI, _EOI, _COM, *range(_APP1, 0xEE), 0xEF}
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+
+_PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_RAW_EXIF, _PNG_XMP = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"  # keywords; the first is ImageMagick's
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An encoded image taken apart.
+
+    `pixels` is an encoded image too, without metadata. `exif` and `xmp` tell its orientation. `coefficients` is how
+    many a JPEG decoder holds in memory at once, 0 when it decodes row by row.
+    """
+
+    pixels: bytes
+    exif: bytes = b""
+    xmp: bytes = b""
+    coefficients: int = 0
+
+
+def take_apart(kind: str, data: bytes) -> Parts:
+    """The parts of a JPEG, PNG or WebP. Time and memory are in proportion to its bytes, whatever it holds.
+
+    Raises:
+        TooManyScans, BrokenImage: it has more parts than any camera or editor writes, or holds no image.
+        struct.error, IndexError: it ends early.
+    """
+    return _TAKE_APART[kind](data)
+
+
+class _Segment(NamedTuple):
+    """One segment of a JPEG: its marker, and where it begins and ends, entropy-coded data not included."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def _jpeg(data: bytes) -> Parts:
+    segments = _segments(data)
+    first = next((index for index, segment in enumerate(segments) if segment.marker == _SOS), None)
+    if first is None:
+        raise BrokenImage("The JPEG ends before its first scan.")
+    header, scan = segments[:first], segments[first]
+    tables = b"".join(data[start:end] for marker, start, end in header if marker not in _JPEG_METADATA)
+    if len(tables) > MAX_TABLE_BYTES:
+        raise BrokenImage(
+            f"The JPEG has {len(tables):,} bytes of tables before its first scan, more than {MAX_TABLE_BYTES:,}.",
+            limit=MAX_TABLE_BYTES,
+            value=len(tables),
+        )
+    end = segments[-1].end if segments[-1].marker == _EOI else len(data)
+    app1 = [data[start + 4 : stop] for marker, start, stop in header if marker == _APP1]
+    return Parts(
+        pixels=b"".join((b"\xff\xd8", tables, data[scan.start : end])),
+        # More than 64 kB are several segments.
+        exif=b"".join(part.removeprefix(_EXIF) for part in app1 if part.startswith(_EXIF)),
+        xmp=next((part.removeprefix(_XMP) for part in reversed(app1) if part.startswith(_XMP)), b""),
+        coefficients=_coefficients(data, header, scan),
+    )
+
+
+def _segments(data: bytes) -> list[_Segment]:
+    """Those of the first image in a JPEG, found as libjpeg finds them, whatever lies between."""
+    # Every \xff with a byte that makes it a marker, but a restart (ITU-T T.81, table B.1). Below \xc0 there is none to
+    # libjpeg; were TEM one, its length could hide scans. With numpy, since 5 MB can hold millions of stuffed zeros: a
+    # regular expression took 40 ms for them with the interpreter's lock held.
+    octets = np.frombuffer(data, np.uint8)
+    starts = np.flatnonzero(octets[:-1] == 0xFF)
+    second = octets[starts + 1]
+    markers = memoryview(starts[(second >= 0xC0) & (second != 0xFF) & (second & 0xF8 != 0xD0)])
+    segments: list[_Segment] = []
+    index, position, scans = 0, 2, 0
+    while (index := bisect_left(markers, position, index)) < len(markers):
+        start = markers[index]
+        marker, position = data[start + 1], start + 2
+        if marker not in (_SOI, _EOI):
+            position += max(2, int.from_bytes(data[position : position + 2]))
+        segments.append(_Segment(marker, start, position))
+        scans += marker == _SOS
+        if scans > MAX_SCANS:
+            raise TooManyScans(f"The JPEG has more than {MAX_SCANS} scans.", limit=MAX_SCANS, value=scans)
+        if len(segments) > MAX_SEGMENTS:
+            raise BrokenImage(
+                f"The JPEG has more than {MAX_SEGMENTS:,} segments.", limit=MAX_SEGMENTS, value=len(segments)
+            )
+        if marker == _EOI and scans:
+            break
+    return segments
+
+
+def _coefficients(data: bytes, header: list[_Segment], scan: _Segment) -> int:
+    """How many DCT coefficients libjpeg holds: all of them, unless the first scan is the whole image (ITU-T T.81, A.2).
+
+    Each component is padded to whole blocks, and those to whole MCUs.
+    """
+    frame = next((segment for segment in header if segment.marker in _SOF), None)
+    if frame is None:
+        raise BrokenImage("The JPEG has no frame header before its first scan.")
+    height, width, components = struct.unpack_from(">HHB", data, frame.start + 5)
+    if frame.marker not in _PROGRESSIVE and data[scan.start + 4] >= components:
+        return 0
+    sampling = [divmod(data[frame.start + 11 + 3 * index], 16) for index in range(components)]
+    widest, highest = (max(1, *factors) for factors in zip(*sampling, strict=True))
+    mcus: int = -(-width // (8 * widest)) * -(-height // (8 * highest))
+    return 64 * mcus * sum(horizontal * vertical for horizontal, vertical in sampling)
+
+
+def _png(data: bytes) -> Parts:
+    pixels, exif, texts = [data[:8]], b"", {}
+    limit = MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
+    position, count, kind = 8, 0, b""
+    while position + 8 <= len(data) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body, position = position + 8, position + 12 + length
+        count = _counted(count, limit, "PNG")
+        if kind in _PNG_PIXELS:
+            pixels.append(data[body - 8 : position])
+        elif kind == b"eXIf":
+            exif = data[body : body + length]
+        elif kind in _PNG_TEXTS and data.startswith((_RAW_EXIF, _PNG_XMP), body):
+            keyword, text = data[body : body + length].split(b"\0", 1)
+            texts[keyword + b"\0"] = (kind, text)
+    return Parts(
+        b"".join(pixels),
+        exif or _raw_exif(_text(*texts.get(_RAW_EXIF, (b"", b"")))),
+        _text(*texts.get(_PNG_XMP, (b"", b""))),
+    )
+
+
+def _text(kind: bytes, body: bytes) -> bytes:
+    """The text of a chunk, from after its keyword (PNG specification, 11.3.3); empty when it is damaged."""
+    packed = kind == b"zTXt" or (kind == b"iTXt" and body[:1] == b"\1")
+    if kind == b"iTXt":
+        body = body[2:].split(b"\0", 2)[-1]  # after a language and a translated keyword
+    elif kind == b"zTXt":
+        body = body[1:]
+    if not packed:
+        return body
+    try:
+        return zlib.decompressobj().decompress(body, MAX_TEXT_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _raw_exif(text: bytes) -> bytes:
+    """EXIF as ImageMagick writes it into a text: a blank line, a name, a length, then hexadecimal lines."""
+    try:
+        return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
+    except ValueError:
+        return b""
+
+
+def _webp(data: bytes) -> Parts:
+    """All of it: libwebp's demuxer is quick, but for what it allocates for each chunk."""
+    limit = MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
+    end = 8 + int.from_bytes(data[4:8], "little")
+    position, count = 12, 0
+    while position + 8 <= min(end, len(data)):
+        position += 8 + (int.from_bytes(data[position + 4 : position + 8], "little") + 1 & ~1)
+        count = _counted(count, limit, "WebP")
+    return Parts(data)
+
+
+def _counted(count: int, limit: int, kind: str) -> int:
+    if count >= limit:
+        raise BrokenImage(f"The {kind} has more than {limit:,} chunks.", limit=limit, value=count + 1)
+    return count + 1
+
+
+_TAKE_APART: dict[str, Callable[[bytes], Parts]] = {"jpeg": _jpeg, "png": _png, "webp": _webp}
