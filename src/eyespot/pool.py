@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from eyespot.errors import Draining, Overloaded, TooLate
+from eyespot.errors import Draining, Overloaded, Refusal, TooLate
 from eyespot.telemetry import Metrics
 
 T = TypeVar("T")
@@ -156,6 +157,9 @@ class Call(Generic[T]):
             # Only waited for: cancelling the future would free its place while it still stands in the executor's queue.
             await asyncio.wait(awaited, timeout=self._deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
             if self.future.done():
+                # Each waiter raises a copy: a traceback leads here, and from here to what the future has.
+                if isinstance(error := self.future.exception(), Refusal):
+                    raise copy(error)
                 return self.future.result()
         except _NotBegun:
             pass
@@ -264,6 +268,11 @@ class WorkerPool:
             self._busy += 1
         try:
             return function(*args)
+        except Refusal as refusal:
+            # Or its traceback would lead to the image, and by the call to itself: a cycle, which the garbage collector
+            # finds after hundreds of refused images.
+            del call, function, args
+            raise refusal.with_traceback(None) from None
         finally:
             seconds = time.monotonic() - started
             with self._lock:

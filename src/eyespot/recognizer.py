@@ -110,10 +110,7 @@ class Recognizer:
         except CallerLeft:
             raise
         except Exception as error:
-            refusal = error if isinstance(error, Refusal) else Internal()
-            if refusal.status in (415, 422):
-                self.metrics.image_errors.labels(refusal.code).inc()
-            await self._remember(image.sha256, len(image.data), journey, refusal)
+            await self._remember_refusal(image, journey, error if isinstance(error, Refusal) else Internal())
             raise
         finally:
             self._present[image.sha256] -= 1
@@ -121,6 +118,12 @@ class Recognizer:
                 del self._present[image.sha256]
         await self._remember(image.sha256, len(image.data), journey, seen)
         return seen
+
+    # Apart from where it is caught: a name for it there closes a cycle through its traceback, and the image stays.
+    async def _remember_refusal(self, image: Image, journey: Journey, refusal: Refusal) -> None:
+        if refusal.status in (415, 422):
+            self.metrics.image_errors.labels(refusal.code).inc()
+        await self._remember(image.sha256, len(image.data), journey, refusal)
 
     async def recall(self, sha256: str, journey: Journey) -> Seen | None:
         """What is remembered of an image; None, and nothing is counted or recorded, when nothing is."""
