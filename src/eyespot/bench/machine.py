@@ -30,6 +30,9 @@ ENGINES = (
     ("torchscript", "f32"),
 )
 
+# The heap of `eyespot serve`: see eyespot/__main__.py.
+_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_TRIM_THRESHOLD_": "16777216"}
+
 Run = Callable[[Job], EngineFigures]
 Progress = Callable[[str, int, int], None]
 """Told what is measured now, how many measurements are done, and how many there will be."""
@@ -73,7 +76,7 @@ def run(job: Job) -> EngineFigures:
     """
     done = subprocess.run(
         [sys.executable, "-m", "eyespot.bench.engine"],
-        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # one heap, as the server has
+        env={**os.environ, **_HEAP},
         input=TypeAdapter(Job).dump_json(job),
         capture_output=True,
         check=False,
