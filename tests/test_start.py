@@ -1,0 +1,157 @@
+"""How the server starts, and refuses to: in one line, with exit code 2, and without listening."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.services import free_port
+from tests.serving import EYESPOT, ROOT, environment
+
+
+@contextmanager
+def starting(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`eyespot serve` in the middle of an export, which takes many seconds, and the port that it will listen on."""
+    port = free_port()
+    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_LOG_FORMAT": "json", "EYESPOT_PORT": str(port)}
+    manifest = str(ROOT / "weights" / "manifest.toml")
+    with subprocess.Popen(
+        [EYESPOT, "serve"],
+        env=environment(**settings, EYESPOT_MANIFEST=manifest, EYESPOT_DATA_DIR=str(folder)),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stderr
+            assert "export_started" in (json.loads(line)["event"] for line in process.stderr)
+            yield process, port
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_port_refuses_until_the_model_is_ready(tmp_path: Path) -> None:
+    """A caller never hangs in the backlog of a server that still starts."""
+    with starting(tmp_path) as (process, port):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        assert process.poll() is None
+
+
+def test_a_start_can_be_abandoned(tmp_path: Path) -> None:
+    """At once, with exit code 0, and without ever listening."""
+    with starting(tmp_path) as (process, _):
+        os.killpg(process.pid, signal.SIGTERM)  # the exporting child too, as a container's stop does
+        assert process.stderr
+        events = [json.loads(line)["event"] for line in process.stderr]
+        assert process.wait(30) == 0
+    assert events[-1] == "start_abandoned"
+    assert "export_made" not in events
+
+
+def start_fails(*, cwd: Path, **settings: str) -> str:
+    """The one line that a start which fails prints; checked for its exit code and for a traceback."""
+    settings = {"EYESPOT_MANIFEST": str(ROOT / "weights" / "manifest.toml"), "EYESPOT_PORT": "0", **settings}
+    done = subprocess.run(
+        [EYESPOT, "serve"], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(told) == 1, done.stderr
+    assert told[0].startswith("eyespot: ")
+    return told[0]
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        told = start_fails(cwd=tmp_path, EYESPOT_PORT=str(port))
+    assert f"127.0.0.1:{port}" in told
+
+
+def test_an_address_that_is_not_ours_is_told(tmp_path: Path) -> None:
+    assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="no.such.host.invalid")
+    assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="..")
+
+
+def test_missing_weights_are_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text((ROOT / "weights" / "manifest.toml").read_text())
+    told = start_fails(cwd=tmp_path, EYESPOT_MODEL="resnet18", EYESPOT_MANIFEST=str(tmp_path / "manifest.toml"))
+    assert "resnet18-f37072fd.pth" in told
+    assert "eyespot weights fetch resnet18" in told
+
+
+def test_wrong_weights_are_told_and_auto_does_not_go_around_them(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text((ROOT / "weights" / "manifest.toml").read_text())
+    with (tmp_path / "resnet18-f37072fd.pth").open("wb") as file:
+        file.truncate(46830571)
+    told = start_fails(cwd=tmp_path, EYESPOT_MANIFEST=str(tmp_path / "manifest.toml"))
+    assert "sha256" in told
+
+
+def test_a_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
+    assert "File name too long" in start_fails(cwd=tmp_path, EYESPOT_MANIFEST="x" * 300)
+
+
+def test_a_start_that_fails_is_an_event_where_the_log_is_json(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [EYESPOT, "serve"],
+        env=environment(EYESPOT_LOG_FORMAT="json", EYESPOT_WORKER="2"),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    event = json.loads(done.stderr)
+    assert (event["event"], event["level"]) == ("start_failed", "error")
+    assert "did you mean EYESPOT_WORKERS?" in event["reason"]
+
+
+@pytest.mark.needs("unshare")
+def test_process_1_can_be_stopped_while_it_still_imports() -> None:
+    """In a container, where the kernel drops a signal that process 1 has no handler for."""
+    script = """
+        import runpy, sys, time, types
+        cli = types.ModuleType("eyespot.cli.main")
+        cli.main = lambda: (print("here", flush=True), time.sleep(60))
+        sys.modules["eyespot.cli.main"] = cli
+        runpy.run_module("eyespot", run_name="__main__")
+    """
+    outside = subprocess.Popen(
+        ["unshare", "--map-root-user", "--pid", "--fork", sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert outside.stdout
+    with outside.stdout as stdout:
+        assert stdout.readline() == "here\n"
+    process_1 = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()[0]
+    os.kill(int(process_1), signal.SIGTERM)
+    try:
+        assert outside.wait(10) == 128 + signal.SIGTERM
+    finally:
+        if outside.poll() is None:
+            os.kill(int(process_1), signal.SIGKILL)
+            outside.wait()
+
+
+def test_an_unknown_setting_is_told(tmp_path: Path) -> None:
+    assert "did you mean EYESPOT_WORKERS?" in start_fails(cwd=tmp_path, EYESPOT_WORKER="2")
+
+
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "data folder" in start_fails(cwd=tmp_path, EYESPOT_DATA_DIR=str(tmp_path / "file"))
+    assert "data folder" in start_fails(cwd=tmp_path, EYESPOT_DATA_DIR="/proc/eyespot")
