@@ -146,7 +146,9 @@ def test_links_lead_somewhere(name: str) -> None:
         for line in text.splitlines()
         if line.startswith("#")
     }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    for target in targets:
         if target.startswith("#"):
             assert target[1:] in headings, target
         else:

@@ -173,7 +173,9 @@ def test_large_jpegs_are_recognised_as_at_full_scale(data_dir: Path, monkeypatch
 
 def test_calibration_photographs_are_all_readable(eval_server: Served) -> None:
     with eval_server.client() as client:
-        for path in sorted((EVAL / "calibration").glob("*.jpg"))[::20]:
+        photographs = sorted((EVAL / "calibration").glob("*.jpg"))[::20]
+        assert photographs
+        for path in photographs:
             reply = client.post("/predict", content=path.read_bytes())
             assert reply.status_code == 200
             with Image.open(io.BytesIO(path.read_bytes())) as image:
