@@ -137,7 +137,9 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
     assert not caplog.records  # asyncio tells of an exception that nobody looked at
 
 
-def test_whoever_is_refused_is_told_to_come_back_behind_those_before() -> None:
+def test_whoever_is_refused_is_told_to_come_back_behind_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: 1000.0))  # no second passes meanwhile
+
     async def test() -> None:
         with opened(workers=1) as pool:
             held = Held()
