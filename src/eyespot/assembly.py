@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eyespot import pool
 from eyespot.errors import DataDirUnwritable
@@ -21,6 +23,9 @@ from eyespot.recognizer import Memory, Recognizer
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics, event
 from eyespot.vision.classifier import Classifier
+
+if TYPE_CHECKING:
+    from eyespot.memory.audit_table import AuditTable
 
 
 @asynccontextmanager
@@ -40,7 +45,9 @@ async def open_recognizer(settings: Settings, apart: Collection[str] = ()) -> As
         cpus=pool.available_cpus(),
         queue=settings.queue,
     )
-    classifier = await asyncio.to_thread(open_classifier, settings, planned)
+    # Importing what the audit log needs takes 0.2 s, in which OpenVINO compiles the model on another core.
+    opening, importing = partial(open_classifier, settings, planned), partial(import_audit_table, settings)
+    classifier, _ = await asyncio.gather(asyncio.to_thread(opening), asyncio.to_thread(importing))
     metrics = Metrics()
     async with open_memory(settings, metrics) as memory:
         workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
@@ -103,17 +110,25 @@ def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     Raises:
         AuditUnusable: it cannot be had.
     """
-    if settings.audit_url == "off":
+    audit_table = import_audit_table(settings)
+    if not audit_table:
         return None
-    from eyespot.memory.audit_table import AuditTable
-
     return AuditLog(
-        AuditTable(settings.audit_url, settings.data_dir),
+        audit_table(settings.audit_url, settings.data_dir),
         metrics,
         days=settings.audit_days,
         required=settings.audit_required,
         address=address_as(settings.audit_address, settings.data_dir),
     )
+
+
+def import_audit_table(settings: Settings) -> "type[AuditTable] | None":
+    """SQLAlchemy comes with it, which a server without an audit log does not pay for."""
+    if settings.audit_url == "off":
+        return None
+    from eyespot.memory.audit_table import AuditTable
+
+    return AuditTable
 
 
 def open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
