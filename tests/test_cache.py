@@ -14,7 +14,7 @@ import pytest
 
 from eyespot import recognizer
 from eyespot.errors import CacheUnavailable, InvalidSetting
-from eyespot.memory.cache import MEMORY_BYTES, MemoryCache, RedisCache, open_cache
+from eyespot.memory.cache import MEMORY_BYTES, Cache, MemoryCache, RedisCache, open_cache
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
 from eyespot.web.app import create_app
@@ -225,17 +225,17 @@ def test_an_answer_depends_on_all_of_these() -> None:
 def test_memory_is_bounded_in_bytes_and_keeps_what_is_used() -> None:
     async def test() -> None:
         cache = MemoryCache(100_000)
-        cache.put("used", b"u" * 1000)
+        cache.put("used", "f32", b"u" * 1000)
         for number in range(1000):
-            assert await cache.get("used")
-            cache.put(str(number), bytes(1000))
-        kept = [number for number in range(1000) if await cache.get(str(number))]
+            assert await cache.get("used", "f32")
+            cache.put(str(number), "f32", bytes(1000))
+        kept = [number for number in range(1000) if await cache.get(str(number), "f32")]
         assert 60 < len(kept) < 80
         assert kept[-1] == 999
-        cache.put("too large", bytes(100_001))
-        assert await cache.get("too large") is None
+        cache.put("too large", "f32", bytes(100_001))
+        assert await cache.get("too large", "f32") is None
         await cache.drop("used")
-        assert await cache.get("used") is None
+        assert await cache.get("used", "f32") is None
 
     asyncio.run(test())
 
@@ -286,8 +286,8 @@ def test_somebody_elses_value_is_a_miss() -> None:
     async def spoil(redis: RedisServer) -> None:
         cache = RedisCache(redis.url, Metrics())
         for key in [key async for key in cache._client.scan_iter()]:
-            assert await cache._client.set(key, b"something else")
-            assert await cache._client.ttl(key) == -1
+            for variant in await cache._client.hkeys(key):
+                await cache._client.hset(key, variant, b"something else")
         await cache.close()
 
     with redis_server() as redis, serve_fake(cache_url=redis.url) as served:
@@ -298,25 +298,47 @@ def test_somebody_elses_value_is_a_miss() -> None:
         assert metric(served, "eyespot_cache_errors_total") == 1
 
 
+@pytest.mark.parametrize("kind", ["memory", pytest.param("redis", marks=pytest.mark.needs("redis-server"))])
+def test_a_deletion_reaches_the_answers_of_every_model_version_and_key(kind: str) -> None:
+    async def test(cache: Cache) -> None:
+        for variant in ("f32", "bf16", "f32:of a key"):
+            cache.put("a", variant, b"answer")
+        cache.put("b", "f32", b"another")
+        assert await cache.drop("a")
+        assert [await cache.get("a", variant) for variant in ("f32", "bf16", "f32:of a key")] == [None] * 3
+        assert await cache.get("b", "f32") == b"another"
+        assert not await cache.drop("a")
+        await cache.close()
+
+    async def test_redis(url: str) -> None:
+        await test(RedisCache(url, Metrics()))
+
+    if kind == "memory":
+        asyncio.run(test(MemoryCache(10_000)))
+        return
+    with redis_server() as redis:
+        asyncio.run(test_redis(redis.url))
+
+
 @pytest.mark.needs("redis-server")
 def test_what_is_dropped_while_it_is_being_put_is_gone() -> None:
     async def test(redis: RedisServer) -> None:
         cache = RedisCache(redis.url, Metrics())
         for number in range(100):
-            cache.put("a", b"older")
+            cache.put("a", "f32", b"older")
             for _ in range(number % 10):  # so that the drop meets the put at every step
                 await asyncio.sleep(0)
             assert await cache.drop("a")
-            assert await cache.get("a") is None
+            assert await cache.get("a", "f32") is None
             assert not await cache.drop("a")
-        cache.put("a", b"older")
-        cache.put("b", b"another")
+        cache.put("a", "f32", b"older")
+        cache.put("b", "f32", b"another")
         dropping = asyncio.create_task(cache.drop("a"))
         await asyncio.sleep(0)
-        cache.put("a", b"younger")
+        cache.put("a", "f32", b"younger")
         assert await dropping
         await asyncio.gather(*cache._putting)
-        assert (await cache.get("a"), await cache.get("b")) == (b"younger", b"another")
+        assert (await cache.get("a", "f32"), await cache.get("b", "f32")) == (b"younger", b"another")
         await cache.close()
 
     with redis_server() as redis:
@@ -342,7 +364,7 @@ def test_nothing_is_dropped_before_what_was_put_earlier_has_arrived() -> None:
 
         server = await asyncio.start_server(connect, "127.0.0.1", 0)
         cache = RedisCache(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", Metrics())
-        cache.put("a", b"older")
+        cache.put("a", "f32", b"older")
         await arriving.wait()
         with pytest.raises(CacheUnavailable):
             await cache.drop("a")
@@ -353,7 +375,7 @@ def test_nothing_is_dropped_before_what_was_put_earlier_has_arrived() -> None:
                     await cache.drop("a")
                     break
                 await asyncio.sleep(0.01)
-        assert await cache.get("a") is None
+        assert await cache.get("a", "f32") is None
         await cache.close()
         server.close()
 
@@ -419,11 +441,11 @@ def test_a_redis_that_takes_long_to_connect_to_is_connected_to_all_the_same() ->
 
         server = await asyncio.start_server(late, "127.0.0.1", 0)
         cache = RedisCache(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", Metrics())
-        assert await cache.get("a") is None
+        assert await cache.get("a", "f32") is None
         assert not cache.state()[0]
         async with asyncio.timeout(30):
-            while await cache.get("a") != b"known":
-                cache.put("a", b"known")
+            while await cache.get("a", "f32") != b"known":
+                cache.put("a", "f32", b"known")
                 await asyncio.sleep(0.01)
         await cache.close()
         server.close()

@@ -95,6 +95,25 @@ def test_an_image_that_is_still_arriving(tmp_path: Path, cache: str, known: bool
         assert is_gone(served, tmp_path)
 
 
+def test_an_image_that_waits_behind_another_on_its_connection(tmp_path: Path) -> None:
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nAuthorization: Bearer open-sesame\r\n"
+    first = image(1)
+    with serving_with("memory://", tmp_path) as (served, engine):
+        engine.go.clear()
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(f"{head}Content-Length: {len(first)}\r\n\r\n".encode() + first)
+            assert engine.started.acquire(timeout=30)
+            length = f"Content-Length: {len(IMAGE)}\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n"
+            connection.sendall(f"{head}{length}".encode() + IMAGE)
+            # Another connection is served after what had arrived before it.
+            assert ask(served, "GET", "/model").status_code == 200
+            assert ask(served, "DELETE", UPLOAD).status_code == 404
+            engine.go.set()
+            with connection.makefile("rb") as file:
+                assert file.read().count(b" 200 OK") == 2
+        assert is_gone(served, tmp_path)
+
+
 @pytest.mark.parametrize("position", [1, -1])
 def test_an_image_of_a_batch(tmp_path: Path, position: int) -> None:
     """Whether it has been read, and waits for its turn, or not yet."""

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,17 +68,36 @@ def test_a_whole_export_is_found_in_the_first_folder_that_has_it(
     assert found[0] == made[0]
 
 
-@pytest.mark.parametrize("damage", ["model.bin", "model.xml", "export.json", "classes", "digest", "files"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "model.bin",
+        "model.xml",
+        "export.json",
+        "classes",
+        "digest",
+        "files",
+        "sample",
+        "no golden",
+        "golden of no class",
+    ],
+)
 def test_a_damaged_or_other_export_is_not_used(
     made: tuple[Path, export.Export], entry: Entry, tmp_path: Path, damage: str
 ) -> None:
     place = tmp_path / made[0].name
     shutil.copytree(made[0], place)
     classes = 10 if damage == "classes" else 1000
-    if damage in ("digest", "files"):
+    others: dict[str, dict[str, object]] = {
+        "digest": {"digest": "0" * 64},
+        "files": {"files": {}},
+        "sample": {"sample": "0" * 64},
+        "no golden": {"golden": []},
+        "golden of no class": {"golden": [[1000, 0.9]]},
+    }
+    if damage in others:
         record = json.loads((place / "export.json").read_text())
-        other = {"digest": "0" * 64, "files": {}}[damage]
-        (place / "export.json").write_text(json.dumps({**record, damage: other}))
+        (place / "export.json").write_text(json.dumps({**record, **others[damage]}))
     elif damage != "classes":
         (place / damage).write_bytes(b"x" + (place / damage).read_bytes()[1:])
     assert export.find(entry, classes, "openvino", [tmp_path]) is None
@@ -134,6 +154,22 @@ def test_the_proof_images_do_not_change(entry: Entry) -> None:
     assert (first == second).all()
     assert first.shape == (8, 224, 224, 3)
     assert len({image.tobytes() for image in first}) == 8
+
+
+def test_an_export_from_before_the_sample_image_changed_is_replaced(
+    made: tuple[Path, export.Export], tmp_path: Path
+) -> None:
+    def write(record: export.Export) -> Callable[[Path], export.Export]:
+        def copy(unfinished: Path) -> export.Export:
+            for name in record.files:
+                shutil.copy(made[0] / name, unfinished)
+            return record
+
+        return copy
+
+    export.settle(tmp_path, "one", write(made[1].model_copy(update={"sample": "0" * 64})))
+    export.settle(tmp_path, "one", write(made[1]))
+    assert export._read(tmp_path / "one") == made[1]
 
 
 def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export], tmp_path: Path) -> None:

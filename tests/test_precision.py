@@ -90,7 +90,8 @@ def test_a_model_that_does_not_compile_in_bf16_is_one_warning(tmp_path: Path, ev
         assert Machine(31, None).choose(tmp_path) == "f32"
     (warning, facts), *others = events()
     assert warning == "bf16_unavailable"
-    assert "Supported primitive descriptors list is empty" in facts["reason"]
+    assert "cannot run this model in bf16" in facts["reason"]
+    assert "Supported primitive descriptors list is empty" in facts["cause"]
     assert [name for name, _ in others] == ["precision_compared"]
 
 
@@ -106,6 +107,15 @@ def test_a_comparison_is_remembered_for_its_processor_and_export(tmp_path: Path)
     assert machine.choose(tmp_path, record=other) == "f32"
     assert machine.choose(tmp_path) == "bf16"
     assert len(json.loads((tmp_path / "precision.json").read_text())) == 3
+
+
+def test_what_is_remembered_and_cannot_run_any_more_is_compared_anew(tmp_path: Path) -> None:
+    machine = Machine(31, 16)
+    assert machine.choose(tmp_path) == "bf16"
+    machine.bf16 = None
+    assert machine.choose(tmp_path) == "f32"
+    machine.bf16 = 16
+    assert machine.choose(tmp_path) == "f32"
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"this processor": 1}'])
@@ -125,7 +135,7 @@ def test_where_nothing_can_be_written_it_is_measured_each_time(tmp_path: Path) -
 
 def test_bf16_that_was_asked_for_and_cannot_be_had_is_an_error(data_dir: Path) -> None:
     if has_bf16():
-        with pytest.raises(EngineUnavailable, match="cannot run the model in bf16"):
+        with pytest.raises(EngineUnavailable, match="cannot run this model in bf16"):
             precision.load_engine("bf16", Machine(31, None).load, RECORD, data_dir)
     else:
         with pytest.raises(EngineUnavailable, match="does not compute in bf16"):

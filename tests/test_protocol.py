@@ -222,6 +222,12 @@ def test_a_host_may_be(connection: socket.socket, host: str) -> None:
     assert answer(connection)[0] == 200
 
 
+@pytest.mark.parametrize("version", ["0.9", "1.2", "2.0"])
+def test_other_versions_are_refused(connection: socket.socket, version: str) -> None:
+    connection.sendall(f"GET /livez HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+    assert answer(connection)[0] == 400
+
+
 def test_http_1_0_needs_no_host(connection: socket.socket) -> None:
     connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
     assert answer(connection)[0] == 200

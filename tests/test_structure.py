@@ -66,6 +66,7 @@ PNG_PARTS = {
     "packed text without a keyword": makers.chunk(b"zTXt", b"\0\0" + MEGABYTE),
     "packed XMP": makers.chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + MEGABYTE),
     "packed EXIF": makers.chunk(b"zTXt", b"Raw profile type exif\0\0" + MEGABYTE),
+    "EXIF in short lines": makers.chunk(b"tEXt", b"Raw profile type exif\0" + b"ab\n" * 1_600_000),
     "colour profiles": makers.chunk(b"iCCP", b"a\0\0" + MEGABYTE),
     "EXIF": makers.chunk(b"eXIf", makers.tiff(5400)),
     "empty pixels": makers.chunk(b"IDAT"),

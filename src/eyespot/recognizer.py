@@ -78,9 +78,9 @@ class Recognizer:
         self.cache, self.audit, self.uploads = memory.cache, memory.audit, memory.uploads
         self._apart = apart
         self._present: Counter[str] = Counter()  # requests that are being answered, by the sha256 of their image
-        self._in_flight: dict[str, Call[Seen]] = {}  # by name
+        self._in_flight: dict[tuple[str, str], Call[Seen]] = {}  # by sha256 and variant
         self._deletions = Deletions()
-        self._prefix = f"eyespot:{_fingerprint(classifier)}:"
+        self._fingerprint = _fingerprint(classifier)
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
     async def recognize(
@@ -173,24 +173,23 @@ class Recognizer:
         """
         with self._deletions.under_way(sha256):
             found = sha256 in self._present
-            for key in (*self._apart, None):
-                name = self._name(sha256, key)
-                self._in_flight.pop(name, None)  # so that nobody joins it, and what is being computed is not remembered
-                if self.cache:
-                    found |= await self.cache.drop(name)
+            for key in (*self._apart, None):  # so that nobody joins it, and what is being computed is not remembered
+                self._in_flight.pop((sha256, self._variant(key)), None)
+            if self.cache:
+                found |= await self.cache.drop(sha256)
             if self.uploads:
                 found |= await self.uploads.remove(sha256)
             return found
 
-    def _name(self, sha256: str, key: str | None) -> str:
-        """The name under which the answer for an image is remembered, and twins in flight find each other."""
-        return f"{self._prefix}{key}:{sha256}" if key in self._apart else f"{self._prefix}{sha256}"
+    def _variant(self, key: str | None) -> str:
+        """All that an answer depends on besides the image, and with it who may have it."""
+        return f"{self._fingerprint}:{key}" if key in self._apart else self._fingerprint
 
     async def _look_up(self, sha256: str, journey: Journey) -> Seen | None:
         if not self.cache:
             return None
         started = time.monotonic()
-        packed = await self.cache.get(self._name(sha256, journey.key))
+        packed = await self.cache.get(sha256, self._variant(journey.key))
         journey.steps["look_up"] = time.monotonic() - started
         if packed is None:
             return None
@@ -214,7 +213,7 @@ class Recognizer:
             return await self._result(call, journey, leaving, asked)
 
     def _join(self, image: Image, journey: Journey) -> Call[Seen] | None:
-        call = self._in_flight.get(self._name(image.sha256, journey.key))
+        call = self._in_flight.get((image.sha256, self._variant(journey.key)))
         if not call or not call.join():
             return None
         journey.cache = "joined"
@@ -233,18 +232,18 @@ class Recognizer:
     def _start(self, image: Image, journey: Journey, in_batch: bool) -> Call[Seen]:
         call = self.pool.start(self.classifier.see, image.data, in_batch=in_batch)
         if self.cache and not self._deletions.since(image.sha256, journey.started):
-            name = self._name(image.sha256, journey.key)
+            name = image.sha256, self._variant(journey.key)
             self._in_flight[name] = call
             call.future.add_done_callback(partial(self._landed, self.cache, name, call))
         return call
 
-    def _landed(self, cache: Cache, name: str, call: Call[Seen], future: asyncio.Future[Seen]) -> None:
+    def _landed(self, cache: Cache, name: tuple[str, str], call: Call[Seen], future: asyncio.Future[Seen]) -> None:
         """Remember what was seen, even when nobody waits for it any more; unless it is to be forgotten."""
         if self._in_flight.get(name) is not call:
             return
         del self._in_flight[name]
         if not future.cancelled() and not future.exception():
-            cache.put(name, future.result().pack())
+            cache.put(*name, future.result().pack())
 
     async def warm_up(self) -> None:
         """Send the golden image through the pool, once for each worker, so that the first caller finds all of it warm.

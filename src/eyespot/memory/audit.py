@@ -158,10 +158,10 @@ class AuditLog:
 
     def state(self) -> tuple[bool, str]:
         """Whether rows are written, and what there is to say of it."""
+        lost = f"; {self._rows_lost} rows could not be written" if self._rows_lost else ""
         if self._lost or self._hangs():
-            reason = self._lost or "it does not answer"
-            return False, f"{self.table.detail}, lost: {reason}; {self._rows_lost} rows could not be written"
-        return True, self.table.detail
+            return False, f"{self.table.detail}, lost: {self._lost or 'it does not answer'}{lost}"
+        return True, f"{self.table.detail}{lost}"
 
     async def close(self) -> None:
         """End, once everything is written that was to be."""

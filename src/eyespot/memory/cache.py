@@ -23,14 +23,21 @@ _SILENT_SECONDS = 60  # between two events that say that Redis refuses something
 
 
 class Cache(Protocol):
-    """Bytes by key. What is not there, or cannot be had, is None; only `drop` raises."""
+    """Answers by the sha256 of the image and `variant`, which stands for all else that they depend on.
 
-    async def get(self, key: str) -> bytes | None: ...
+    What is not there, or cannot be had, is None; only `drop` raises.
+    """
 
-    def put(self, key: str, value: bytes) -> None: ...
+    async def get(self, sha256: str, variant: str) -> bytes | None: ...
 
-    async def drop(self, key: str) -> bool:
-        """Forget it, with what is being put; whether it was there. Raises `CacheUnavailable` when it may still be."""
+    def put(self, sha256: str, variant: str, value: bytes) -> None: ...
+
+    async def drop(self, sha256: str) -> bool:
+        """Forget every variant, with what is being put; whether there was any.
+
+        Raises:
+            CacheUnavailable: some may still be there.
+        """
         ...
 
     def state(self) -> tuple[bool, str]:
@@ -72,17 +79,22 @@ class MemoryCache:
     """The most recently used entries, within a number of bytes. Used from the event loop only."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._entries: LRUCache[str, bytes] = LRUCache(max_bytes, getsizeof=lambda value: len(value) + _ENTRY_BYTES)
+        self._entries: LRUCache[tuple[str, str], bytes] = LRUCache(
+            max_bytes, getsizeof=lambda value: len(value) + _ENTRY_BYTES
+        )
 
-    async def get(self, key: str) -> bytes | None:
-        return self._entries.get(key)
+    async def get(self, sha256: str, variant: str) -> bytes | None:
+        return self._entries.get((sha256, variant))
 
-    def put(self, key: str, value: bytes) -> None:
+    def put(self, sha256: str, variant: str, value: bytes) -> None:
         if len(value) + _ENTRY_BYTES <= self._entries.maxsize:
-            self._entries[key] = value
+            self._entries[sha256, variant] = value
 
-    async def drop(self, key: str) -> bool:
-        return self._entries.pop(key, None) is not None
+    async def drop(self, sha256: str) -> bool:
+        dropped = [name for name in self._entries if name[0] == sha256]  # some milliseconds when full, and seldom
+        for name in dropped:
+            del self._entries[name]
+        return bool(dropped)
 
     def state(self) -> tuple[bool, str]:
         have, room = (round(size / 2**20, 1) for size in (self._entries.currsize, self._entries.maxsize))
@@ -94,6 +106,9 @@ class MemoryCache:
 
 class RedisCache:
     """Entries in Redis, kept for seven days at most, or less when Redis needs the room.
+
+    Each image is a hash with a field for each variant, so that a deletion reaches those of other replicas too, which
+    may run another version, model or precision.
 
     A Redis that is slow or gone costs a request 50 ms at most; until it answers again all is a miss. What is put
     is sent in the background.
@@ -117,46 +132,51 @@ class RedisCache:
         self._metrics = metrics
         self._remote = Remote("cache")
         self._putting: set[asyncio.Task[Any]] = set()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by key
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by sha256
         self._silent_until = -math.inf
 
-    async def get(self, key: str) -> bytes | None:
-        value: bytes | None = await self._ask(self._client.get, key)
+    async def get(self, sha256: str, variant: str) -> bytes | None:
+        value: bytes | None = await self._ask(lambda: self._client.hget(_key(sha256), variant))
         return value
 
-    def put(self, key: str, value: bytes) -> None:
+    def put(self, sha256: str, variant: str, value: bytes) -> None:
         if not self._remote.is_left_alone and len(self._putting) < _MAX_PUTTING:
-            task = self._in_turn(key, self._client.set, value, ex=_KEPT_SECONDS)
+            task = self._in_turn(sha256, lambda: self._put(sha256, variant, value))
             self._putting.add(task)
             task.add_done_callback(self._putting.discard)
 
-    async def drop(self, key: str) -> bool:
-        dropped = await self._in_turn(key, self._client.delete)
+    async def _put(self, sha256: str, variant: str, value: bytes) -> None:
+        key = _key(sha256)
+        async with self._client.pipeline(transaction=True) as both:
+            both.hset(key, variant, value)
+            both.expire(key, _KEPT_SECONDS)
+            await both.execute()
+
+    async def drop(self, sha256: str) -> bool:
+        dropped = await self._in_turn(sha256, lambda: self._client.delete(_key(sha256)))
         if dropped is None:
             raise CacheUnavailable(retry_after=PAUSE_SECONDS)
         return bool(dropped)
 
-    def _in_turn(
-        self, key: str, command: Callable[..., Awaitable[Any]], *args: object, **options: object
-    ) -> asyncio.Task[Any]:
-        """Send a command once all before it for the same key have ended, those included that nobody waits for any more.
+    def _in_turn(self, sha256: str, command: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
+        """Send a command once all before it for the image have ended, those included that nobody waits for any more.
 
         They go over several connections, so that Redis might otherwise drop first and put then.
         """
-        turn = self._turns.setdefault(key, asyncio.Lock())
+        turn = self._turns.setdefault(sha256, asyncio.Lock())
 
         async def send() -> Any:
             async with turn:
-                return await command(key, *args, **options)
+                return await command()
 
         return asyncio.ensure_future(self._ask(send))
 
-    async def _ask(self, command: Callable[..., Awaitable[Any]], *args: object, **options: object) -> Any:
+    async def _ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
         """What Redis answers, or None when it cannot be had."""
 
         async def ask() -> Any:
             try:
-                return await command(*args, **options)
+                return await command()
             except self._refused as error:  # it is there, and does not do this: it is full, say
                 self._tell(error)
                 return None
@@ -183,3 +203,7 @@ class RedisCache:
         await asyncio.gather(*self._putting)
         await self._remote.close()
         await self._client.aclose()
+
+
+def _key(sha256: str) -> str:
+    return f"eyespot:answers:{sha256}"

@@ -9,10 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from eyespot.errors import EngineUnavailable, ExportRefused, EyespotError
 from eyespot.telemetry import event
@@ -52,15 +52,25 @@ class Export(BaseModel):
     proof: Annotated[Proof, Field(description="Of the float32 network, which an int8 one is calibrated from.")]
     sample: Annotated[str, Field(description="sha256 of the sample image.")]
     golden: Annotated[
-        list[tuple[int, float]], Field(description="torch's top 5 for the sample, as (class, confidence).")
+        list[tuple[int, float]], Field(min_length=1, description="torch's top 5 for it, as (class, confidence).")
     ]
     files: dict[str, str]
     quantization: Quantization | None = None
+
+    @model_validator(mode="after")
+    def _knows_its_classes(self) -> Self:
+        if not all(0 <= class_id < self.classes for class_id, _ in self.golden):
+            raise ValueError("the sample image is of a class that the model does not have")
+        return self
 
     @property
     def identity(self) -> str:
         """16 hexadecimal digits that no other export has."""
         return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
+
+    def is_of(self, digest: str, classes: int) -> bool:
+        """Whether it was made from these weights and classes, and proved on today's sample image."""
+        return (self.digest, self.classes, self.sample) == (digest, classes, _sha256(SAMPLE))
 
     def is_golden(self, confidences: Confidences, precision: str) -> bool:
         """Whether an engine's confidences for the sample image have the likeliest class that torch's have.
@@ -93,8 +103,7 @@ def find(
         place = folder / folder_name(entry, engine, precision)
         if not place.exists():
             continue
-        export = _read(place)
-        if export and (export.digest, export.classes, export.sample) == (entry.sha256, classes, _sha256(SAMPLE)):
+        if (export := _read(place)) and export.is_of(entry.sha256, classes):
             return place, export
         event("export_damaged", logging.WARNING, folder=place)
     return None
@@ -269,20 +278,24 @@ def settle(folder: Path, name: str, write: Callable[[Path], Export], *, replace:
         files = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
         (unfinished / _RECORD).write_text(record.model_copy(update={"files": files}).model_dump_json(indent=1))
         unfinished.chmod(0o755)  # mkdtemp makes it for one user
-        _rename(unfinished, folder / name, replace)
+        _rename(unfinished, folder / name, record, replace)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder / name
 
 
-def _rename(finished: Path, place: Path, replace: bool) -> None:
-    if not replace and _read(place):
+def _rename(finished: Path, place: Path, record: Export, replace: bool) -> None:
+    def is_there() -> bool:
+        other = _read(place)
+        return not replace and other is not None and other.is_of(record.digest, record.classes)
+
+    if is_there():
         return
     shutil.rmtree(place, ignore_errors=True)
     try:
         finished.rename(place)
     except OSError:
-        if replace or not _read(place):
+        if not is_there():
             raise
 
 

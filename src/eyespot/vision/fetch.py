@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -18,6 +19,7 @@ from eyespot.vision.weights import Entry, check
 CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 _TORCHVISION = "torchvision:"
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
 _REMEDY = "give a mirror with `--url`, a copy with `--from`, or a proxy with HTTPS_PROXY"
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.UnsupportedProtocol, "an address begins with http:// or https://"),
@@ -174,8 +176,10 @@ def _start(response: httpx.Response, entry: Entry, kept: int) -> int:
     elif response.status_code == httpx.codes.OK:
         kept = 0
     else:
-        raise FetchFailed(f"{answered} {response.status_code} {response.reason_phrase}; {_REMEDY}")
+        phrase = httpx.codes.get_reason_phrase(response.status_code)  # not the server's, which may hold anything
+        raise FetchFailed(f"{answered} {response.status_code} {phrase}; {_REMEDY}")
     kind = response.headers.get("content-type", "").partition(";")[0]
+    kind = kind if _MEDIA_TYPE.fullmatch(kind) else ""
     length = response.headers.get("content-length")
     other = kind == "text/html" if length is None else int(length) != entry.bytes - kept
     if other:

@@ -19,7 +19,7 @@ MAX_SCANS = 100
 MAX_SEGMENTS = 1_000  # of a JPEG; a camera writes tens
 MAX_TABLE_BYTES = 128 * 1024  # of a JPEG up to its first scan; Pillow reads tables in Python. Cameras write 1 kB.
 MIN_CHUNK_BYTES = 256  # of a PNG or WebP, on average, beyond the first thousand; encoders write kilobytes
-MAX_TEXT_BYTES = 1024 * 1024  # of one unpacked text in a PNG
+MAX_TEXT_BYTES = 1024 * 1024  # read of one text in a PNG
 
 _SOI, _EOI, _SOS, _APP1, _COM = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
@@ -165,7 +165,7 @@ def _text(kind: bytes, body: bytes) -> bytes:
     elif kind == b"zTXt":
         body = body[1:]
     if not packed:
-        return body
+        return body[:MAX_TEXT_BYTES]
     try:
         return zlib.decompressobj().decompress(body, MAX_TEXT_BYTES)
     except zlib.error:
@@ -175,7 +175,7 @@ def _text(kind: bytes, body: bytes) -> bytes:
 def _raw_exif(text: bytes) -> bytes:
     """EXIF as ImageMagick writes it into a text: a blank line, a name, a length, then hexadecimal lines."""
     try:
-        return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
+        return bytes.fromhex(text.decode("latin-1").split("\n", 3)[-1])
     except ValueError:
         return b""
 

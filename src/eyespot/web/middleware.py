@@ -56,6 +56,7 @@ class RequestContext:
         state["request_id"] = request_id = _request_id(header(scope, b"x-request-id"))
         state["facts"] = {}
         state["journey"] = journey = Journey(request_id, scope["client"][0] if scope.get("client") else None)
+        journey.started = state.get("arrived", journey.started)  # of a request that a server of ours has read
         recognizer = scope["app"].state.recognizer
         status = 0
 

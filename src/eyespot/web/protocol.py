@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+import time
 from typing import Any
 
 import httptools
@@ -116,6 +117,7 @@ class Protocol(HttpToolsProtocol):
         self._in_time()
         self._unaccounted = 0
         self._read_framing()
+        self.scope["state"]["arrived"] = time.monotonic()  # it may wait behind others
         self._woken = self.loop.time()
         self._piece_bytes = max(_LEAST_PIECE_BYTES, min(_MOST_PIECE_BYTES, _PIECES_BYTES // len(self.connections)))
         super().on_headers_complete()
@@ -127,6 +129,9 @@ class Protocol(HttpToolsProtocol):
         Raises:
             BadRequest: there is none, there are several, or it is no host (RFC 9112, 3.2).
         """
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):  # which the parser lets pass
+            raise BadRequest(f"HTTP/{version} is not spoken here; HTTP/1.1 is.")
         hosts, self._body_left = [], 0
         for name, value in self.headers:
             if name == b"host":
@@ -135,7 +140,7 @@ class Protocol(HttpToolsProtocol):
                 self._body_left = int(value)
         if hosts == self._hosts:
             return
-        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+        if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise BadRequest(f"A request needs one Host header; this one has {len(hosts) or 'none'}.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise BadRequest("The Host header must be a host name or address, with or without a port.")

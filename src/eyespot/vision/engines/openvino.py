@@ -32,7 +32,8 @@ def platform() -> str:
         lines = []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     # Virtual machines give one name to processors that differ, and oneDNN can be told to leave instructions out.
-    instructions = f"{zlib.crc32(flags.encode()):08x} {os.environ.get('ONEDNN_MAX_CPU_ISA', '')}".strip()
+    limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    instructions = " ".join(filter(None, [f"{zlib.crc32(flags.encode()):08x}", *limits]))
     return f"{openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')} {instructions}, openvino {version}"
 
 
