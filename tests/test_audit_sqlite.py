@@ -58,6 +58,14 @@ def emptied(folder: Path) -> None:
     os.truncate(audit_file(folder), 0)
 
 
+def halved(folder: Path) -> None:
+    os.truncate(audit_file(folder), audit_file(folder).stat().st_size // 2)
+
+
+def with_an_empty_wal(folder: Path) -> None:
+    os.truncate(audit_file(folder, "-wal"), 0)
+
+
 def replaced(folder: Path) -> None:
     (folder / "new").write_bytes(GARBAGE)
     (folder / "new").rename(audit_file(folder))
@@ -72,7 +80,7 @@ def replaced_by_a_database(folder: Path) -> None:
 
 
 LOSSES = [
-    *(deleted, deleted_with_companions, moved, without_wal),
+    *(deleted, deleted_with_companions, moved, without_wal, with_an_empty_wal),
     *(overwritten, overwritten_by_less, emptied, replaced, replaced_by_a_database),
 ]
 Loss = Callable[[Path], None]
@@ -89,7 +97,7 @@ def set_aside(folder: Path) -> list[Path]:
     return [path for path in folder.glob("audit.sqlite.2*") if not path.name.endswith("-wal")]
 
 
-@pytest.mark.parametrize("lose", LOSSES)
+@pytest.mark.parametrize("lose", [*LOSSES, halved])
 def test_a_file_that_is_lost_is_told_and_begun_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, lose: Loss
 ) -> None:

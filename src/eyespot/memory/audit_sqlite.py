@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -21,6 +22,8 @@ from eyespot.telemetry import event
 _MAGIC = b"SQLite format 3\0"  # the first bytes of every database
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _WAL, _SHM = "-wal", "-shm"  # what is not in the database yet; an index of it, which SQLite makes again
+_HEADER_BYTES = 100
+_SHORT_SECONDS = 1  # that a file may be shorter than it says; another server that extends it writes the header first
 _INSTRUCTIONS = 10_000  # of SQLite's machine between two looks at the clock
 
 _Identity = tuple[int, int] | None  # device and inode; None where there is no file
@@ -52,6 +55,8 @@ class SqliteStore:
         self._ours: dict[str, _Identity] = {}  # by suffix
         self._opened = False  # ever; until then, a file that is no database may be somebody else's
         self._damaged = False
+        self._wal_bytes = 0  # SQLite starts a -wal over from its beginning, and never makes it shorter
+        self._short_since = math.inf  # as time.monotonic() has it
         self._writer: sqlite3.Connection | None = None
         self.writing = sql.create_engine("sqlite://", creator=self._connect_to_write, poolclass=QueuePool)
         self.reading = sql.create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
@@ -135,9 +140,27 @@ class SqliteStore:
                 return f"{self._path.name}{suffix} was deleted, moved or replaced"
         if self._held is None:
             return f"{self._path.name} could not be opened"
+        self._damaged |= self._is_truncated()
         if self._damaged or self._head() != _MAGIC:
             return f"{self._path.name} is damaged"
         return None
+
+    def _is_truncated(self) -> bool:
+        """Whether the file has lost its end, or its -wal has."""
+        wal_bytes, before = _size(self._paths[_WAL]), self._wal_bytes
+        self._wal_bytes = max(wal_bytes, before)
+        if not self._is_short():
+            self._short_since = math.inf
+        else:
+            self._short_since = min(self._short_since, time.monotonic())
+        return wal_bytes < before or time.monotonic() - self._short_since > _SHORT_SECONDS
+
+    def _is_short(self) -> bool:
+        """Whether the file has fewer pages than its header counts (sqlite.org/fileformat2.html, 1.3)."""
+        header = os.pread(self._held, _HEADER_BYTES, 0) if self._held is not None else b""
+        page_size, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+        counted = header.startswith(_MAGIC) and header[24:28] == header[92:96]
+        return counted and _size(self._path) < pages * (65536 if page_size == 1 else page_size)
 
     def _head(self) -> bytes:
         return os.pread(self._held, len(_MAGIC), 0) if self._held is not None else b""
@@ -172,6 +195,7 @@ class SqliteStore:
             self._let_go()
             self._held = _open(self._path, os.O_RDONLY | os.O_CREAT)
         self._ours, self._damaged = {"": _identity(self._held)}, False
+        self._wal_bytes, self._short_since = 0, math.inf
 
     def _let_go(self) -> None:
         if self._held is not None:
