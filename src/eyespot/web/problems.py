@@ -57,7 +57,7 @@ def install(app: FastAPI) -> None:
     async def not_routed(request: Request, error: HTTPException) -> Response:
         if error.status_code == MethodNotAllowed.status:
             answer = response(request, MethodNotAllowed(f"{request.url.path[:200]} does not answer {request.method}."))
-            answer.headers["Allow"] = ", ".join(_methods(request)) or (error.headers or {}).get("Allow", "")
+            answer.headers["Allow"] = ", ".join(_methods(request)) or "GET, HEAD"  # which static files answer
             return answer
         return response(request, NotFound(f"There is nothing at {request.url.path[:200]}; /docs lists what there is."))
 
