@@ -73,7 +73,7 @@ lowest: install $(VENV)/lowest/.installed
 $(VENV)/lowest/.installed: pyproject.toml constraints-lowest.txt
 	rm -rf $(@D)
 	$(BIN)/python -m venv $(@D)
-	$(@D)/bin/pip install --requirement constraints-lowest.txt
+	$(@D)/bin/pip install --no-deps --no-compile --requirement constraints-lowest.txt
 	$(@D)/bin/pip install --no-deps -e .
 	@# Read last, so that nothing but torch and what torch alone needs comes from there.
 	@cd $(@D)/lib/python3*/site-packages && echo $(abspath $(VENV))/lib/python3*/site-packages > torch.pth
