@@ -10,7 +10,7 @@ DEBIAN_PACKAGES := chromium curl redis-server postgresql haproxy faketime libima
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 
 # What the tests of `make lowest` cover of every library that has a lower bound.
-QUICK := $(addprefix tests/test_,access.py cache.py classifier.py client.py curl.py imaging.py openapi.py problems.py \
+QUICK := $(addprefix tests/,web/gate/test_access.py memory/test_cache.py vision/test_classifier.py test_client.py whole/test_curl.py \
 	protocol.py settings.py sidecars.py start.py telemetry.py uploads.py web.py weights.py \
 	audit.py::test_rows_come_back_as_they_were_written audit.py::test_any_text_comes_back \
 	bench.py::test_a_real_measurement_its_json_and_its_chart folders.py::test_what_cannot_be_done_is_told)

@@ -149,12 +149,14 @@ class FakeEngine:
         self.go = threading.Event()
         self.go.set()
         self.calls = 0
-        self.alone: list[bool] = []
+        self.exclusive: list[bool] = []
         self.started = threading.Semaphore(0)
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
         self.calls += 1
-        self.alone.append(alone)
+        self.exclusive.append(exclusive)
         self.started.release()
         self.go.wait(60)
         logits = np.zeros((len(pixels), 10), np.float32)
@@ -203,7 +205,7 @@ def serve_fake(
             engine, max_bytes=config.max_bytes, max_pixels=config.max_pixels, formats=config.formats
         )
         if raises:
-            classifier.see = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
+            classifier.scores = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
         async with open_memory(config, metrics) as memory:
             served.recognizer = Recognizer(classifier, pool, metrics, memory, apart)
             yield served.recognizer

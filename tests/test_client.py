@@ -260,8 +260,10 @@ def asked(served: Served) -> dict[tuple[str, int], int]:
 class Mosaic(FakeEngine):
     """Its logits are the levels of some places, each in one channel and with its weight, so that any change is seen."""
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
-        _, seen = super().infer(pixels, features=features, alone=alone)
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
+        _, seen = super().infer(pixels, features=features, exclusive=exclusive)
         ten = [(row, column, (row + column) % 3) for row in (0, 1) for column in range(5)]
         size = [side // count for side, count in zip(pixels.shape[1:3], (2, 5), strict=True)]
         patches = [
@@ -878,7 +880,9 @@ def test_many_images_are_answered_in_order_with_what_is_wrong_in_its_place(
     assert {len(answer.predictions) for answer in answers} == {1}
 
 
-@pytest.mark.parametrize("code", ["internal", "too-late", "broken-image", "image-too-large", "too-many-pixels"])
+@pytest.mark.parametrize(
+    "code", ["internal", "deadline-exceeded", "broken-image", "image-too-large", "too-many-pixels"]
+)
 def test_an_error_of_one_image_is_in_its_place(connect: Connect, script: Script, code: str) -> None:
     script.answers = [refuses(REFUSALS[code]())]
     answers = list(connect(script.url).predict_many([IMAGE, IMAGE]))
@@ -907,11 +911,13 @@ class Crowded(FakeEngine):
         self._lock = threading.Lock()
         self._now = self.most = 0
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
-        answer = super().infer(pixels, features=features, alone=alone)
+        answer = super().infer(pixels, features=features, exclusive=exclusive)
         time.sleep(0.005)  # for one too many to come in
         with self._lock:
             self._now -= 1

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from eyespot import pool
-from eyespot.errors import Draining, Overloaded, TooLate
-from eyespot.pool import CallerLeft, Plan, WorkerPool
+from eyespot.errors import DeadlineExceeded, Draining, Overloaded
+from eyespot.pool import ClientDisconnected, Plan, WorkerPool
 from eyespot.telemetry import Metrics
 
 
@@ -101,7 +101,7 @@ def test_a_deadline_frees_the_caller_and_not_the_place() -> None:
     async def test() -> None:
         with opened(deadline=0.05) as pool:
             held = Held()
-            with pytest.raises(TooLate):
+            with pytest.raises(DeadlineExceeded):
                 await pool.run(held)
             with pytest.raises(Overloaded):
                 await pool.run(lambda: None)
@@ -122,7 +122,7 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
             await until(lambda: pool.waiting == 1)
             if not late:
                 waiting.cancel()
-            with pytest.raises(TooLate if late else asyncio.CancelledError):
+            with pytest.raises(DeadlineExceeded if late else asyncio.CancelledError):
                 await waiting
             assert pool.waiting == 1  # it keeps its place until its turn, so that the queue stays bounded
             held.go.set()
@@ -229,7 +229,7 @@ def test_a_caller_who_leaves_is_told_apart_from_one_who_is_late() -> None:
             waiting = asyncio.create_task(pool.start(held).result(left.wait))
             await until(held.begun.is_set)
             left.set()
-            with pytest.raises(CallerLeft):
+            with pytest.raises(ClientDisconnected):
                 await waiting
             held.go.set()
             await until(lambda: pool._taken == 0)
@@ -267,7 +267,7 @@ def test_stuck_is_full_and_silent_for_longer_than_the_deadline() -> None:
             await until(pool.is_stuck)
             held.go.set()
             await asyncio.wait([task])
-            assert task.exception() is None or isinstance(task.exception(), TooLate)
+            assert task.exception() is None or isinstance(task.exception(), DeadlineExceeded)
             await until(lambda: not pool.is_stuck())
 
     run(test())

@@ -76,7 +76,7 @@ def open_classifier(settings: Settings, planned: pool.Plan) -> Classifier:
         data_dir=settings.data_dir,
         streams=planned.streams,
         threads=planned.threads,
-        lone_threads=planned.lone_threads,
+        latency_threads=planned.latency_threads,
         max_bytes=settings.max_bytes,
         max_pixels=settings.max_pixels,
         formats=settings.formats,

@@ -414,7 +414,7 @@ async def _each(images: Iterable[ImageSource] | AsyncIterable[ImageSource]) -> A
 
 def of_one_image(error: Refusal | OSError) -> EyespotError | OSError:
     """The error, if it says something of one image alone; raised, if the next image would meet it too."""
-    if isinstance(error, Refusal) and not error.is_of_the_image:
+    if isinstance(error, Refusal) and not error.per_image:
         raise error
     return error
 

@@ -31,7 +31,7 @@ EyespotError
     ├── 429  RateLimited          431  HeadTooLarge
     ├── 500  Internal
     ├── 503  Overloaded  Draining  AuditUnavailable  CacheUnavailable  StorageUnavailable  StorageFull
-    └── 504  TooLate
+    └── 504  DeadlineExceeded
 
 A class is a status, a code, a title, and a docstring: the sentence a user gets when there is nothing more exact to say.
 """
@@ -135,6 +135,9 @@ class Refusal(EyespotError):
     code: ClassVar[str]
     title: ClassVar[str]
 
+    def __init_subclass__(cls, *, status: int, code: str, title: str) -> None:
+        cls.status, cls.code, cls.title = status, code, title
+
     def __init__(
         self,
         detail: str = "",
@@ -150,201 +153,137 @@ class Refusal(EyespotError):
         self.retry_after = retry_after
 
     @property
-    def is_of_the_image(self) -> bool:
+    def per_image(self) -> bool:
         """Whether it says something of one image alone, so that the next may well be answered."""
         return self.status in (400, 413, 415, 422, 500, 504) and not isinstance(self, InvalidParameter)
 
 
-class BadRequest(Refusal):
+class BadRequest(Refusal, status=400, code="bad-request", title="Bad request"):
     """This is no HTTP/1.1 request that can be answered here."""
 
-    status, code, title = 400, "bad-request", "Bad request"
 
-
-class NoImage(Refusal):
+class NoImage(Refusal, status=400, code="no-image", title="No image"):
     """No image was sent: send one as multipart field `file`, as base64 in JSON field `image`, or as the body."""
 
-    status, code, title = 400, "no-image", "No image"
 
-
-class SeveralImages(Refusal):
+class SeveralImages(Refusal, status=400, code="several-images", title="Several images"):
     """The form holds several files where one image belongs."""
 
-    status, code, title = 400, "several-images", "Several images"
 
-
-class BadJson(Refusal):
+class BadJson(Refusal, status=400, code="bad-json", title="Broken JSON"):
     """The body is not valid JSON."""
 
-    status, code, title = 400, "bad-json", "Broken JSON"
 
-
-class BadBase64(Refusal):
+class BadBase64(Refusal, status=400, code="bad-base64", title="Broken base64"):
     """The field `image` is not valid base64."""
 
-    status, code, title = 400, "bad-base64", "Broken base64"
 
-
-class BadForm(Refusal):
+class BadForm(Refusal, status=400, code="bad-form", title="Broken form"):
     """The form cannot be read."""
 
-    status, code, title = 400, "bad-form", "Broken form"
 
-
-class Unauthorized(Refusal):
+class Unauthorized(Refusal, status=401, code="unauthorized", title="Unauthorized"):
     """A valid API key is needed."""
 
-    status, code, title = 401, "unauthorized", "Unauthorized"
 
-
-class Forbidden(Refusal):
+class Forbidden(Refusal, status=403, code="forbidden", title="Forbidden"):
     """This API key does not allow that."""
 
-    status, code, title = 403, "forbidden", "Forbidden"
 
-
-class NotFound(Refusal):
+class NotFound(Refusal, status=404, code="not-found", title="Not found"):
     """There is nothing at this path; /docs lists what there is."""
 
-    status, code, title = 404, "not-found", "Not found"
 
-
-class MethodNotAllowed(Refusal):
+class MethodNotAllowed(Refusal, status=405, code="method-not-allowed", title="Method not allowed"):
     """This path does not answer that method."""
 
-    status, code, title = 405, "method-not-allowed", "Method not allowed"
 
-
-class UploadStalled(Refusal):
+class UploadStalled(Refusal, status=408, code="upload-stalled", title="Upload stalled"):
     """Nothing more of the body has arrived for too long."""
 
-    status, code, title = 408, "upload-stalled", "Upload stalled"
 
-
-class ImageTooLarge(Refusal):
+class ImageTooLarge(Refusal, status=413, code="image-too-large", title="Image too large"):
     """The encoded image has too many bytes."""
 
-    status, code, title = 413, "image-too-large", "Image too large"
 
-
-class BodyTooLarge(Refusal):
+class BodyTooLarge(Refusal, status=413, code="body-too-large", title="Body too large"):
     """The body has too many bytes."""
 
-    status, code, title = 413, "body-too-large", "Body too large"
 
-
-class TooManyImages(Refusal):
+class TooManyImages(Refusal, status=413, code="too-many-images", title="Too many images"):
     """The batch holds too many images."""
 
-    status, code, title = 413, "too-many-images", "Too many images"
 
-
-class UnsupportedBody(Refusal):
+class UnsupportedBody(Refusal, status=415, code="unsupported-body", title="Unsupported body"):
     """The content type is none that is read here: send multipart/form-data, application/json, or an image."""
 
-    status, code, title = 415, "unsupported-body", "Unsupported body"
 
-
-class UnsupportedFormat(Refusal):
+class UnsupportedFormat(Refusal, status=415, code="unsupported-format", title="Unsupported image format"):
     """The bytes are no image of a supported format."""
 
-    status, code, title = 415, "unsupported-format", "Unsupported image format"
 
-
-class BrokenImage(Refusal):
+class BrokenImage(Refusal, status=422, code="broken-image", title="Broken image"):
     """The image cannot be decoded: it is damaged or incomplete."""
 
-    status, code, title = 422, "broken-image", "Broken image"
 
-
-class TooManyPixels(Refusal):
+class TooManyPixels(Refusal, status=422, code="too-many-pixels", title="Too many pixels"):
     """The image has too many pixels."""
 
-    status, code, title = 422, "too-many-pixels", "Too many pixels"
 
-
-class TooSmall(Refusal):
+class TooSmall(Refusal, status=422, code="too-small", title="Image too small"):
     """The image is too small to recognise anything in it."""
 
-    status, code, title = 422, "too-small", "Image too small"
 
-
-class TooManyScans(Refusal):
+class TooManyScans(Refusal, status=422, code="too-many-scans", title="Too many scans"):
     """The progressive JPEG has more scans than any camera or editor makes."""
 
-    status, code, title = 422, "too-many-scans", "Too many scans"
 
-
-class TooMuchMemory(Refusal):
+class TooMuchMemory(Refusal, status=422, code="too-much-memory", title="Too much memory"):
     """Decoding the progressive JPEG would take too much memory: save it as a baseline JPEG, or make it smaller."""
 
-    status, code, title = 422, "too-much-memory", "Too much memory"
 
-
-class InvalidParameter(Refusal):
+class InvalidParameter(Refusal, status=422, code="invalid-parameter", title="Invalid parameter"):
     """A parameter has a value that it cannot have."""
 
-    status, code, title = 422, "invalid-parameter", "Invalid parameter"
 
-
-class RateLimited(Refusal):
+class RateLimited(Refusal, status=429, code="rate-limited", title="Rate limited"):
     """Too many requests from this client."""
 
-    status, code, title = 429, "rate-limited", "Rate limited"
 
-
-class HeadTooLarge(Refusal):
+class HeadTooLarge(Refusal, status=431, code="head-too-large", title="Head too large"):
     """The head of the request, its URL and headers, or its trailers have too many bytes."""
 
-    status, code, title = 431, "head-too-large", "Head too large"
 
-
-class Internal(Refusal):
+class Internal(Refusal, status=500, code="internal", title="Internal error"):
     """Something went wrong here, not in the request. The log has it under the request id."""
 
-    status, code, title = 500, "internal", "Internal error"
 
-
-class Overloaded(Refusal):
+class Overloaded(Refusal, status=503, code="overloaded", title="Overloaded"):
     """Too many images are waiting; try again later."""
 
-    status, code, title = 503, "overloaded", "Overloaded"
 
-
-class Draining(Refusal):
+class Draining(Refusal, status=503, code="draining", title="Draining"):
     """This server is stopping; try again, and another will answer."""
 
-    status, code, title = 503, "draining", "Draining"
 
-
-class AuditUnavailable(Refusal):
+class AuditUnavailable(Refusal, status=503, code="audit-unavailable", title="Audit log unavailable"):
     """The answer could not be written to the audit log, which is required here."""
 
-    status, code, title = 503, "audit-unavailable", "Audit log unavailable"
 
-
-class CacheUnavailable(Refusal):
+class CacheUnavailable(Refusal, status=503, code="cache-unavailable", title="Cache unavailable"):
     """The cache, which holds what is to be forgotten, cannot be reached; try again later."""
 
-    status, code, title = 503, "cache-unavailable", "Cache unavailable"
 
-
-class StorageUnavailable(Refusal):
+class StorageUnavailable(Refusal, status=503, code="storage-unavailable", title="Storage unavailable"):
     """The disk with the kept images does not answer; try again later."""
 
-    status, code, title = 503, "storage-unavailable", "Storage unavailable"
 
-
-class StorageFull(Refusal):
+class StorageFull(Refusal, status=503, code="storage-full", title="Storage full"):
     """There is no room left to keep the image."""
 
-    status, code, title = 503, "storage-full", "Storage full"
 
-
-class TooLate(Refusal):
+class DeadlineExceeded(Refusal, status=504, code="deadline-exceeded", title="Deadline exceeded"):
     """The image could not be recognised within the deadline."""
-
-    status, code, title = 504, "too-late", "Too late"
 
 
 REFUSALS: dict[str, type[Refusal]] = {kind.code: kind for kind in Refusal.__subclasses__()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from eyespot.errors import Draining, Overloaded, Refusal, TooLate
+from eyespot.errors import DeadlineExceeded, Draining, Overloaded, Refusal
 from eyespot.telemetry import Metrics
 
 T = TypeVar("T")
@@ -22,17 +22,19 @@ T = TypeVar("T")
 class Plan:
     """`workers` images are seen to at once; the engine computes `streams` of them, each with `threads` threads.
 
-    An image that is alone gets `lone_threads`.
+    An image that is alone gets `latency_threads`.
     """
 
     workers: int
     streams: int
     threads: int
-    lone_threads: int
+    latency_threads: int
 
 
 _MAX_BOOKED_SECONDS = 30  # or who never comes back would send away for ever those who would
-MAX_LONE_THREADS = 16  # a layer of a small network takes some 100 µs then, and waiting for each other a good part of it
+MAX_LATENCY_THREADS = (
+    16  # a layer of a small network takes some 100 µs then, and waiting for each other a good part of it
+)
 
 
 def plan(workers: int | None = None, threads: int | None = None, cpus: int | None = None) -> Plan:
@@ -46,13 +48,13 @@ def plan(workers: int | None = None, threads: int | None = None, cpus: int | Non
     if workers is None:
         threads = threads or 1
         streams = max(1, cpus // threads)
-        return Plan(streams + 1, streams, threads, _lone(streams, threads, cpus))
+        return Plan(streams + 1, streams, threads, _latency(streams, threads, cpus))
     threads = threads or max(1, cpus // workers)
-    return Plan(workers, workers, threads, _lone(workers, threads, cpus))
+    return Plan(workers, workers, threads, _latency(workers, threads, cpus))
 
 
-def _lone(streams: int, threads: int, cpus: int) -> int:
-    return max(threads, min(cpus, streams * threads, MAX_LONE_THREADS))
+def _latency(streams: int, threads: int, cpus: int) -> int:
+    return max(threads, min(cpus, streams * threads, MAX_LATENCY_THREADS))
 
 
 def available_cpus(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -101,7 +103,7 @@ def _quota_v1(folder: Path) -> float | None:
         return None
 
 
-class CallerLeft(Exception):
+class ClientDisconnected(Exception):
     """Whoever waited for a call is gone."""
 
 
@@ -109,7 +111,7 @@ class _NotBegun(Exception):
     """The call's turn came too late, or nobody waited for it any more."""
 
 
-class Call(Generic[T]):
+class Job(Generic[T]):
     """One admitted call: it has a place, and as many may wait for its result as care to.
 
     Each waits for the deadline at most. It is begun as long as one of them still waits.
@@ -142,16 +144,16 @@ class Call(Generic[T]):
                 self.started = time.monotonic()
             return self.started
 
-    async def result(self, leaving: Callable[[], Awaitable[object]] | None = None) -> T:
+    async def result(self, disconnected: Callable[[], Awaitable[object]] | None = None) -> T:
         """What the call returned or raised, for one of those that wait; to be asked for once by each of them.
 
-        `leaving()` ends when that one has left.
+        `disconnected()` ends when that one has left.
 
         Raises:
-            TooLate: the deadline has passed.
-            CallerLeft: `leaving()` ended first.
+            DeadlineExceeded: the deadline has passed.
+            ClientDisconnected: `disconnected()` ended first.
         """
-        departure = [asyncio.ensure_future(leaving())] if leaving else []
+        departure = [asyncio.ensure_future(disconnected())] if disconnected else []
         awaited: list[asyncio.Future[Any]] = [self.future, *departure]
         try:
             # Only waited for: cancelling the future would free its place while it still stands in the executor's queue.
@@ -169,9 +171,9 @@ class Call(Generic[T]):
             for task in departure:
                 task.cancel()
         if any(task.done() for task in departure):
-            raise CallerLeft
+            raise ClientDisconnected
         limit = self._deadline_seconds
-        raise TooLate(f"The image was not recognised within {limit:g} s.", limit=limit)
+        raise DeadlineExceeded(f"The image was not recognised within {limit:g} s.", limit=limit)
 
 
 class WorkerPool:
@@ -216,7 +218,7 @@ class WorkerPool:
         """Seconds, at least 1, until the calls that have places now will have been served."""
         return max(1, math.ceil(self._taken * self._service_seconds / self.workers))
 
-    def start(self, function: Callable[..., T], *args: object, in_batch: bool = False) -> Call[T]:
+    def start(self, function: Callable[..., T], *args: object, in_batch: bool = False) -> Job[T]:
         """Give `function(*args)` a place, or let it in `in_batch`; whoever starts it is the first to wait for it.
 
         Raises:
@@ -231,7 +233,7 @@ class WorkerPool:
             else:
                 self._taken += 1
             self._last_sign_of_life = time.monotonic()
-        call = Call[T](self._deadline, self._lock)
+        call = Job[T](self._deadline, self._lock)
         try:
             future = self._executor.submit(self._begin, call, function, *args)
         except RuntimeError as error:  # the executor was shut down
@@ -259,7 +261,7 @@ class WorkerPool:
         """The result of `function(*args)` from a worker thread; raises what `start` and `Call.result` do."""
         return await self.start(function, *args).result()
 
-    def _begin(self, call: Call[T], function: Callable[..., T], *args: object) -> T:
+    def _begin(self, call: Job[T], function: Callable[..., T], *args: object) -> T:
         started = call.begin()
         if started is None:
             self._metrics.cancelled.inc()

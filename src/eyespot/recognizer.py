@@ -19,10 +19,10 @@ from eyespot.memory.audit import AuditLog
 from eyespot.memory.cache import Cache
 from eyespot.memory.deletions import Deletions
 from eyespot.memory.uploads import Uploads
-from eyespot.pool import Call, CallerLeft, WorkerPool
+from eyespot.pool import ClientDisconnected, Job, WorkerPool
 from eyespot.telemetry import Metrics, child
 from eyespot.types import AuditRow, Check
-from eyespot.vision.classifier import Classifier, Seen
+from eyespot.vision.classifier import Classifier, Scores
 from eyespot.vision.engines import TEMPERATURE
 
 _AT_ONCE: AbstractAsyncContextManager[None] = nullcontext()
@@ -37,7 +37,7 @@ class Image:
 
 
 @dataclass(slots=True)
-class Journey:
+class Trace:
     """What becomes of one request: who sent it and when, the seconds of each step, where the answer came from.
 
     Each image of a batch has one of its own, `started` with the batch.
@@ -78,7 +78,7 @@ class Recognizer:
         self.cache, self.audit, self.uploads = memory.cache, memory.audit, memory.uploads
         self._apart = apart
         self._present: Counter[str] = Counter()  # requests that are being answered, by the sha256 of their image
-        self._in_flight: dict[tuple[str, str], Call[Seen]] = {}  # by sha256 and variant
+        self._in_flight: dict[tuple[str, str], Job[Scores]] = {}  # by sha256 and variant
         self._deletions = Deletions()
         self._fingerprint = _fingerprint(classifier)
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
@@ -86,67 +86,67 @@ class Recognizer:
     async def recognize(
         self,
         image: Image,
-        journey: Journey,
-        leaving: Callable[[], Awaitable[object]] | None = None,
+        trace: Trace,
+        disconnected: Callable[[], Awaitable[object]] | None = None,
         *,
         in_batch: bool = False,
-    ) -> Seen:
-        """What is in one image; `journey` is filled on the way.
+    ) -> Scores:
+        """What is in one image; `trace` is filled on the way.
 
-        `leaving()` ends when whoever asked has left. An image that is `in_batch` waits for its turn among those of
+        `disconnected()` ends when whoever asked has left. An image that is `in_batch` waits for its turn among those of
         batches, and is not refused for want of a place.
 
         Raises:
             Refusal: the image cannot be recognised, or there is no room or no time for it.
-            CallerLeft: `leaving()` ended first.
+            ClientDisconnected: `disconnected()` ended first.
         """
-        journey.cache = "miss"  # unless it turns out otherwise
+        trace.cache = "miss"  # unless it turns out otherwise
         self._present[image.sha256] += 1
         try:
-            seen = await self._look_up(image.sha256, journey) or await self._see(image, journey, leaving, in_batch)
+            seen = await self._look_up(image.sha256, trace) or await self._see(image, trace, disconnected, in_batch)
             if self.uploads:
-                deleted = partial(self._deletions.since, image.sha256, journey.started)
+                deleted = partial(self._deletions.since, image.sha256, trace.started)
                 await self.uploads.keep(image.sha256, image.data, unless=deleted)
-        except CallerLeft:
+        except ClientDisconnected:
             raise
         except Exception as error:
-            await self._remember_refusal(image, journey, error if isinstance(error, Refusal) else Internal())
+            await self._remember_refusal(image, trace, error if isinstance(error, Refusal) else Internal())
             raise
         finally:
             self._present[image.sha256] -= 1
             if not self._present[image.sha256]:
                 del self._present[image.sha256]
-        await self._remember(image.sha256, len(image.data), journey, seen)
+        await self._remember(image.sha256, len(image.data), trace, seen)
         return seen
 
     # Apart from where it is caught: a name for it there closes a cycle through its traceback, and the image stays.
-    async def _remember_refusal(self, image: Image, journey: Journey, refusal: Refusal) -> None:
+    async def _remember_refusal(self, image: Image, trace: Trace, refusal: Refusal) -> None:
         if refusal.status in (415, 422):
             self.metrics.image_errors.labels(refusal.code).inc()
-        await self._remember(image.sha256, len(image.data), journey, refusal)
+        await self._remember(image.sha256, len(image.data), trace, refusal)
 
-    async def recall(self, sha256: str, journey: Journey) -> Seen | None:
+    async def recall(self, sha256: str, trace: Trace) -> Scores | None:
         """What is remembered of an image; None, and nothing is counted or recorded, when nothing is."""
-        seen = await self._look_up(sha256, journey)
+        seen = await self._look_up(sha256, trace)
         if seen:
-            await self._remember(sha256, seen.bytes, journey, seen)
+            await self._remember(sha256, seen.bytes, trace, seen)
         return seen
 
-    async def _remember(self, sha256: str, size: int, journey: Journey, outcome: Seen | Refusal) -> None:
-        child(self.metrics.cache, journey.cache).inc()
+    async def _remember(self, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> None:
+        child(self.metrics.cache, trace.cache).inc()
         if self.audit:
             begun = time.monotonic()
-            await self.audit.write(self._row(self.audit, sha256, size, journey, outcome))
-            journey.steps["remember"] = time.monotonic() - begun
+            await self.audit.write(self._row(self.audit, sha256, size, trace, outcome))
+            trace.steps["audit"] = time.monotonic() - begun
 
-    def _row(self, audit: AuditLog, sha256: str, size: int, journey: Journey, outcome: Seen | Refusal) -> AuditRow:
+    def _row(self, audit: AuditLog, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> AuditRow:
         seen, refusal = (None, outcome) if isinstance(outcome, Refusal) else (outcome, None)
         info = self.classifier.info
         return AuditRow(
             time=datetime.now(UTC),
-            request_id=journey.request_id,
-            address=audit.address(journey.address),
-            key=journey.key,
+            request_id=trace.request_id,
+            address=audit.address(trace.address),
+            key=trace.key,
             sha256=sha256,
             bytes=size,
             format=seen.format if seen else None,
@@ -158,8 +158,8 @@ class Recognizer:
             top5=self.classifier.top(seen, 5) if seen else [],
             status=refusal.status if refusal else 200,
             code=refusal.code if refusal else None,
-            cache=journey.cache or "miss",
-            steps={step: round(seconds * 1000, 1) for step, seconds in journey.steps.items()},
+            cache=trace.cache or "miss",
+            steps={step: round(seconds * 1000, 1) for step, seconds in trace.steps.items()},
         )
 
     async def forget(self, sha256: str) -> bool:
@@ -185,59 +185,59 @@ class Recognizer:
         """All that an answer depends on besides the image, and with it who may have it."""
         return f"{self._fingerprint}:{key}" if key in self._apart else self._fingerprint
 
-    async def _look_up(self, sha256: str, journey: Journey) -> Seen | None:
+    async def _look_up(self, sha256: str, trace: Trace) -> Scores | None:
         if not self.cache:
             return None
         started = time.monotonic()
-        packed = await self.cache.get(sha256, self._variant(journey.key))
-        journey.steps["look_up"] = time.monotonic() - started
+        packed = await self.cache.get(sha256, self._variant(trace.key))
+        trace.steps["cache"] = time.monotonic() - started
         if packed is None:
             return None
         try:
-            seen = Seen.unpack(packed, len(self.classifier.labels))
+            seen = Scores.unpack(packed, len(self.classifier.labels))
         except ValueError:  # somebody else's, in a Redis that is shared with more than this program
             self.metrics.cache_errors.inc()
             return None
-        journey.cache = "hit"
+        trace.cache = "hit"
         return seen
 
     async def _see(
-        self, image: Image, journey: Journey, leaving: Callable[[], Awaitable[object]] | None, in_batch: bool
-    ) -> Seen:
+        self, image: Image, trace: Trace, disconnected: Callable[[], Awaitable[object]] | None, in_batch: bool
+    ) -> Scores:
         asked = time.monotonic()
-        call = self._join(image, journey)
+        call = self._join(image, trace)
         if call:  # which takes nobody's turn
-            return await self._result(call, journey, leaving, asked)
+            return await self._result(call, trace, disconnected, asked)
         async with self.pool.batch_turns if in_batch else _AT_ONCE:
-            call = self._join(image, journey) or self._start(image, journey, in_batch)  # a twin may have come meanwhile
-            return await self._result(call, journey, leaving, asked)
+            call = self._join(image, trace) or self._start(image, trace, in_batch)  # a twin may have come meanwhile
+            return await self._result(call, trace, disconnected, asked)
 
-    def _join(self, image: Image, journey: Journey) -> Call[Seen] | None:
-        call = self._in_flight.get((image.sha256, self._variant(journey.key)))
+    def _join(self, image: Image, trace: Trace) -> Job[Scores] | None:
+        call = self._in_flight.get((image.sha256, self._variant(trace.key)))
         if not call or not call.join():
             return None
-        journey.cache = "joined"
+        trace.cache = "joined"
         return call
 
     async def _result(
-        self, call: Call[Seen], journey: Journey, leaving: Callable[[], Awaitable[object]] | None, asked: float
-    ) -> Seen:
+        self, call: Job[Scores], trace: Trace, disconnected: Callable[[], Awaitable[object]] | None, asked: float
+    ) -> Scores:
         try:
-            return await call.result(leaving)
+            return await call.result(disconnected)
         finally:
             begun = call.started or time.monotonic()
-            journey.steps["wait"] = max(0, begun - asked)
-            journey.steps["see"] = time.monotonic() - max(begun, asked)
+            trace.steps["queue"] = max(0, begun - asked)
+            trace.steps["infer"] = time.monotonic() - max(begun, asked)
 
-    def _start(self, image: Image, journey: Journey, in_batch: bool) -> Call[Seen]:
-        call = self.pool.start(self.classifier.see, image.data, in_batch=in_batch)
-        if self.cache and not self._deletions.since(image.sha256, journey.started):
-            name = image.sha256, self._variant(journey.key)
+    def _start(self, image: Image, trace: Trace, in_batch: bool) -> Job[Scores]:
+        call = self.pool.start(self.classifier.scores, image.data, in_batch=in_batch)
+        if self.cache and not self._deletions.since(image.sha256, trace.started):
+            name = image.sha256, self._variant(trace.key)
             self._in_flight[name] = call
             call.future.add_done_callback(partial(self._landed, self.cache, name, call))
         return call
 
-    def _landed(self, cache: Cache, name: tuple[str, str], call: Call[Seen], future: asyncio.Future[Seen]) -> None:
+    def _landed(self, cache: Cache, name: tuple[str, str], call: Job[Scores], future: asyncio.Future[Scores]) -> None:
         """Remember what was seen, even when nobody waits for it any more; unless it is to be forgotten."""
         if self._in_flight.get(name) is not call:
             return

@@ -101,7 +101,7 @@ class Metrics:
             registry=registry,
         )
         self.step_seconds = Histogram(
-            "eyespot_step_seconds", "Time in one step of the journey.", ["step"], buckets=_SECONDS, registry=registry
+            "eyespot_step_seconds", "Time in one step of the trace.", ["step"], buckets=_SECONDS, registry=registry
         )
         self.queue_depth = Gauge("eyespot_queue_depth", "Images that wait for a worker.", registry=registry)
         self.workers_busy = Gauge("eyespot_workers_busy", "Workers that are computing.", registry=registry)
@@ -131,6 +131,6 @@ class Metrics:
         )
 
     def observe_steps(self, steps: Mapping[str, float]) -> None:
-        """Count the seconds that an image spent in each step of its journey."""
+        """Count the seconds that an image spent in each step of its trace."""
         for step, seconds in steps.items():
             child(self.step_seconds, step).observe(seconds)

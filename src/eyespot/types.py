@@ -171,7 +171,7 @@ class Accuracy:
 class Quantization:
     """How the int8 network answers beside the float32 one, on images that it was not calibrated on."""
 
-    way: Annotated[str, Field(description="How it was calibrated: the best of several on these images.")]
+    preset: Annotated[str, Field(description="Calibration preset: the best of several on these images.")]
     calibrated_on: Annotated[int, Field(description="Images that it was calibrated on.")]
     measured_on: Annotated[int, Field(description="Other images, on which the rest was measured.")]
     agreement: Annotated[float, Field(ge=0, le=1, description="Share of them with the same likeliest class.")]

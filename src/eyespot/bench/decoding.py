@@ -12,7 +12,7 @@ from pydantic import Field
 
 from eyespot.bench import samples
 from eyespot.types import Recipe
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 
 SIZES = (
     ("JPEG", 500, 375),
@@ -42,7 +42,7 @@ def measure(data: bytes, kind: str, width: int, height: int, recipe: Recipe, sec
     plain: list[float] = []
     end = time.monotonic() + seconds
     while len(ours) < 3 or time.monotonic() < end:
-        ours.append(_ms(imaging.see, image, recipe))
+        ours.append(_ms(preprocess.preprocess, image, recipe))
         plain.append(_ms(see_plainly, image, recipe))
     return DecodeFigures(kind, width, height, median(ours), median(plain))
 

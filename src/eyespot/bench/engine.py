@@ -17,7 +17,7 @@ from eyespot.bench.figures import Agreement, Bound, EngineFigures, Job
 from eyespot.bench.host import resident_mb
 from eyespot.errors import EyespotError
 from eyespot.pool import Plan
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Confidences, Engine, Pixels, softmax
 
@@ -31,7 +31,7 @@ def measure(job: Job) -> EngineFigures:
     if job.only_bound:
         return EngineFigures(job.engine, job.precision, bound)
     engine = classifier.engine
-    pixels = [imaging.see(data, job.recipe).pixels[None] for data in images]
+    pixels = [preprocess.preprocess(data, job.recipe).pixels[None] for data in images]
     return EngineFigures(
         job.engine,
         job.precision,
@@ -61,7 +61,7 @@ def _open(job: Job, plan: Plan) -> Classifier:
         data_dir=job.setup.data_dir,
         streams=plan.streams,
         threads=plan.threads,
-        lone_threads=plan.lone_threads,
+        latency_threads=plan.latency_threads,
     )
 
 
@@ -69,7 +69,7 @@ def measure_bound(classifier: Classifier, images: list[bytes], plan: Plan, secon
     """Images a second of a loop of decode, crop and inference, by as many threads as a server has workers."""
     resident: list[float] = []
     images_per_second = rate(
-        lambda turn: classifier.see(images[turn % len(images)]),
+        lambda turn: classifier.scores(images[turn % len(images)]),
         plan.workers,
         seconds,
         meanwhile=lambda: resident.append(resident_mb()),
@@ -114,12 +114,12 @@ def rate(
 
 def one_image_ms(engine: Engine, pixels: list[Pixels], seconds: float) -> float:
     """Median milliseconds of one inference, when there is no other."""
-    engine.infer(pixels[0], alone=True)
+    engine.infer(pixels[0], exclusive=True)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         started = time.perf_counter()
-        engine.infer(pixels[len(times) % len(pixels)], alone=True)
+        engine.infer(pixels[len(times) % len(pixels)], exclusive=True)
         times.append(time.perf_counter() - started)
     return median(times) * 1000
 

@@ -31,7 +31,7 @@ def show(report: Report, console: Console) -> None:
 def _show_machine(report: MachineReport, console: Console) -> None:
     console.print(_heading(report.host), markup=False, soft_wrap=True)
     console.print(f"{report.model}, {report.images} images, {report.seconds:g} s each measurement\n")
-    console.print(_engines(report.engines, report.plan.lone_threads))
+    console.print(_engines(report.engines, report.plan.latency_threads))
     workers = report.plan.workers
     console.print(
         f"The bound: decode, crop and inference in a loop, by {workers} threads. No server here exceeds it.\n"
@@ -58,9 +58,9 @@ def _table(*columns: str, left: int = 0) -> Table:
     return table
 
 
-def _engines(rows: list[EngineFigures], lone_threads: int) -> Table:
+def _engines(rows: list[EngineFigures], latency_threads: int) -> Table:
     table = _table(
-        *("engine", "bound,\nimages/s", "infer,\nimages/s", "1 core,\nms", f"{lone_threads} cores,\nms"),
+        *("engine", "bound,\nimages/s", "infer,\nimages/s", "1 core,\nms", f"{latency_threads} cores,\nms"),
         *("MB", "torch's\ntop-1", "|Δp|"),
         left=1,
     )

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from eyespot.errors import Refusal, TooFewImages
 from eyespot.types import Recipe
-from eyespot.vision import export, imaging
+from eyespot.vision import export, preprocess
 
 MAX_IMAGES = 100
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -38,7 +38,7 @@ def load(folder: Path | None, max_bytes: int) -> list[bytes]:
 
 def _is_recognisable(data: bytes, max_bytes: int) -> bool:
     try:
-        imaging.see(data, _ANY_RECIPE)
+        preprocess.preprocess(data, _ANY_RECIPE)
     except Refusal:
         return False
     return len(data) <= max_bytes

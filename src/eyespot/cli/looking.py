@@ -58,7 +58,7 @@ def here(question: Question, workers: int | None) -> Iterator[Looker]:
 
     def look(path: str) -> tuple[list[Prediction], ImageInfo]:
         data = read_file(path)
-        seen = classifier.see(data)
+        seen = classifier.scores(data)
         image = ImageInfo(sha256(data).hexdigest(), seen.format, seen.width, seen.height)
         return classifier.top(seen, question.top_k, question.min_confidence), image
 
@@ -110,7 +110,7 @@ def find(looker: Looker, path: str) -> Finding:
         predictions, image = looker.look(path)
         looker.keep(path, predictions)
     except (EyespotError, OSError) as error:
-        if isinstance(error, NoAnswer) or (isinstance(error, Refusal) and not error.is_of_the_image):
+        if isinstance(error, NoAnswer) or (isinstance(error, Refusal) and not error.per_image):
             raise
         return Finding(path, predictions, image, looker.model if image else None, FileProblem.of(error))
     return Finding(path, predictions, image, looker.model)

@@ -38,13 +38,13 @@ def quantize(
         found = int8.read_images(images, entry.recipe, limit, progress, config.max_pixels, config.formats)
     for path in found.skipped:
         err.print(f"{path}: no image that can be read", markup=False, soft_wrap=True)
-    threads = pool.plan(config.workers, config.threads).lone_threads
+    threads = pool.plan(config.workers, config.threads).latency_threads
     with bar() as progress:
         place, report = int8.quantize(
             entry, classes, found, config.data_dir, threads=threads, force=force, progress=progress
         )
     table = Table("int8 beside float32", entry.name)
-    table.add_row("the best way", report.way)
+    table.add_row("the best way", report.preset)
     table.add_row("images calibrated on, measured on", f"{report.calibrated_on}, {report.measured_on}")
     table.add_row("same likeliest class", f"{report.agreement:.1%}")
     table.add_row("confidence apart, mean and worst", f"{report.mean_difference:.3f}, {report.worst_difference:.3f}")

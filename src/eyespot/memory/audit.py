@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 1000  # in one transaction
 _MAX_WAITING = 10_000  # rows; more are lost at once
-_PATIENCE_SECONDS = 3  # that a reply waits for its row; longer than the table's own limits
+_TIMEOUT_SECONDS = 3  # that a reply waits for its row; longer than the table's own limits
 _LOOK_SECONDS = 1  # between two looks at the database
 _PRUNE_SECONDS = 3600
 _PRUNE_AGAIN_SECONDS = 60  # when it failed
@@ -109,7 +109,7 @@ class AuditLog:
 
     def _hangs(self) -> bool:
         """Whether the thread has waited for the database for longer than any reply does."""
-        return time.monotonic() - self._began > _PATIENCE_SECONDS
+        return time.monotonic() - self._began > _TIMEOUT_SECONDS
 
     async def _written(self, row: AuditRow) -> str | None:
         loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ class AuditLog:
             self._writing = True
             loop.call_later(self._gather_seconds, self._hand_over)
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 reason: str | None = await written
         except TimeoutError:
             self.table.interrupt()
@@ -133,7 +133,7 @@ class AuditLog:
             AuditUnavailable: too many readers wait already, or the database cannot be read, or not in time.
         """
         if not self._places.acquire(blocking=False):
-            raise AuditUnavailable("The audit log is busy: too many are reading it.", retry_after=_PATIENCE_SECONDS)
+            raise AuditUnavailable("The audit log is busy: too many are reading it.", retry_after=_TIMEOUT_SECONDS)
         reading = self._readers.submit(self.table.rows, **question)
         reading.add_done_callback(lambda _: self._places.release())
         try:
@@ -168,10 +168,10 @@ class AuditLog:
         while self._gathered:
             self._hand_over()
         self._batches.put(None)
-        await asyncio.to_thread(self._thread.join, _PATIENCE_SECONDS)
+        await asyncio.to_thread(self._thread.join, _TIMEOUT_SECONDS)
         self._readers.shutdown(wait=False, cancel_futures=True)
         self.table.interrupt()  # or a database that hangs would keep the process from ending
-        await asyncio.to_thread(self._thread.join, _PATIENCE_SECONDS)
+        await asyncio.to_thread(self._thread.join, _TIMEOUT_SECONDS)
         self.table.close()
 
     def _work(self) -> None:

@@ -17,7 +17,7 @@ from eyespot.memory.audit_postgres import PostgresStore
 from eyespot.memory.audit_sqlite import SqliteStore
 from eyespot.types import AuditRow, Prediction
 
-PATIENCE_SECONDS = 2  # for a connection, a lock, or a statement that writes
+TIMEOUT_SECONDS = 2  # for a connection, a lock, or a statement that writes
 READ_SECONDS = 3  # for one page of rows, from when there is a connection
 
 _PRUNED_AT_ONCE = 5000  # rows, so that whoever writes meanwhile waits for milliseconds
@@ -243,9 +243,9 @@ class _Unanswered(SQLAlchemyError):
 
 def _store(url: str, data_dir: Path) -> SqliteStore | PostgresStore:
     if not url.startswith("sqlite"):
-        return PostgresStore(url, wait_seconds=PATIENCE_SECONDS, read_seconds=READ_SECONDS)
+        return PostgresStore(url, wait_seconds=TIMEOUT_SECONDS, read_seconds=READ_SECONDS)
     path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
-    return SqliteStore(path, wait_seconds=PATIENCE_SECONDS, read_seconds=READ_SECONDS)
+    return SqliteStore(path, wait_seconds=TIMEOUT_SECONDS, read_seconds=READ_SECONDS)
 
 
 def _columns(row: AuditRow, time: datetime | str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from cachetools import LRUCache
 
 from eyespot.errors import CacheUnavailable, InvalidSetting
-from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
+from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable
 from eyespot.telemetry import Metrics, event
 
 MEMORY_BYTES = 64 * 1024 * 1024
@@ -122,7 +122,7 @@ class RedisCache:
 
         # One more attempt: a connection that was cut while it was idle is opened anew within the same request.
         self._client = redis.Redis.from_url(
-            url, retry=Retry(NoBackoff(), 1), socket_timeout=PAUSE_SECONDS, socket_connect_timeout=PAUSE_SECONDS
+            url, retry=Retry(NoBackoff(), 1), socket_timeout=COOLDOWN_SECONDS, socket_connect_timeout=COOLDOWN_SECONDS
         )
         pool: Any = self._client.connection_pool
         pool.make_connection()  # raises when there is an option that it does not know
@@ -130,7 +130,7 @@ class RedisCache:
             raise ValueError("a database of Redis has a number")
         self._refused = ResponseError
         self._metrics = metrics
-        self._remote = Remote("cache")
+        self._remote = CircuitBreaker("cache")
         self._putting: set[asyncio.Task[Any]] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by sha256
         self._silent_until = -math.inf
@@ -155,7 +155,7 @@ class RedisCache:
     async def drop(self, sha256: str) -> bool:
         dropped = await self._in_turn(sha256, lambda: self._client.delete(_key(sha256)))
         if dropped is None:
-            raise CacheUnavailable(retry_after=PAUSE_SECONDS)
+            raise CacheUnavailable(retry_after=COOLDOWN_SECONDS)
         return bool(dropped)
 
     def _in_turn(self, sha256: str, command: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
@@ -185,7 +185,7 @@ class RedisCache:
             return None
         try:
             return await self._remote.ask(ask)
-        except Lost:
+        except StoreUnavailable:
             self._metrics.cache_errors.inc()
             return None
 

@@ -15,7 +15,7 @@ from eyespot.telemetry import Metrics, event
 T = TypeVar("T")
 
 SWEEP_SECONDS = 3600
-_PATIENCE_SECONDS = 2  # that a reply waits for its image; a stop gives late replies 5 s, of which the audit log has 3
+_TIMEOUT_SECONDS = 2  # that a reply waits for its image; a stop gives late replies 5 s, of which the audit log has 3
 _WRITERS = 4  # several files are synced in little more time than one
 _MAX_WRITING = 64  # images may wait for a writer
 _READERS = 8  # for admins, and for images that were sent again
@@ -29,7 +29,7 @@ class Uploads:
     that is being written may outlive its request: one for each writer.
     """
 
-    def __init__(self, folder: UploadFolder, metrics: Metrics, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+    def __init__(self, folder: UploadFolder, metrics: Metrics, patience_seconds: float = _TIMEOUT_SECONDS) -> None:
         self.folder = folder
         self._metrics = metrics
         self._patience = patience_seconds

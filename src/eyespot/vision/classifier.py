@@ -1,10 +1,11 @@
-"""Bytes in, confidences out: the manifest, the weights, an engine, imaging and labels, joined."""
+"""Bytes in, confidences out: the manifest, the weights, an engine, preprocess and labels, joined."""
 
 import builtins
 import logging
 import math
 import struct
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,18 +17,18 @@ import numpy.typing as npt
 from eyespot.errors import EngineUnavailable, GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
-from eyespot.vision import export, imaging, labels, precision, weights
+from eyespot.vision import export, labels, precision, preprocess, weights
 from eyespot.vision.engines import Confidences, Engine, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.precision import Comparison
 from eyespot.vision.weights import Entry
 
-_HEAD = struct.Struct("<4s8sIII")  # of a packed `Seen`: what it is, format, width, height, bytes
+_HEAD = struct.Struct("<4s8sIII")  # of a packed `Scores`: what it is, format, width, height, bytes
 _PACKED = b"eye2"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Scores:
     """What the network says of one image: all classes, likeliest first.
 
     `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
@@ -48,7 +49,7 @@ class Seen:
 
     @classmethod
     def unpack(cls, packed: builtins.bytes, classes: int) -> Self:
-        """Raises `ValueError` when these are not the bytes of a `Seen` of so many classes."""
+        """Raises `ValueError` when these are not the bytes of a `Scores` of so many classes."""
         if len(packed) != _HEAD.size + 8 * classes or not packed.startswith(_PACKED):
             raise ValueError("not the packed form of what a network said of an image")
         _, kind, width, height, size = _HEAD.unpack_from(packed)
@@ -58,7 +59,7 @@ class Seen:
 
 
 class Classifier:
-    """One network, ready; `see` and `classify` may be called from several threads at once."""
+    """One network, ready; `scores` and `classify` may be called from several threads at once."""
 
     def __init__(
         self,
@@ -67,8 +68,8 @@ class Classifier:
         engine: Engine,
         *,
         max_bytes: int = 5 * 1024 * 1024,
-        max_pixels: int = imaging.MAX_PIXELS,
-        formats: Collection[str] = imaging.FORMATS,
+        max_pixels: int = preprocess.MAX_PIXELS,
+        formats: Collection[str] = preprocess.FORMATS,
         stand_in: bool = False,
         record: Export | None = None,
         comparison: Comparison | None = None,
@@ -92,7 +93,7 @@ class Classifier:
         self.comparison = comparison
         self._record = record
         self._lock = threading.Lock()
-        self._in_sight = 0
+        self._running = 0
 
     @classmethod
     def open(
@@ -106,15 +107,15 @@ class Classifier:
         data_dir: Path | str = "data",
         streams: int = 1,
         threads: int = 1,
-        lone_threads: int | None = None,
+        latency_threads: int | None = None,
         max_bytes: int = 5 * 1024 * 1024,
-        max_pixels: int = imaging.MAX_PIXELS,
-        formats: Collection[str] = imaging.FORMATS,
+        max_pixels: int = preprocess.MAX_PIXELS,
+        formats: Collection[str] = preprocess.FORMATS,
     ) -> Self:
         """The network that the manifest calls `model`, verified, loaded, and exported first when that was never done.
 
-        The engine computes `streams` images at once, each with `threads` threads; one that is alone with
-        `lone_threads`, by default all of them. More threads than `streams` may call: their images are decoded
+        The engine computes `streams` images at once, each with `threads` threads; one that is exclusive with
+        `latency_threads`, by default all of them. More threads than `streams` may call: their images are decoded
         meanwhile, and the engines other than openvino compute them too.
 
         Raises:
@@ -133,7 +134,7 @@ class Classifier:
                 missing=next(iter(entries)),
                 remedy=weights.remedy(entries),
             )
-        plan = {"streams": streams, "threads": threads, "lone_threads": lone_threads or streams * threads}
+        plan = {"streams": streams, "threads": threads, "latency_threads": latency_threads or streams * threads}
         loaded, record, comparison = _load(entry, path, len(names), engine, precision, Path(data_dir), plan)
         return cls(
             entry,
@@ -147,29 +148,33 @@ class Classifier:
             comparison=comparison,
         )
 
-    def see(self, data: bytes) -> Seen:
-        """What the network says of one encoded image.
+    def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
+        """What the model says of one encoded image; `steps` is given the seconds of `decode` and `infer`.
 
         Raises:
-            Refusal: the image cannot be recognised; see `imaging.see`.
+            Refusal: the image cannot be recognised; see `preprocess`.
         """
+        started = time.monotonic()
         with self._lock:
-            self._in_sight += 1
+            self._running += 1
         try:
-            picture = imaging.see(
+            image = preprocess.preprocess(
                 data, self.recipe, max_pixels=self.card.limits.max_pixels, formats=self.card.limits.formats
             )
-            logits, _ = self.engine.infer(picture.pixels[None], alone=self._in_sight == 1)
+            decoded = time.monotonic()
+            logits, _ = self.engine.infer(image.pixels[None], exclusive=self._running == 1)
         finally:
             with self._lock:
-                self._in_sight -= 1
+                self._running -= 1
         confidences = softmax(logits[0])
         order = np.argsort(-confidences, kind="stable").astype(np.int32)
-        return Seen(order, confidences[order], picture.format, picture.width, picture.height, len(data))
+        if steps is not None:
+            steps["decode"], steps["infer"] = decoded - started, time.monotonic() - decoded
+        return Scores(order, confidences[order], image.format, image.width, image.height, len(data))
 
-    def top(self, seen: Seen, top_k: int, min_confidence: float = 0) -> list[Prediction]:
+    def top(self, scores: Scores, top_k: int, min_confidence: float = 0) -> list[Prediction]:
         """The `top_k` likeliest classes with at least `min_confidence`, likeliest first."""
-        likeliest = zip(seen.class_ids[:top_k].tolist(), seen.confidences[:top_k].tolist(), strict=True)
+        likeliest = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
         return [
             Prediction(label.class_id, label.wnid, label.label, round(confidence, 6))
             for label, confidence in ((self.labels[i], confidence) for i, confidence in likeliest)
@@ -178,14 +183,14 @@ class Classifier:
 
     def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0) -> list[Prediction]:
         """What is in one encoded image. Raises `Refusal` when it cannot be recognised."""
-        return self.top(self.see(data), top_k, min_confidence)
+        return self.top(self.scores(data), top_k, min_confidence)
 
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as torch recognised it."""
-        # Not by `see`: an operator may allow fewer formats or pixels than it has.
+        # Not by `scores`: an operator may allow fewer formats or pixels than it has.
         pixels = export.golden_pixels(self.recipe)
-        for alone in (True, False):
-            self._check_golden(softmax(self.engine.infer(pixels, alone=alone)[0][0]))
+        for exclusive in (True, False):
+            self._check_golden(softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0]))
 
     def _check_golden(self, confidences: Confidences) -> None:
         total = float(confidences.sum(dtype=np.float64))
@@ -235,4 +240,4 @@ def _load_torch(entry: Entry, path: Path, classes: int, plan: dict[str, int]) ->
         network = load_network(entry.architecture, path, classes, entry.recipe)
     except ModuleNotFoundError as error:
         raise EngineUnavailable(f"the engine torch needs `pip install eyespot[models]`: {error}") from error
-    return TorchEngine(network, threads=plan["threads"], lone_threads=plan["lone_threads"])
+    return TorchEngine(network, threads=plan["threads"], latency_threads=plan["latency_threads"])

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from eyespot.errors import EngineUnavailable, ExportRefused, EyespotError
 from eyespot.telemetry import event
 from eyespot.types import Quantization, Recipe
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 from eyespot.vision.engines import Confidences, Engine, Pixels, softmax
 from eyespot.vision.weights import Entry
 
@@ -119,7 +119,7 @@ def _read(place: Path) -> Export | None:
 
 
 def load(
-    engine: str, place: Path, *, precision: str, streams: int, threads: int, lone_threads: int, bf16: bool = False
+    engine: str, place: Path, *, precision: str, streams: int, threads: int, latency_threads: int, bf16: bool = False
 ) -> Engine:
     """The engine with the export at `place` in it. The numbers are those of `Classifier.open`.
 
@@ -133,17 +133,17 @@ def load(
         if engine == "onnxruntime":
             from eyespot.vision.engines.onnx import OnnxEngine
 
-            return OnnxEngine(place, streams=streams, threads=threads, lone_threads=lone_threads)
+            return OnnxEngine(place, streams=streams, threads=threads, latency_threads=latency_threads)
         if engine == "torchscript":
             from eyespot.vision.engines.torchscript import TorchScriptEngine
 
-            return TorchScriptEngine(place, threads=threads, lone_threads=lone_threads)
+            return TorchScriptEngine(place, threads=threads, latency_threads=latency_threads)
     except ModuleNotFoundError as error:
         raise EngineUnavailable(f"the engine {engine} needs `pip install eyespot[{engine}]`: {error}") from error
     from eyespot.vision.engines.openvino import OpenVinoEngine
 
     return OpenVinoEngine(
-        place, precision=precision, streams=streams, threads=threads, lone_threads=lone_threads, bf16=bf16
+        place, precision=precision, streams=streams, threads=threads, latency_threads=latency_threads, bf16=bf16
     )
 
 
@@ -180,7 +180,7 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
 
 def golden_pixels(recipe: Recipe) -> Pixels:
     """The sample image as the network takes it, uint8 (1, crop, crop, 3)."""
-    return imaging.see(SAMPLE.read_bytes(), recipe).pixels[None]
+    return preprocess.preprocess(SAMPLE.read_bytes(), recipe).pixels[None]
 
 
 def proof_images(recipe: Recipe) -> Pixels:
@@ -225,8 +225,8 @@ def _make_here(entry: Entry, classes: int, folder: Path, engine: str) -> None:
         version = _convert(engine, network, entry.recipe.crop, unfinished)
         np.savez(unfinished / "head.npz", **{k: v.numpy() for k, v in network.head.state_dict().items()})
         images = proof_images(entry.recipe)
-        expected = reference.TorchEngine(network, threads=threads, lone_threads=threads)
-        candidate = load(engine, unfinished, precision="f32", streams=1, threads=threads, lone_threads=threads)
+        expected = reference.TorchEngine(network, threads=threads, latency_threads=threads)
+        candidate = load(engine, unfinished, precision="f32", streams=1, threads=threads, latency_threads=threads)
         confidences = softmax(expected.infer(images[:1])[0][0])
         return Export(
             digest=entry.sha256,
@@ -240,7 +240,7 @@ def _make_here(entry: Entry, classes: int, folder: Path, engine: str) -> None:
             files={},
         )
 
-    settle(folder, folder_name(entry, engine), write)
+    publish(folder, folder_name(entry, engine), write)
 
 
 def _convert(engine: str, network: "Network", side: int, folder: Path) -> str:
@@ -265,7 +265,7 @@ def _convert(engine: str, network: "Network", side: int, folder: Path) -> str:
     return openvino.version
 
 
-def settle(folder: Path, name: str, write: Callable[[Path], Export], *, replace: bool = False) -> Path:
+def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace: bool = False) -> Path:
     """Give an export its name below `folder`, once `write` has put it into a folder of its own without an error.
 
     Where another process, which may be in use of it, was quicker, its export stays, unless `replace` says otherwise.

@@ -17,7 +17,7 @@ import numpy as np
 
 from eyespot.errors import EngineUnavailable, ExportRefused, Refusal, TooFewImages
 from eyespot.types import Quantization, Recipe
-from eyespot.vision import export, imaging
+from eyespot.vision import export, preprocess
 from eyespot.vision.engines import Confidences, Engine, Pixels, softmax
 from eyespot.vision.weights import Entry
 
@@ -33,7 +33,7 @@ _TIMED = 30  # inferences of each engine, in turn
 # layer or in all. Which way is best was seen to depend on the network and on the processor: on 200 photographs a
 # ResNet-18 kept 98 % of its top-1 with the first of these, and EfficientNet-Lite0 98.5 % with the third, where NNCF's
 # own settings kept 96.5 % and 95 %.
-WAYS: dict[str, tuple[bool, list[str], str, bool]] = {
+PRESETS: dict[str, tuple[bool, list[str], str, bool]] = {
     "additions in float, seven bits in the first layer": (False, ["Add"], "FIRST_LAYER", False),
     "additions in float, eight bits": (False, ["Add"], "DISABLE", False),
     "first layer in float, seven bits, biases corrected": (True, [], "ENABLE", True),
@@ -71,8 +71,8 @@ def read_images(
     recipe: Recipe,
     limit: int | None = None,
     progress: Progress = lambda *_: None,
-    max_pixels: int = imaging.MAX_PIXELS,
-    formats: Collection[str] = imaging.FORMATS,
+    max_pixels: int = preprocess.MAX_PIXELS,
+    formats: Collection[str] = preprocess.FORMATS,
 ) -> Images:
     """The images in a folder and below it, at most `limit` of them; other files are skipped.
 
@@ -95,7 +95,9 @@ def read_images(
             break
         progress("reading images", done, min(len(by_hash), limit or len(by_hash)))
         try:
-            pixels.append(imaging.see(path.read_bytes(), recipe, max_pixels=max_pixels, formats=formats).pixels)
+            pixels.append(
+                preprocess.preprocess(path.read_bytes(), recipe, max_pixels=max_pixels, formats=formats).pixels
+            )
         except (Refusal, OSError):
             skipped.append(path)
     if len(pixels) < MIN_IMAGES:
@@ -131,26 +133,26 @@ def quantize(
     measured: list[Quantization] = []
 
     def load(folder: Path, precision: str) -> Engine:
-        return export.load("openvino", folder, precision=precision, streams=1, threads=threads, lone_threads=threads)
+        return export.load("openvino", folder, precision=precision, streams=1, threads=threads, latency_threads=threads)
 
     def write(unfinished: Path) -> export.Export:
         before = load(base, "f32")
         with tempfile.TemporaryDirectory(dir=unfinished) as tries:
             candidates = {}
-            for done, name in enumerate(WAYS):
-                progress(f"calibrating, {name}", done, len(WAYS))
+            for done, name in enumerate(PRESETS):
+                progress(f"calibrating, {name}", done, len(PRESETS))
                 folder = Path(tries) / str(done)
                 _calibrate(base, images.calibration, name, folder)
                 candidates[name] = folder, load(folder, "int8")
             way = choose_way(before, {name: engine for name, (_, engine) in candidates.items()}, images.calibration)
             folder, after = candidates[way]
-            progress(f"measuring, {way}", len(WAYS), len(WAYS))
+            progress(f"measuring, {way}", len(PRESETS), len(PRESETS))
             measured.append(compare(before, after, images, way, force=force))
             for path in [*folder.iterdir(), base / "head.npz"]:
                 shutil.copy(path, unfinished)
         return record.model_copy(update={"precision": "int8", "quantization": measured[0]})
 
-    place = export.settle(folders[-1], export.folder_name(entry, "openvino", "int8"), write, replace=True)
+    place = export.publish(folders[-1], export.folder_name(entry, "openvino", "int8"), write, replace=True)
     return place, measured[0]
 
 
@@ -163,7 +165,7 @@ def _calibrate(base: Path, images: list[Pixels], way: str, folder: Path) -> None
     nncf.set_log_level(logging.WARNING)
     model = openvino.read(base)
     first = next(op.friendly_name for op in model.get_ordered_ops() if op.get_type_name() == "Convolution")
-    first_in_float, types_in_float, overflow, corrected = WAYS[way]
+    first_in_float, types_in_float, overflow, corrected = PRESETS[way]
     with contextlib.redirect_stdout(sys.stderr):  # where its progress bars belong
         quantized = nncf.quantize(
             model,
@@ -214,7 +216,7 @@ def compare(before: Engine, after: Engine, images: Images, way: str, *, force: b
         )
     seconds_before, seconds_after = seconds_each([before, after], images.held_out[0])
     return Quantization(
-        way=way,
+        preset=way,
         calibrated_on=len(images.calibration),
         measured_on=len(best),
         agreement=round(agreement, 4),
@@ -230,7 +232,7 @@ def _log(confidences: Confidences) -> Confidences:
 
 
 def _confidences(engine: Engine, images: list[Pixels]) -> Confidences:
-    return np.stack([softmax(engine.infer(image[None], alone=True)[0][0]) for image in images])
+    return np.stack([softmax(engine.infer(image[None], exclusive=True)[0][0]) for image in images])
 
 
 def seconds_each(engines: list[Engine], image: Pixels) -> list[float]:
@@ -239,6 +241,6 @@ def seconds_each(engines: list[Engine], image: Pixels) -> list[float]:
     for _ in range(_TIMED):
         for engine, taken in zip(engines, seconds, strict=True):
             started = time.perf_counter()
-            engine.infer(image[None], alone=True)
+            engine.infer(image[None], exclusive=True)
             taken.append(time.perf_counter() - started)
     return [median(taken) for taken in seconds]

@@ -40,7 +40,7 @@ class Admission:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             state = scope["state"]
-            state["journey"].address = self._address(scope)
+            state["trace"].address = self._address(scope)
             state["key"], state["admin"], state["charge"] = None, False, None
             if self._guards and scope["path"] not in _OPEN and not scope["path"].startswith(_OPEN_BELOW):
                 try:
@@ -71,12 +71,12 @@ class Admission:
             RateLimited: whoever sends it has sent too many.
         """
         state = scope["state"]
-        who, refusal = f"address:{state['journey'].address}", None
+        who, refusal = f"address:{state['trace'].address}", None
         if self._keys:
             sent = _credentials(scope["headers"])
             if key := self._keys.find_any(sent):
                 state["key"], state["admin"] = key.name, key.admin
-                state["journey"].key = key.name
+                state["trace"].key = key.name
                 state["facts"]["key"] = key.name
                 who = f"key:{key.name}"
             else:

@@ -11,7 +11,7 @@ from eyespot import errors
 from eyespot.errors import InvalidParameter, NotFound
 from eyespot.recognizer import Recognizer
 from eyespot.types import AuditPage
-from eyespot.vision.imaging import announced_format
+from eyespot.vision.preprocess import announced_format
 from eyespot.web import problems
 from eyespot.web.access import require_admin
 

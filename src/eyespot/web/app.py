@@ -19,7 +19,7 @@ from eyespot.web import STATIC, admin, batches, bodies, problems
 from eyespot.web.access import Admission, Keys, cors_origins
 from eyespot.web.addresses import trusted_networks
 from eyespot.web.limiter import Limiter
-from eyespot.web.middleware import BoundedBody, RequestContext, ShortWay
+from eyespot.web.middleware import BoundedBody, RequestLog, ShortWay
 from eyespot.web.routes import router
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
@@ -87,7 +87,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             expose_headers=["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
         )
     # The last one added is the outermost.
-    app.add_middleware(RequestContext, paths=frozenset(route.path for route in routes))
+    app.add_middleware(RequestLog, paths=frozenset(route.path for route in routes))
     _describe(app)
     return app
 

@@ -16,8 +16,8 @@ from starlette.datastructures import UploadFile
 
 from eyespot import errors
 from eyespot.errors import Internal, NoImage, Refusal, TooManyImages, UnsupportedBody
-from eyespot.pool import CallerLeft
-from eyespot.recognizer import Journey, Recognizer
+from eyespot.pool import ClientDisconnected
+from eyespot.recognizer import Recognizer, Trace
 from eyespot.telemetry import event
 from eyespot.types import Batch, BatchItem, ImageInfo
 from eyespot.web import header, images, openapi, problems
@@ -25,9 +25,9 @@ from eyespot.web.bodies import (
     BATCH_PATH,
     NOT_A_FILE,
     Parameters,
-    aside,
     from_base64,
     given_in,
+    in_thread_if_large,
     is_unfilled,
     media_type,
     parse_json,
@@ -55,7 +55,7 @@ class _Sent:
 
     async def decode(self) -> bytes:
         if isinstance(self.data, str):
-            return await aside(len(self.data), from_base64, self.data)
+            return await in_thread_if_large(len(self.data), from_base64, self.data)
         if isinstance(self.data, bytes):
             return self.data
         raise NoImage("An image in the list must be a base64 string.")
@@ -94,30 +94,30 @@ async def predict_batch(request: Request) -> Response:
     counts as a request for the rate limit.
     """
     recognizer: Recognizer = request.app.state.recognizer
-    journey: Journey = request.state.journey
+    trace: Trace = request.state.trace
     begun = time.monotonic()
-    journey.steps["admit"] = begun - journey.started
+    trace.steps["admit"] = begun - trace.started
     sent, given = await _read(request, request.app.state.batch_max)
     parameters = read_parameters({**request.query_params, **given}, recognizer.classifier.card.limits.max_top_k)
     if request.state.charge:
         await request.state.charge(len(sent))
-    journey.steps["read"] = time.monotonic() - begun
+    trace.steps["read"] = time.monotonic() - begun
     request.state.facts.update(images=len(sent), model=recognizer.classifier.info.name)
     items = _recognized(request, sent, parameters)
     if LINES in (header(request.scope, b"accept") or ""):
         return StreamingResponse(_lines(items), media_type=LINES, headers={"Vary": "Accept"})
     try:
         results = sorted([item async for item in items], key=lambda item: item.index)
-    except CallerLeft:
+    except ClientDisconnected:
         return Response(status_code=CLIENT_LEFT)
-    batch = Batch(results, recognizer.classifier.info, journey.request_id)
+    batch = Batch(results, recognizer.classifier.info, trace.request_id)
     body = _BATCH.dump_json(batch, exclude_none=True)
     return Response(body, media_type="application/json", headers={"Vary": "Accept"})
 
 
 async def _lines(items: AsyncGenerator[BatchItem, None]) -> AsyncIterator[bytes]:
     async with aclosing(items):
-        with suppress(CallerLeft):
+        with suppress(ClientDisconnected):
             async for item in items:
                 yield _ITEM.dump_json(item, exclude_none=True) + b"\n"
 
@@ -135,7 +135,7 @@ async def _read(request: Request, most: int) -> tuple[deque[_Sent], Mapping[str,
         sent, given = await _from_form(request, most)
     elif kind == "application/json":
         raw = await read_raw(request)
-        sent, given = await aside(len(raw), _from_json, raw, most)
+        sent, given = await in_thread_if_large(len(raw), _from_json, raw, most)
     else:
         raise UnsupportedBody("A batch is multipart/form-data with a file for each image, or application/json.")
     if not sent:
@@ -180,47 +180,49 @@ async def _recognized(request: Request, sent: deque[_Sent], parameters: Paramete
     """Each image as it is done; the bytes of an image are let go of with it.
 
     Raises:
-        CallerLeft: nobody waits for the rest, which is not begun.
+        ClientDisconnected: nobody waits for the rest, which is not begun.
     """
     # More than have their turn in the pool: the others are decoded from base64, looked up and recorded meanwhile.
     at_once = 2 * request.app.state.recognizer.pool.workers
-    leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # after the body comes the client's leaving
+    disconnected: asyncio.Future[Any] = asyncio.ensure_future(
+        request.receive()
+    )  # after the body comes the client's disconnected
     running: set[asyncio.Future[Any]] = set()
     refused = 0
     try:
         while sent or running:
             while sent and len(running) < at_once:
                 running.add(asyncio.create_task(_recognize(request, sent.popleft(), parameters)))
-            done, _ = await asyncio.wait({leaving, *running}, return_when=asyncio.FIRST_COMPLETED)
-            if leaving in done:
-                raise CallerLeft
+            done, _ = await asyncio.wait({disconnected, *running}, return_when=asyncio.FIRST_COMPLETED)
+            if disconnected in done:
+                raise ClientDisconnected
             running -= done
             for task in done:
                 refused += task.result().problem is not None
                 yield task.result()
     finally:
         request.state.facts["refused"] = refused
-        for task in (leaving, *running):
+        for task in (disconnected, *running):
             task.cancel()
 
 
 async def _recognize(request: Request, sent: _Sent, parameters: Parameters) -> BatchItem:
     """One item, whatever happens to it."""
     recognizer: Recognizer = request.app.state.recognizer
-    of_batch: Journey = request.state.journey
-    journey = Journey(of_batch.request_id, of_batch.address, of_batch.key, of_batch.started)
+    of_batch: Trace = request.state.trace
+    trace = Trace(of_batch.request_id, of_batch.address, of_batch.key, of_batch.started)
     try:
         image = await images.named(await sent.decode(), recognizer.classifier.card.limits.max_bytes)
-        seen = await recognizer.recognize(image, journey, in_batch=True)
+        seen = await recognizer.recognize(image, trace, in_batch=True)
         predictions = recognizer.classifier.top(seen, parameters.top_k, parameters.min_confidence)
         found = ImageInfo(image.sha256, seen.format, seen.width, seen.height)
-        return BatchItem(sent.index, sent.filename, predictions, found, journey.cache == "hit")
+        return BatchItem(sent.index, sent.filename, predictions, found, trace.cache == "hit")
     except Exception as error:
         if not isinstance(error, Refusal):
-            event("request_failed", logging.ERROR, exc_info=error, request_id=journey.request_id, index=sent.index)
-        return _refused(recognizer, sent, journey.request_id, error if isinstance(error, Refusal) else Internal())
+            event("request_failed", logging.ERROR, exc_info=error, request_id=trace.request_id, index=sent.index)
+        return _refused(recognizer, sent, trace.request_id, error if isinstance(error, Refusal) else Internal())
     finally:
-        recognizer.metrics.observe_steps(journey.steps)
+        recognizer.metrics.observe_steps(trace.steps)
 
 
 # Apart from where it is caught: a name for it there closes a cycle through its traceback, and the image stays.

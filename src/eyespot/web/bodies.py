@@ -94,7 +94,7 @@ def media_type(content_type: str) -> str:
     return content_type.split(";", 1)[0].strip().lower()
 
 
-async def aside(size: int, function: Callable[..., T], *args: object) -> T:
+async def in_thread_if_large(size: int, function: Callable[..., T], *args: object) -> T:
     """`function(*args)`, in a thread when it goes through so many bytes that it would hold up others."""
     return await asyncio.to_thread(function, *args) if size > _THREAD_FROM else function(*args)
 

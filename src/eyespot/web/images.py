@@ -10,16 +10,16 @@ from starlette.datastructures import FormData, UploadFile
 
 from eyespot.errors import NoImage, SeveralImages, UnsupportedBody
 from eyespot.recognizer import Image
-from eyespot.vision.imaging import announced_format
+from eyespot.vision.preprocess import announced_format
 from eyespot.web import header
 from eyespot.web.bodies import (
     NOT_A_FILE,
     NOTHING_GIVEN,
     Parameters,
-    aside,
     from_base64,
     given_in,
     image_too_large,
+    in_thread_if_large,
     is_unfilled,
     media_type,
     parse_json,
@@ -55,7 +55,7 @@ async def read(request: Request, max_bytes: int, classes: int) -> tuple[Image, P
         raw = await read_raw(request)
         if not raw:
             raise NoImage
-        body = await aside(len(raw), _from_json, raw) if kind == "application/json" else _raw(raw, kind)
+        body = await in_thread_if_large(len(raw), _from_json, raw) if kind == "application/json" else _raw(raw, kind)
     given = {**request.query_params, **body.given} if request.scope["query_string"] else body.given
     parameters = read_parameters(given, classes) if given else NOTHING_GIVEN
     return await named(body.data, max_bytes), parameters
@@ -73,7 +73,7 @@ async def named(data: bytes, max_bytes: int) -> Image:
     if len(data) > max_bytes:
         raise image_too_large(len(data), max_bytes)
     # Hashing is 4 times as fast as decoding.
-    return Image(data, await aside(len(data) // 4, lambda: hashlib.sha256(data).hexdigest()))
+    return Image(data, await in_thread_if_large(len(data) // 4, lambda: hashlib.sha256(data).hexdigest()))
 
 
 def _raw(raw: bytes, kind: str) -> _Body:

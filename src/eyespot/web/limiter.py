@@ -8,7 +8,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from eyespot.errors import InvalidSetting, RateLimited, TooManyImages
-from eyespot.memory.remote import PAUSE_SECONDS, Lost, Remote
+from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable
 from eyespot.web.addresses import parsed
 
 
@@ -177,12 +177,12 @@ class _RedisCounters:
         self._counters = counters
         self._pool = pool
         self._fallback = fallback
-        self._remote = Remote("rate_limit_storage")
+        self._remote = CircuitBreaker("rate_limit_storage")
 
     async def refusal(self, who: str, cost: int) -> RateLimited | None:
         try:
             return await self._remote.ask(lambda: self._counters.refusal(who, cost))
-        except Lost:
+        except StoreUnavailable:
             return await self._fallback.refusal(who, cost)
 
     async def close(self) -> None:
@@ -200,8 +200,8 @@ def _open_redis(url: str) -> tuple[Any, Any]:
     try:
         pool: Any = BlockingConnectionPool.from_url(
             url,
-            socket_timeout=PAUSE_SECONDS,
-            socket_connect_timeout=PAUSE_SECONDS,
+            socket_timeout=COOLDOWN_SECONDS,
+            socket_connect_timeout=COOLDOWN_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
         storage = aio.storage.RedisStorage(

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyespot.errors import Draining, Internal, Overloaded, Refusal, UploadStalled
 from eyespot.pool import WorkerPool
-from eyespot.recognizer import Journey
+from eyespot.recognizer import Trace
 from eyespot.telemetry import Metrics, child, event
 from eyespot.web import header, problems
 from eyespot.web.bodies import Bound
@@ -37,7 +37,7 @@ BoundOf = Callable[[str, str], Bound]
 """From a path and a content type: the bytes that such a body may have."""
 
 
-class RequestContext:
+class RequestLog:
     """Outermost: gives the request an id, answers what nobody else caught, and tells log and metrics of the end.
 
     Every reply says `nosniff`, whichever layer made it.
@@ -55,8 +55,8 @@ class RequestContext:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(header(scope, b"x-request-id"))
         state["facts"] = {}
-        state["journey"] = journey = Journey(request_id, scope["client"][0] if scope.get("client") else None)
-        journey.started = state.get("arrived", journey.started)  # of a request that a server of ours has read
+        state["trace"] = trace = Trace(request_id, scope["client"][0] if scope.get("client") else None)
+        trace.started = state.get("arrived", trace.started)  # of a request that a server of ours has read
         recognizer = scope["app"].state.recognizer
         status = 0
 
@@ -66,11 +66,11 @@ class RequestContext:
                 status = message["status"]
                 headers = [
                     (b"x-request-id", request_id.encode()),
-                    (b"server-timing", _server_timing(journey)),
+                    (b"server-timing", _server_timing(trace)),
                     _NOSNIFF,
                 ]
-                if journey.cache:
-                    headers.append((b"x-cache", journey.cache.encode()))
+                if trace.cache:
+                    headers.append((b"x-cache", trace.cache.encode()))
                 message["headers"] = [*message["headers"], *headers]
                 if recognizer.pool.draining:
                     MutableHeaders(scope=message)["Connection"] = "close"
@@ -94,24 +94,24 @@ class RequestContext:
         """Metrics and the access line of one request."""
         unrouted = scope["path"] if scope["path"] in self._paths else "unmatched"
         state, route = scope["state"], getattr(scope.get("route"), "path", unrouted)
-        journey: Journey = state["journey"]
-        seconds = time.monotonic() - journey.started
+        trace: Trace = state["trace"]
+        seconds = time.monotonic() - trace.started
         child(metrics.requests, route, status).inc()
         child(metrics.request_seconds, route).observe(seconds)
-        metrics.observe_steps(journey.steps)
+        metrics.observe_steps(trace.steps)
         if route not in _UNLOGGED:
             facts = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-            if journey.steps:
-                facts["steps"] = {step: round(took * 1000, 1) for step, took in journey.steps.items()}
-            if journey.cache:
-                facts["cache"] = journey.cache
-            event("request_answered", **facts, client=journey.address, request_id=state["request_id"], **state["facts"])
+            if trace.steps:
+                facts["steps"] = {step: round(took * 1000, 1) for step, took in trace.steps.items()}
+            if trace.cache:
+                facts["cache"] = trace.cache
+            event("request_answered", **facts, client=trace.address, request_id=state["request_id"], **state["facts"])
 
 
-def _server_timing(journey: Journey) -> bytes:
+def _server_timing(trace: Trace) -> bytes:
     """The steps so far, and all of the time so far, in milliseconds (W3C Server Timing)."""
-    total = ("total", time.monotonic() - journey.started)
-    return ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in (*journey.steps.items(), total)).encode()
+    total = ("total", time.monotonic() - trace.started)
+    return ", ".join(f"{step};dur={took * 1000:.1f}" for step, took in (*trace.steps.items(), total)).encode()
 
 
 def _request_id(given: str | None) -> str:

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from eyespot import errors
 from eyespot.errors import NotFound
-from eyespot.pool import CallerLeft
-from eyespot.recognizer import Journey, Recognizer
+from eyespot.pool import ClientDisconnected
+from eyespot.recognizer import Recognizer, Trace
 from eyespot.types import ImageInfo, Label, ModelCard, Readiness, Recognition
-from eyespot.vision.classifier import Seen
+from eyespot.vision.classifier import Scores
 from eyespot.web import STATIC, images, openapi, problems
 from eyespot.web.bodies import Parameters, read_parameters
 from eyespot.web.middleware import CLIENT_LEFT
@@ -68,7 +68,7 @@ def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
             errors.Draining,
             errors.AuditUnavailable,
             errors.StorageFull,
-            errors.TooLate,
+            errors.DeadlineExceeded,
         ),
     },
     openapi_extra=openapi.predict_request(),
@@ -78,30 +78,32 @@ async def predict(request: Request) -> Response:
     recognizer: Recognizer = request.app.state.recognizer
     limits = recognizer.classifier.card.limits
     state = request.scope["state"]
-    journey: Journey = state["journey"]
+    trace: Trace = state["trace"]
     begun = time.monotonic()
-    journey.steps["admit"] = begun - journey.started
+    trace.steps["admit"] = begun - trace.started
     image, parameters = await images.read(request, limits.max_bytes, limits.max_top_k)
-    journey.steps["read"] = time.monotonic() - begun
+    trace.steps["read"] = time.monotonic() - begun
     state["facts"].update(sha256=image.sha256, model=recognizer.classifier.info.name)
     try:
-        seen = await recognizer.recognize(image, journey, request.receive)  # after the body comes the client's leaving
-    except CallerLeft:
+        seen = await recognizer.recognize(
+            image, trace, request.receive
+        )  # after the body comes the client's disconnected
+    except ClientDisconnected:
         return Response(status_code=CLIENT_LEFT)
-    return _answer(recognizer, image.sha256, seen, parameters, journey)
+    return _answer(recognizer, image.sha256, seen, parameters, trace)
 
 
-def _answer(recognizer: Recognizer, sha256: str, seen: Seen, parameters: Parameters, journey: Journey) -> Response:
+def _answer(recognizer: Recognizer, sha256: str, seen: Scores, parameters: Parameters, trace: Trace) -> Response:
     begun = time.monotonic()
     recognition = Recognition(
         predictions=recognizer.classifier.top(seen, parameters.top_k, parameters.min_confidence),
         image=ImageInfo(sha256, seen.format, seen.width, seen.height),
         model=recognizer.classifier.info,
-        cached=journey.cache == "hit",
-        request_id=journey.request_id,
+        cached=trace.cache == "hit",
+        request_id=trace.request_id,
     )
     body = _RECOGNITION.dump_json(recognition)
-    journey.steps["answer"] = time.monotonic() - begun
+    trace.steps["respond"] = time.monotonic() - begun
     return _json(body)
 
 
@@ -135,14 +137,14 @@ async def result(
     Unless EYESPOT_CACHE_SCOPE is `key`, it tells every caller whether anyone has sent that image.
     """
     recognizer: Recognizer = request.app.state.recognizer
-    journey: Journey = request.state.journey
-    journey.steps["admit"] = time.monotonic() - journey.started
+    trace: Trace = request.state.trace
+    trace.steps["admit"] = time.monotonic() - trace.started
     parameters = read_parameters(request.query_params, recognizer.classifier.card.limits.max_top_k)
     request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
-    seen = await recognizer.recall(sha256, journey)
+    seen = await recognizer.recall(sha256, trace)
     if not seen:
         raise NotFound("No answer is remembered for this image; send it to /predict.")
-    return _answer(recognizer, sha256, seen, parameters, journey)
+    return _answer(recognizer, sha256, seen, parameters, trace)
 
 
 @router.get(

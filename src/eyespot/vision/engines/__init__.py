@@ -16,14 +16,14 @@ class Engine(Protocol):
 
     `infer` may be called from several threads at once. Its input is uint8 RGB of shape (n, side, side, 3), as it was
     decoded. It returns float32 logits of shape (n, classes) and, when asked, the last feature map, float32 of shape
-    (n, channels, height, width). A call that is `alone` may use every core that the process has; others share them.
+    (n, channels, height, width). A call that is `exclusive` may use every core that the process has; others share them.
     """
 
     name: str
     precision: str
 
     def infer(
-        self, pixels: Pixels, *, features: bool = False, alone: bool = False
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
     ) -> tuple[Logits, Features | None]: ...
 
 

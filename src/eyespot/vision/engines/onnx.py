@@ -17,7 +17,7 @@ class OnnxEngine:
     name = "onnxruntime"
     precision = "f32"
 
-    def __init__(self, folder: Path, *, streams: int, threads: int, lone_threads: int) -> None:
+    def __init__(self, folder: Path, *, streams: int, threads: int, latency_threads: int) -> None:
         def session(threads: int) -> onnxruntime.InferenceSession:
             options = onnxruntime.SessionOptions()
             # Left to itself it takes a thread for each core of the machine and binds it there, which a container may
@@ -30,10 +30,12 @@ class OnnxEngine:
         # Each caller's own thread works too, and what a session has beyond one is shared by all callers.
         shared = threads if threads == 1 else streams * threads
         self._shared = session(shared)
-        self._lone = self._shared if lone_threads == shared else session(lone_threads)
+        self._latency = self._shared if latency_threads == shared else session(latency_threads)
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
-        session = self._lone if alone else self._shared
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
+        session = self._latency if exclusive else self._shared
         wanted = ["logits", "features"] if features else ["logits"]
         answers = [session.run(wanted, {"pixels": image}) for image in np.ascontiguousarray(pixels)[:, None]]
         logits, *maps = (np.concatenate(parts) for parts in zip(*answers, strict=True))

@@ -41,7 +41,7 @@ class OpenVinoEngine:
     """A model in OpenVINO's own form, as `convert` writes it: one image in, logits and feature map out.
 
     It is compiled twice where that makes a difference: in `streams` that share nothing, for many callers, and in one
-    that has `lone_threads` threads, for a caller who is alone.
+    that has `latency_threads` threads, for a caller who is exclusive.
 
     `precision` is that of the weights, f32 or int8. With `bf16`, what is floating point is computed in bf16.
 
@@ -52,7 +52,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, folder: Path, *, precision: str, streams: int, threads: int, lone_threads: int, bf16: bool = False
+        self, folder: Path, *, precision: str, streams: int, threads: int, latency_threads: int, bf16: bool = False
     ) -> None:
         self.precision = "bf16" if bf16 and precision == "f32" else precision
         self._own = threading.local()  # an inference request serves one thread at a time
@@ -76,18 +76,20 @@ class OpenVinoEngine:
             return core.compile_model(model, "CPU", options)
 
         self._shared = compiled(streams, threads)
-        self._lone = compiled(1, lone_threads) if (1, lone_threads) != (streams, threads) else self._shared
-        # The first inference of a process must be alone: two threads in it at once were seen to wait for each other for
-        # ever, in 3 of 49 starts on busy cores.
+        self._latency = compiled(1, latency_threads) if (1, latency_threads) != (streams, threads) else self._shared
+        # The first inference of a process must run alone: two threads in it at once were seen to wait for each other
+        # for ever, in 3 of 49 starts on busy cores.
         black = np.zeros((1, *self._shared.input(0).shape[1:]), np.uint8)
         self.infer(black)
-        self.infer(black, alone=True)
+        self.infer(black, exclusive=True)
         # Both forms hold the weights as the processor wants them; the file's own pages, 45 MB for a ResNet-18, are not
         # needed any more. Where they are, they come back from the file.
         self._weights.madvise(mmap.MADV_DONTNEED)
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
-        request = self._request(alone)
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
+        request = self._request(exclusive)
         logits, feature_maps = [], []
         for image in np.ascontiguousarray(pixels)[:, None]:
             request.infer({0: image}, share_inputs=True)
@@ -97,10 +99,13 @@ class OpenVinoEngine:
                 feature_maps.append(request.get_output_tensor(1).data.copy())
         return np.concatenate(logits), np.concatenate(feature_maps) if features else None
 
-    def _request(self, alone: bool) -> openvino.InferRequest:
+    def _request(self, exclusive: bool) -> openvino.InferRequest:
         if not hasattr(self._own, "requests"):
-            self._own.requests = {True: self._lone.create_infer_request(), False: self._shared.create_infer_request()}
-        return self._own.requests[alone]
+            self._own.requests = {
+                True: self._latency.create_infer_request(),
+                False: self._shared.create_infer_request(),
+            }
+        return self._own.requests[exclusive]
 
 
 def convert(program: object, side: int, folder: Path) -> None:

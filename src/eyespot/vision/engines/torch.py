@@ -81,12 +81,14 @@ class TorchEngine:
     name = "torch"
     precision = "f32"
 
-    def __init__(self, network: torch.nn.Module, *, threads: int, lone_threads: int) -> None:
+    def __init__(self, network: torch.nn.Module, *, threads: int, latency_threads: int) -> None:
         self._network = network
-        self._threads = {False: threads, True: lone_threads}
+        self._threads = {False: threads, True: latency_threads}
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
-        torch.set_num_threads(self._threads[alone])  # of the thread that calls it, and of threads to come
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
+        torch.set_num_threads(self._threads[exclusive])  # of the thread that calls it, and of threads to come
         with torch.inference_mode():
             logits, feature_map = self._network(torch.tensor(pixels))
         return logits.numpy(), feature_map.numpy() if features else None

@@ -18,14 +18,14 @@ class TorchScriptEngine(TorchEngine):
 
     name = "torchscript"
 
-    def __init__(self, folder: Path, *, threads: int, lone_threads: int) -> None:
+    def __init__(self, folder: Path, *, threads: int, latency_threads: int) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", _DEPRECATED)
             program = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(folder / "model.pt"), map_location="cpu"
             )
             optimized = torch.jit.optimize_for_inference(program)
-        super().__init__(optimized, threads=threads, lone_threads=lone_threads)
+        super().__init__(optimized, threads=threads, latency_threads=latency_threads)
 
 
 def convert(network: torch.nn.Module, side: int, folder: Path) -> None:

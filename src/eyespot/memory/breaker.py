@@ -11,15 +11,15 @@ from eyespot.telemetry import event
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 0.05  # that whoever asks waits for it
-PAUSE_SECONDS = 1  # for which it is left alone when it did not answer
+TIMEOUT_SECONDS = 0.05  # that whoever asks waits for it
+COOLDOWN_SECONDS = 1  # for which it is left alone when it did not answer
 
 
-class Lost(Exception):
+class StoreUnavailable(Exception):
     """It did not answer, or has not answered lately."""
 
 
-class Remote:
+class CircuitBreaker:
     """Asks it, for 50 ms at most; one that does not answer is left alone for a second, and then tried by one request.
 
     Says so in the events `{name}_lost` and `{name}_found`.
@@ -40,21 +40,21 @@ class Remote:
         """What `question()` returns.
 
         Raises:
-            Lost: it raised something, or takes too long.
+            StoreUnavailable: it raised something, or takes too long.
         """
         if self.is_left_alone:
-            raise Lost
+            raise StoreUnavailable
         if self.lost:
-            self._alone_until = time.monotonic() + PAUSE_SECONDS  # so that no other request waits for it
+            self._alone_until = time.monotonic() + COOLDOWN_SECONDS  # so that no other request waits for it
         # What is late goes on, or a server to which it takes longer to connect would never be connected to.
         asked = asyncio.create_task(question())
         self._asked.add(asked)
         asked.add_done_callback(self._ended)
-        await asyncio.wait({asked}, timeout=PATIENCE_SECONDS)
-        error = asked.exception() if asked.done() else TimeoutError(f"no answer within {PATIENCE_SECONDS * 1000:g} ms")
+        await asyncio.wait({asked}, timeout=TIMEOUT_SECONDS)
+        error = asked.exception() if asked.done() else TimeoutError(f"no answer within {TIMEOUT_SECONDS * 1000:g} ms")
         if error:
             self._lose(error)
-            raise Lost from error
+            raise StoreUnavailable from error
         if self.lost:
             self.lost, self._alone_until = None, -math.inf
             event(f"{self._name}_found")
@@ -65,7 +65,7 @@ class Remote:
         if not self.lost:
             event(f"{self._name}_lost", logging.WARNING, reason=reason)
         self.lost = reason
-        self._alone_until = time.monotonic() + PAUSE_SECONDS
+        self._alone_until = time.monotonic() + COOLDOWN_SECONDS
 
     def _ended(self, asked: asyncio.Task[Any]) -> None:
         self._asked.discard(asked)

@@ -30,9 +30,9 @@ def test_there_is_loopback_and_nothing_else(host: str, reached: bool) -> None:
     assert reached or "Network is unreachable" in done.stderr
 
 
-@pytest.mark.parametrize("journey", JOURNEYS)
-def test_a_journey_needs_no_network(journey: str, tmp_path: Path) -> None:
-    pytest_ = [sys.executable, "-m", "pytest", "-n0", "--basetemp", str(tmp_path / "inside"), journey]
+@pytest.mark.parametrize("trace", JOURNEYS)
+def test_a_journey_needs_no_network(trace: str, tmp_path: Path) -> None:
+    pytest_ = [sys.executable, "-m", "pytest", "-n0", "--basetemp", str(tmp_path / "inside"), trace]
     done = subprocess.run([*LOOPBACK_ONLY, *pytest_], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout

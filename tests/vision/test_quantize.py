@@ -90,7 +90,7 @@ def older(entry: Entry, base: tuple[Path, export.Export], data_dir: Path) -> Pat
 
     (data_dir / "exports").mkdir(parents=True)
     (data_dir / "exports" / base[0].name).symlink_to(base[0])
-    return export.settle(data_dir / "exports", export.folder_name(entry, "openvino", "int8"), write)
+    return export.publish(data_dir / "exports", export.folder_name(entry, "openvino", "int8"), write)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_the_report_is_printed_and_is_on_the_card(quantized: Quantized) -> None:
     report = quantized.report
     rows = [line.split("│")[1:3] for line in quantized.done.stdout.splitlines() if line.startswith("│")]
     table = {name.strip(): value.strip() for name, value in rows}
-    assert table["the best way"] == report.way
+    assert table["the best way"] == report.preset
     assert table["images calibrated on, measured on"] == f"{report.calibrated_on}, {report.measured_on}"
     assert table["same likeliest class"] == f"{report.agreement:.1%}"
     apart = f"{report.mean_difference:.3f}, {report.worst_difference:.3f}"
@@ -134,7 +134,7 @@ def test_the_report_is_printed_and_is_on_the_card(quantized: Quantized) -> None:
 def test_every_different_image_is_either_calibrated_or_measured_on(quantized: Quantized) -> None:
     report = quantized.report
     assert (report.calibrated_on, report.measured_on) == (26, 14)
-    assert report.way in quantize.WAYS
+    assert report.preset in quantize.PRESETS
     assert (report.agreement * 14) == pytest.approx(round(report.agreement * 14), abs=1e-3)
     assert 0 < report.mean_difference < report.worst_difference < 1
 
@@ -198,7 +198,7 @@ class Knows(FakeEngine):
         self.clock = clock
         self.seconds = seconds or (1.0,)
 
-    def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
+    def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
         if self.clock:
             self.clock.now += self.seconds[self.calls % len(self.seconds)]
         self.calls += 1
@@ -283,7 +283,7 @@ def test_the_figures_of_the_report_are_those_of_the_images_held_out(clock: Clock
     answers[27] = [0.3, 0.6, 0.1]
     before, after = Knows([SURE] * 30, clock, 1 / 25), Knows(answers, clock, 1 / 100)
     assert quantize.compare(before, after, numbered(30), "a way", force=False) == Quantization(
-        way="a way",
+        preset="a way",
         calibrated_on=20,
         measured_on=10,
         agreement=0.9,

@@ -327,7 +327,7 @@ def test_every_image_leaves_a_row_and_a_count(tmp_path: Any) -> None:
         assert sorted(row["status"] for row in rows) == [200, 200, 200, 415]
         assert {row["request_id"] for row in rows} == {reply.headers["x-request-id"]}
         assert {row["key"] for row in rows} == {"boss"}
-        assert metric(served, 'eyespot_step_seconds_count{step="see"}') == 4
+        assert metric(served, 'eyespot_step_seconds_count{step="infer"}') == 4
         assert metric(served, 'eyespot_refused_total{code="unsupported-format"}') == 1
 
 

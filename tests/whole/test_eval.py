@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyespot.vision import imaging
-from eyespot.vision.classifier import Classifier, Seen
+from eyespot.vision import preprocess
+from eyespot.vision.classifier import Classifier, Scores
 from eyespot.vision.engines import Confidences
 from eyespot.vision.engines.openvino import has_bf16
 from tests import makers
@@ -110,7 +110,7 @@ def test_bf16_keeps_the_top1_of_the_reference(data_dir: Path) -> None:
     if not has_bf16():
         pytest.skip("this processor does not compute in bf16 natively")
     manifest = EVAL / "manifest.toml"
-    model = Classifier.open(manifest, "resnet18-eval", precision="bf16", data_dir=data_dir, lone_threads=2)
+    model = Classifier.open(manifest, "resnet18-eval", precision="bf16", data_dir=data_dir, latency_threads=2)
     same, worst = agreement(answers_of(model))
     print(f"same top-1 {same}/200, worst difference {worst:.4f}")
     assert same >= 197
@@ -135,7 +135,7 @@ def test_int8_from_other_photographs_keeps_the_top1_of_the_reference(
         timeout=600,
     )
     model = Classifier.open(
-        EVAL / "manifest.toml", "resnet18-eval", precision="int8", data_dir=tmp_path, lone_threads=2
+        EVAL / "manifest.toml", "resnet18-eval", precision="int8", data_dir=tmp_path, latency_threads=2
     )
     answers = answers_of(model)
     same, worst = agreement(answers)
@@ -145,7 +145,7 @@ def test_int8_from_other_photographs_keeps_the_top1_of_the_reference(
     assert top1 >= accuracy([{best: p} for best, p in reference()])[0] - 0.01
 
 
-def in_order(seen: Seen) -> Confidences:
+def in_order(seen: Scores) -> Confidences:
     """Confidences in the order of class_id."""
     return seen.confidences[np.argsort(seen.class_ids)]
 
@@ -159,10 +159,10 @@ def test_large_jpegs_are_recognised_as_at_full_scale(data_dir: Path, monkeypatch
         factor = (1501 if number % 5 else 3001) / min(small.size)
         size = tuple(min(round(side * factor), 8001) for side in small.size)
         data = makers.encode(small.resize(size, Image.Resampling.BICUBIC), quality=90)  # type: ignore[arg-type]
-        reduced = in_order(model.see(data))
+        reduced = in_order(model.preprocess(data))
         with monkeypatch.context() as whole:
-            whole.setattr(imaging, "_REDUCED_SIDE", 1000)
-            full = in_order(model.see(data))
+            whole.setattr(preprocess, "_REDUCED_SIDE", 1000)
+            full = in_order(model.preprocess(data))
         best = int(full.argmax())
         same.append(int(reduced.argmax()) == best)
         close.append(abs(float(reduced[best] - full[best])) <= 0.02)

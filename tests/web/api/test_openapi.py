@@ -82,7 +82,7 @@ def test_it_describes_every_problem_that_predict_answers(document: dict[str, Any
     }
     assert {(status, code) for _, status, code in BAD.values()} <= described
     assert {(REFUSALS[code].status, code) for _, code in described} == described
-    assert {(503, "overloaded"), (504, "too-late"), (500, "internal"), (422, "invalid-parameter")} <= described
+    assert {(503, "overloaded"), (504, "deadline-exceeded"), (500, "internal"), (422, "invalid-parameter")} <= described
 
 
 def test_its_examples_fit_its_schemas(document: dict[str, Any]) -> None:

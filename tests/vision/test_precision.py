@@ -31,7 +31,9 @@ class Timed:
         self.precision = precision
         self._milliseconds, self._sees, self._now = milliseconds, sees, now
 
-    def infer(self, pixels: Pixels, *, features: bool = False, alone: bool = False) -> tuple[Logits, Features | None]:
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
         self._now[0] += self._milliseconds / 1000
         return np.eye(10, dtype=np.float32)[[self._sees]] * 9, None
 

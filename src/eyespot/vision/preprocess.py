@@ -94,7 +94,7 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ModelInput:
     """What the network looks at, and what it was cut from.
 
     `pixels` is uint8 RGB of shape (crop, crop, 3); `width` and `height` are those of the upright image.
@@ -106,7 +106,9 @@ class Picture:
     height: int
 
 
-def see(data: bytes, recipe: Recipe, *, max_pixels: int = MAX_PIXELS, formats: Collection[str] = FORMATS) -> Picture:
+def preprocess(
+    data: bytes, recipe: Recipe, *, max_pixels: int = MAX_PIXELS, formats: Collection[str] = FORMATS
+) -> ModelInput:
     """The part of an encoded image that a network looks at.
 
     Raises:
@@ -196,7 +198,7 @@ def check_memory(coefficients: int, bitmap: Image.Image, max_pixels: int) -> Non
         )
 
 
-def _decode(kind: str, data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
+def _decode(kind: str, data: bytes, recipe: Recipe, max_pixels: int) -> ModelInput:
     """The first frame. Raises whatever Pillow raises.
 
     The crop is taken before it is turned, for the same pixels at a fraction of the work. At a reduced scale its box is
@@ -222,7 +224,7 @@ def _decode(kind: str, data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
     if turn:
         box = _stored_box(box, size, turn)
     pixels = crop(image, box, scale, recipe)
-    return Picture(np.asarray(pixels.transpose(turn.transpose) if turn else pixels), kind.upper(), *upright)
+    return ModelInput(np.asarray(pixels.transpose(turn.transpose) if turn else pixels), kind.upper(), *upright)
 
 
 def _stored_box(box: Box, size: Size, turn: _Turn) -> Box:

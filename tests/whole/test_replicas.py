@@ -212,7 +212,7 @@ def test_a_replica_is_stopped_and_another_takes_its_place_under_load_and_no_requ
 @pytest.mark.needs("postgres")
 def test_replicas_share_answers_limits_and_the_audit_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that the profile of docker-compose.yml puts together, but for the containers."""
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 30)  # a Redis on busy cores is slow, and not lost
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 30)  # a Redis on busy cores is slow, and not lost
     engines = [FakeEngine(), FakeEngine()]
     with redis_server() as redis, postgres_server() as postgres, ExitStack() as stack:
         settings = {

@@ -26,14 +26,14 @@ from starlette.routing import Route
 
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory import remote
-from eyespot.recognizer import Journey
+from eyespot.recognizer import Trace
 from eyespot.telemetry import Metrics
 from eyespot.web import access, problems
 from eyespot.web import limiter as limiting
 from eyespot.web.access import Admission, Key, Keys, cors_origins, require_admin
 from eyespot.web.addresses import client_address, trusted_networks
 from eyespot.web.limiter import Limiter
-from eyespot.web.middleware import RequestContext
+from eyespot.web.middleware import RequestLog
 from tests.services import RedisServer, redis_server
 
 SECRET = "correct-horse"
@@ -563,7 +563,7 @@ def test_libraries_are_loaded_with_the_first_limit() -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that works is not lost because this machine is busy."""
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 30)
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 30)
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -629,14 +629,14 @@ def test_a_redis_that_hangs_for_a_while(
     async def scenario(server: RedisServer) -> None:
         async with limiter("2/hour", server.url) as two:
             with monkeypatch.context() as patience:
-                patience.setattr(remote, "PATIENCE_SECONDS", 30)
+                patience.setattr(remote, "TIMEOUT_SECONDS", 30)
                 assert await passed(two, "key:alice", 1) == 1
             server.pause()
             assert await passed(two, "key:alice", 5) == 2
             assert events(log) == ["rate_limit_storage_lost"]
             server.resume()
             clock.advance(1)
-            monkeypatch.setattr(remote, "PATIENCE_SECONDS", 30)
+            monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 30)
             assert await passed(two, "key:bob", 5) == 2
             assert events(log) == ["rate_limit_storage_lost", "rate_limit_storage_found"]
 
@@ -738,7 +738,7 @@ def test_one_request_at_a_time_tries_a_redis_that_is_lost(
 
 
 def test_an_attempt_that_fails_late_is_no_complaint_of_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0)
     complaints: list[Any] = []
 
     async def scenario() -> None:
@@ -768,7 +768,7 @@ def app_with(keys: str = "", rate: str = "", trusted: str = "") -> FastAPI:
         trusted=trusted_networks(trusted),
         limiter=Limiter.open(rate, "memory://") if rate else None,
     )
-    app.add_middleware(RequestContext, paths=frozenset({"/predict"}))
+    app.add_middleware(RequestLog, paths=frozenset({"/predict"}))
 
     @app.get("/admin", dependencies=[Depends(require_admin)])
     async def admin() -> str:
@@ -777,7 +777,7 @@ def app_with(keys: str = "", rate: str = "", trusted: str = "") -> FastAPI:
     @app.get("/{path:path}")
     async def everything(request: Request) -> dict[str, object]:
         state = request.state
-        return {"address": state.journey.address, "key": state.key, "admin": state.admin, "facts": state.facts}
+        return {"address": state.trace.address, "key": state.key, "admin": state.admin, "facts": state.facts}
 
     return app
 
@@ -877,7 +877,7 @@ def test_hostile_headers_are_no_key(headers: list[tuple[bytes, bytes]]) -> None:
     async def send(message: Any) -> None:
         answers.append(message)
 
-    state = {"facts": {}, "request_id": "1", "journey": Journey("1")}
+    state = {"facts": {}, "request_id": "1", "trace": Trace("1")}
     scope = {"type": "http", "path": "/predict", "headers": headers, "client": None, "state": state, "app": app_with()}
     asyncio.run(Admission(app, Keys.read(KEYS), (), None)(scope, None, send))  # type: ignore[arg-type]
     assert answers[0]["status"] == 401

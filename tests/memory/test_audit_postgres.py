@@ -222,7 +222,7 @@ def test_rows_that_are_refused_cost_no_others(database: Database) -> None:
 def test_nobody_waits_while_a_database_that_is_gone_is_looked_for(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_module, "_PATIENCE_SECONDS", 3600)
+    monkeypatch.setattr(audit_module, "_TIMEOUT_SECONDS", 3600)
     table = AuditTable(database.url, Path("/nowhere"))
     prepare, looked, held = table.prepare, threading.Semaphore(0), threading.Event()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 from eyespot.vision.orientation import orientation
 from tests import makers
 from tests.serving import RECIPE
@@ -102,7 +102,7 @@ def test_every_place_is_read_as_pillow_reads_it(name: str) -> None:
     data = TURNED[name]
     with Image.open(io.BytesIO(data)) as image:
         assert image.getexif().get(0x0112) == 6
-    seen = imaging.see(data, RECIPE)
+    seen = preprocess.preprocess(data, RECIPE)
     assert (seen.width, seen.height) == makers.photograph().size[::-1]
 
 
@@ -117,4 +117,4 @@ def test_every_place_is_read_as_pillow_reads_it(name: str) -> None:
     ],
 )
 def test_damaged_text_does_not_matter(part: bytes) -> None:
-    assert imaging.see(png(part), RECIPE).width == 451
+    assert preprocess.preprocess(png(part), RECIPE).width == 451

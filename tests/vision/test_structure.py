@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eyespot.errors import BrokenImage, Refusal, TooManyScans
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 from eyespot.vision.structure import take_apart
 from tests import makers
 from tests.serving import RECIPE
@@ -111,7 +111,7 @@ def hostile() -> dict[str, bytes]:
 def cpu_seconds(data: bytes) -> float:
     begun = time.thread_time()
     with contextlib.suppress(Refusal):
-        imaging.see(data, RECIPE)
+        preprocess.preprocess(data, RECIPE)
     return time.thread_time() - begun
 
 
@@ -141,12 +141,12 @@ def test_a_run_of_fill_bytes_costs_nothing(end: bytes) -> None:
 
 
 def test_fill_bytes_before_a_marker_are_allowed() -> None:
-    assert imaging.see(makers.with_part(makers.jpeg(), b"\xff\xdb", b"\xff" * 50), RECIPE).width == 451
+    assert preprocess.preprocess(makers.with_part(makers.jpeg(), b"\xff\xdb", b"\xff" * 50), RECIPE).width == 451
 
 
 def test_thousands_of_scans_are_refused() -> None:
     with pytest.raises(TooManyScans) as caught:
-        imaging.see(makers.many_scans(3000), RECIPE)
+        preprocess.preprocess(makers.many_scans(3000), RECIPE)
     assert (caught.value.limit, caught.value.value) == (100, 101)
 
 
@@ -159,7 +159,7 @@ def test_scans_cannot_hide(bait: bytes) -> None:
     """A marker without a length, and after it what would be one of 65,535 bytes; or an end before the first scan."""
     data = makers.many_scans(150)  # 51 kB of them
     with pytest.raises(TooManyScans):
-        imaging.see(makers.with_part(data, b"\xff\xda", bait), RECIPE)
+        preprocess.preprocess(makers.with_part(data, b"\xff\xda", bait), RECIPE)
 
 
 def test_the_scans_of_an_ordinary_progressive_jpeg_are_few() -> None:
@@ -171,20 +171,20 @@ def test_the_scans_of_an_ordinary_progressive_jpeg_are_few() -> None:
 def test_scans_in_a_thumbnail_are_not_counted() -> None:
     comment = makers.segment(0xFE, b"\xff\xda" * 1000)
     for before in (b"\xff\xdb", b"\xff\xda"):
-        assert imaging.see(makers.with_part(makers.jpeg(), before, comment), RECIPE).width == 451
+        assert preprocess.preprocess(makers.with_part(makers.jpeg(), before, comment), RECIPE).width == 451
 
 
 def test_absurdly_many_segments_are_refused() -> None:
     data = makers.many_segments(1000)
     with pytest.raises(BrokenImage, match="segments") as caught:
-        imaging.see(data, RECIPE)
+        preprocess.preprocess(data, RECIPE)
     assert (caught.value.limit, caught.value.value) == (1000, 1001)
-    assert imaging.see(makers.many_segments(900), RECIPE).width == 64
+    assert preprocess.preprocess(makers.many_segments(900), RECIPE).width == 64
 
 
 def test_absurdly_large_tables_are_refused() -> None:
     with pytest.raises(BrokenImage, match="tables") as caught:
-        imaging.see(makers.with_part(JPEG, b"\xff\xc0", JPEG_PARTS["quantization tables"] * 3), RECIPE)
+        preprocess.preprocess(makers.with_part(JPEG, b"\xff\xc0", JPEG_PARTS["quantization tables"] * 3), RECIPE)
     assert caught.value.limit == 131_072
     assert caught.value.value > 3 * 65_000
 
@@ -198,9 +198,9 @@ def test_absurdly_many_chunks_are_refused(kind: str) -> None:
             return makers.with_chunks(PNG, makers.chunk(b"abCd") * count)
         return webp(makers.riff(b"VP8X", bytes(4) + CANVAS), WEBP, makers.riff(b"abcd") * count)
 
-    assert imaging.see(image(990), RECIPE).width == 64
+    assert preprocess.preprocess(image(990), RECIPE).width == 64
     with pytest.raises(BrokenImage, match="chunks") as caught:
-        imaging.see(image(2000), RECIPE)
+        preprocess.preprocess(image(2000), RECIPE)
     assert caught.value.limit == 1000 + len(image(2000)) // 256
     assert caught.value.value == caught.value.limit + 1
 
@@ -213,7 +213,7 @@ def test_a_large_png_may_have_its_pixels_in_many_pieces(piece: int) -> None:
     pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise), 1)
     pieces = b"".join(makers.chunk(b"IDAT", pixels[at : at + piece]) for at in range(0, len(pixels), piece))
     data = whole[:33] + pieces + makers.chunk(b"IEND")
-    assert (imaging.see(data, RECIPE).pixels == imaging.see(whole, RECIPE).pixels).all()
+    assert (preprocess.preprocess(data, RECIPE).pixels == preprocess.preprocess(whole, RECIPE).pixels).all()
 
 
 def test_what_cameras_write_around_an_image_is_allowed() -> None:
@@ -224,13 +224,13 @@ def test_what_cameras_write_around_an_image_is_allowed() -> None:
     depth = makers.segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + b"\xff\xda\xff\xd9" * 16_000) * 20
     film = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()
     full = plain[:2] + exif + profile + depth + plain[2:] + b"\0" * 1000 + plain + film
-    assert (imaging.see(full, RECIPE).pixels == imaging.see(plain, RECIPE).pixels).all()
+    assert (preprocess.preprocess(full, RECIPE).pixels == preprocess.preprocess(plain, RECIPE).pixels).all()
 
 
 def test_metadata_is_not_what_a_png_is_refused_for() -> None:
     for damaged in (makers.chunk(b"cHRM"), makers.chunk(b"iCCP", b"a\0\1"), makers.chunk(b"tEXt", b"a")[:-1] + b"?"):
         data = makers.with_chunks(PNG, damaged)
-        assert (imaging.see(data, RECIPE).pixels == imaging.see(PNG, RECIPE).pixels).all()
+        assert (preprocess.preprocess(data, RECIPE).pixels == preprocess.preprocess(PNG, RECIPE).pixels).all()
 
 
 @pytest.mark.parametrize(

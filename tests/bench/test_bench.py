@@ -22,7 +22,7 @@ from eyespot.bench.server import ServerReport
 from eyespot.cli.main import app
 from eyespot.errors import EngineUnavailable, EyespotError, NoAnswer
 from eyespot.pool import Plan
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 from eyespot.vision.classifier import Classifier
 from tests import makers
 from tests.serving import RECIPE, ROOT, FakeEngine, Served, fake_classifier, serve_fake, serve_files
@@ -35,7 +35,7 @@ MODEL = {"name": "net", "digest": hashlib.sha256(CONTENT).hexdigest(), "engine":
 class Engine(FakeEngine):
     """As the bench uses it."""
 
-    def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
+    def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
         return super().infer(pixels, features=features)
 
 
@@ -225,7 +225,7 @@ def test_what_makes_them_different_does_not_change_what_is_seen(kind: str) -> No
     data = makers.encode(makers.photograph(), kind)
     (body,) = [next(load._bodies([data], 0, 1))]
     assert body != data
-    assert (imaging.see(body, RECIPE).pixels == imaging.see(data, RECIPE).pixels).all()
+    assert (preprocess.preprocess(body, RECIPE).pixels == preprocess.preprocess(data, RECIPE).pixels).all()
 
 
 def test_percentiles_of_known_samples() -> None:
@@ -260,7 +260,7 @@ def test_a_loop_that_fails_says_why() -> None:
 
 def test_the_plain_way_gives_the_same_crop() -> None:
     plain = np.asarray(decoding.see_plainly(makers.jpeg(), RECIPE)).astype(int)
-    assert np.abs(plain - imaging.see(makers.jpeg(), RECIPE).pixels).mean() < 1
+    assert np.abs(plain - preprocess.preprocess(makers.jpeg(), RECIPE).pixels).mean() < 1
 
 
 def test_at_most_a_hundred_images_spread_over_the_folder(tmp_path: Path) -> None:

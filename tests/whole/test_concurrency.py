@@ -49,7 +49,7 @@ def test_a_caller_who_waits_too_long_gets_an_answer_and_readiness_says_that_the_
     ):
         late = [callers.submit(predict, served) for _ in range(2)]
         for answer in late:
-            assert (answer.result().status_code, answer.result().json()["code"]) == (504, "too-late")
+            assert (answer.result().status_code, answer.result().json()["code"]) == (504, "deadline-exceeded")
         until(lambda: client.get("/readyz").status_code == 503)
         problem = client.get("/readyz?verbose").json()
         assert problem["code"] == "overloaded"

@@ -39,7 +39,7 @@ def test_weights_are_stored_in_float32(made: tuple[Path, export.Export], entry: 
 
 
 def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, export.Export], entry: Entry) -> None:
-    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, lone_threads=2)
+    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, latency_threads=2)
     images = export.proof_images(entry.recipe)[:2]
     logits, features = engine.infer(images, features=True)
     assert logits.shape == (2, 1000)
@@ -52,7 +52,7 @@ def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, e
 
 
 def test_answers_stay_when_the_engine_is_used_again(made: tuple[Path, export.Export], entry: Entry) -> None:
-    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, lone_threads=2)
+    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, latency_threads=2)
     first, second = export.proof_images(entry.recipe)[:2]
     kept, _ = engine.infer(first[None])
     before = kept.copy()
@@ -118,7 +118,7 @@ class Shifted(FakeEngine):
         super().__init__()
         self.by = by
 
-    def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
+    def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
         logits, maps = super().infer(pixels)
         logits[:, 3] += self.by
         return logits, maps
@@ -140,7 +140,7 @@ def test_a_top1_that_changes_within_the_tolerance_is_refused(entry: Entry) -> No
             super().__init__()
             self.best = best
 
-        def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
+        def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
             logits = np.zeros((len(pixels), 10), np.float32)
             logits[:, self.best] = 1e-5
             return logits, None
@@ -167,8 +167,8 @@ def test_an_export_from_before_the_sample_image_changed_is_replaced(
 
         return copy
 
-    export.settle(tmp_path, "one", write(made[1].model_copy(update={"sample": "0" * 64})))
-    export.settle(tmp_path, "one", write(made[1]))
+    export.publish(tmp_path, "one", write(made[1].model_copy(update={"sample": "0" * 64})))
+    export.publish(tmp_path, "one", write(made[1]))
     assert export._read(tmp_path / "one") == made[1]
 
 
@@ -178,14 +178,14 @@ def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export]
             shutil.copy(made[0] / name, unfinished)
         return made[1]
 
-    def settle(**options: bool) -> int:
-        return (export.settle(tmp_path, "one", write, **options) / "model.bin").stat().st_ino
+    def publish(**options: bool) -> int:
+        return (export.publish(tmp_path, "one", write, **options) / "model.bin").stat().st_ino
 
-    first = settle()
-    assert settle() == first
-    assert settle(replace=True) != first
+    first = publish()
+    assert publish() == first
+    assert publish(replace=True) != first
     (tmp_path / "one" / "model.bin").write_bytes(b"damaged")
-    settle()
+    publish()
     assert export._read(tmp_path / "one") == made[1]
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
@@ -198,10 +198,10 @@ def test_an_export_that_cannot_be_replaced_is_an_error(
             shutil.copy(made[0] / name, unfinished)
         return made[1]
 
-    export.settle(tmp_path, "one", write)
+    export.publish(tmp_path, "one", write)
     monkeypatch.setattr(export.shutil, "rmtree", lambda *_, **__: None)  # as with another user's files
     with pytest.raises(OSError, match="not empty"):
-        export.settle(tmp_path, "one", write, replace=True)
+        export.publish(tmp_path, "one", write, replace=True)
 
 
 def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Path) -> None:

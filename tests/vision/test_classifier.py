@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from eyespot.errors import BrokenImage, EngineUnavailable, GoldenImageFailed, WeightsMissing
 from eyespot.vision import export
-from eyespot.vision.classifier import Classifier, Seen
+from eyespot.vision.classifier import Classifier, Scores
 from eyespot.vision.engines import softmax
 from eyespot.vision.engines.openvino import has_bf16
 from tests import makers
@@ -25,7 +25,7 @@ CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "cou
 
 @pytest.fixture(scope="module")
 def classifier(data_dir: Path) -> Classifier:
-    return Classifier.open(MANIFEST, "efficientnet-lite0", precision="f32", data_dir=data_dir, lone_threads=2)
+    return Classifier.open(MANIFEST, "efficientnet-lite0", precision="f32", data_dir=data_dir, latency_threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_engines_and_imaging_agree_with_torch_and_torchvision(
     pixels = np.asarray(view(Image.open(io.BytesIO(data)).convert("RGB")))
     expected = softmax(reference.engine.infer(pixels[None])[0][0])
     best = int(expected.argmax())
-    for seen in (classifier.see(data), reference.see(data)):
+    for seen in (classifier.scores(data), reference.preprocess(data)):
         assert seen.class_ids[0] == best
         assert abs(float(seen.confidences[0] - expected[best])) <= 0.03
 
@@ -135,9 +135,9 @@ def test_bf16_differs_from_torch_only_where_torch_is_undecided(
 ) -> None:
     if not has_bf16():
         pytest.skip("this processor does not compute in bf16 natively")
-    bf16 = Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir, lone_threads=2)
+    bf16 = Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir, latency_threads=2)
     data = makers.jpeg(name)
-    expected, seen = reference.see(data), bf16.see(data)
+    expected, seen = reference.preprocess(data), bf16.preprocess(data)
     confidence = dict(zip(expected.class_ids.tolist(), expected.confidences.tolist(), strict=True))
     assert confidence[int(seen.class_ids[0])] >= expected.confidences[0] / 2
     assert abs(float(seen.confidences[0]) - confidence[int(seen.class_ids[0])]) <= 0.05
@@ -148,13 +148,13 @@ def test_bf16_differs_from_torch_only_where_torch_is_undecided(
 def test_the_engines_that_people_ask_for_answer_as_torch_does(
     reference: Classifier, data_dir: Path, engine: str
 ) -> None:
-    other = Classifier.open(MANIFEST, "efficientnet-lite0", engine=engine, data_dir=data_dir, lone_threads=2)
+    other = Classifier.open(MANIFEST, "efficientnet-lite0", engine=engine, data_dir=data_dir, latency_threads=2)
     assert (other.info.engine, other.info.precision) == (engine, "f32")
     other.check_golden_image()
     images = export.proof_images(other.recipe)[:3]
     expected, maps = reference.engine.infer(images, features=True)
     for alone in (True, False):
-        actual, features = other.engine.infer(images, features=True, alone=alone)
+        actual, features = other.engine.infer(images, features=True, exclusive=alone)
         np.testing.assert_allclose(actual, expected, atol=1e-3)
         assert features is not None
         assert maps is not None
@@ -165,21 +165,21 @@ def test_the_engines_that_people_ask_for_answer_as_torch_does(
 def test_an_image_that_is_alone_is_computed_so_and_two_at_once_are_not() -> None:
     engine = FakeEngine()
     fake = fake_classifier(engine)
-    fake.see(makers.jpeg("coffee"))
+    fake.preprocess(makers.jpeg("coffee"))
     engine.go.clear()
     with ThreadPoolExecutor(2) as callers:
-        first = callers.submit(fake.see, makers.jpeg("coffee"))
+        first = callers.submit(fake.scores, makers.jpeg("coffee"))
         for _ in range(2):
             assert engine.started.acquire(timeout=30)
-        second = callers.submit(fake.see, makers.jpeg("coffee"))
+        second = callers.submit(fake.scores, makers.jpeg("coffee"))
         assert engine.started.acquire(timeout=30)
         engine.go.set()
         first.result(), second.result()
-    fake.see(makers.jpeg("coffee"))
+    fake.preprocess(makers.jpeg("coffee"))
     with pytest.raises(BrokenImage):
-        fake.see(makers.jpeg("coffee")[:500])
-    fake.see(makers.jpeg("coffee"))
-    assert engine.alone == [True, True, False, True, True]
+        fake.preprocess(makers.jpeg("coffee")[:500])
+    fake.preprocess(makers.jpeg("coffee"))
+    assert engine.exclusive == [True, True, False, True, True]
 
 
 def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
@@ -189,7 +189,7 @@ def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
 def test_the_golden_image_goes_through_both_forms_of_the_engine() -> None:
     engine = FakeEngine()
     fake_classifier(engine).check_golden_image()
-    assert engine.alone == [True, False]
+    assert engine.exclusive == [True, False]
 
 
 def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
@@ -202,7 +202,7 @@ def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
 def test_less_precision_may_take_a_class_that_torch_finds_half_as_likely(precision: str, likely: bool) -> None:
     engine = FakeEngine()
     engine.precision = precision
-    seen = int(fake_classifier(engine).see(export.SAMPLE.read_bytes()).class_ids[0])
+    seen = int(fake_classifier(engine).preprocess(export.SAMPLE.read_bytes()).class_ids[0])
     close = fake_classifier(engine, record=golden((9, 0.5), (seen, 0.26)))
     if likely:
         close.check_golden_image()
@@ -216,7 +216,7 @@ def test_less_precision_may_take_a_class_that_torch_finds_half_as_likely(precisi
 
 def test_the_golden_image_catches_what_is_not_a_number() -> None:
     class Broken(FakeEngine):
-        def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
+        def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
             return np.full((1, 10), np.nan, np.float32), None
 
     with pytest.raises(GoldenImageFailed):
@@ -224,9 +224,9 @@ def test_the_golden_image_catches_what_is_not_a_number() -> None:
 
 
 def test_what_was_seen_is_the_same_when_it_was_packed() -> None:
-    seen = fake_classifier(FakeEngine()).see(makers.encode(makers.flat((300, 200)), "WEBP"))
+    seen = fake_classifier(FakeEngine()).preprocess(makers.encode(makers.flat((300, 200)), "WEBP"))
     packed = seen.pack()
-    again = Seen.unpack(packed, 10)
+    again = Scores.unpack(packed, 10)
     assert (again.class_ids == seen.class_ids).all()
     assert (again.confidences == seen.confidences).all()
     assert (again.format, again.width, again.height) == ("WEBP", 300, 200)
@@ -237,4 +237,4 @@ def test_other_bytes_are_not_unpacked(data: bytes, classes: int) -> None:
     if len(data) == 20 + 8 * classes and data.startswith(b"eye1"):
         return
     with pytest.raises(ValueError, match="packed"):
-        Seen.unpack(data, classes)
+        Scores.unpack(data, classes)

@@ -252,7 +252,7 @@ def test_a_stop_writes_what_has_been_gathered(tmp_path: Path) -> None:
 
 
 def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_module, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(audit_module, "_TIMEOUT_SECONDS", 0.1)
     table = AuditTable("sqlite", tmp_path)
     insert, held, entered = table.insert, threading.Event(), threading.Semaphore(0)
 
@@ -364,8 +364,8 @@ def test_every_recognition_leaves_a_row_that_is_there_with_the_reply(tmp_path: P
     assert (answered.model_digest, answered.engine, answered.precision) == ("0" * 64, "fake", "f32")
     assert len(answered.top5) == 5
     assert answered.top5 == hit.top5
-    assert list(answered.steps) == ["admit", "read", "look_up", "wait", "see"]
-    assert list(hit.steps) == ["admit", "read", "look_up"]
+    assert list(answered.steps) == ["admit", "read", "cache", "queue", "infer"]
+    assert list(hit.steps) == ["admit", "read", "cache"]
     assert (broken.status, broken.code, broken.top5, broken.format) == (422, "broken-image", [], None)
     assert (none.status, none.code) == (415, "unsupported-format")
     assert abs(answered.time - datetime.now(UTC)) < timedelta(hours=1)

@@ -22,15 +22,15 @@ from eyespot.errors import (
     UnsupportedFormat,
 )
 from eyespot.types import Recipe
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 from tests import makers
 from tests.serving import RECIPE, ROOT
 
 BICUBIC = Recipe(256, 224, "bicubic", RECIPE.mean, RECIPE.std)
 
 
-def see(data: bytes, recipe: Recipe = RECIPE, **options: object) -> imaging.Picture:
-    return imaging.see(data, recipe, **{"max_pixels": 25_000_000, **options})
+def preprocess(data: bytes, recipe: Recipe = RECIPE, **options: object) -> preprocess.ModelInput:
+    return preprocess.preprocess(data, recipe, **{"max_pixels": 25_000_000, **options})
 
 
 def as_torchvision_sees(image: Image.Image, interpolation: str = "bilinear") -> np.ndarray:
@@ -47,7 +47,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> int:
 @pytest.mark.parametrize("recipe", [RECIPE, BICUBIC], ids=["bilinear", "bicubic"])
 def test_photographs_are_seen_as_torchvision_sees_them(name: str, recipe: Recipe) -> None:
     image = makers.photograph(name)
-    seen = see(makers.encode(image, "PNG"), recipe)
+    seen = preprocess(makers.encode(image, "PNG"), recipe)
     assert seen.pixels.shape == (224, 224, 3)
     assert seen.pixels.dtype == np.uint8
     assert difference(seen.pixels, as_torchvision_sees(image, recipe.interpolation)) <= 2
@@ -57,7 +57,7 @@ def test_photographs_are_seen_as_torchvision_sees_them(name: str, recipe: Recipe
 @given(st.integers(4, 700), st.integers(4, 700), st.sampled_from([RECIPE, BICUBIC]))
 def test_any_size_is_seen_as_torchvision_sees_it(width: int, height: int, recipe: Recipe) -> None:
     image = makers.photograph().resize((width, height))
-    seen = see(makers.encode(image, "PNG"), recipe)
+    seen = preprocess(makers.encode(image, "PNG"), recipe)
     # Upscaling from a few pixels rounds differently at the edges of the crop; everywhere else it is one or two levels.
     apart = np.abs(seen.pixels.astype(int) - as_torchvision_sees(image, recipe.interpolation).astype(int))
     assert apart.mean() < 0.6
@@ -69,7 +69,7 @@ def test_any_size_is_seen_as_torchvision_sees_it(width: int, height: int, recipe
 def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:
     image = makers.photograph()
     options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    seen = see(makers.turned(image, orientation, kind, **options))
+    seen = preprocess(makers.turned(image, orientation, kind, **options))
     assert (seen.width, seen.height) == image.size
     if kind == "JPEG":
         assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(image).astype(int)).mean() < 2
@@ -80,14 +80,14 @@ def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> Non
 @pytest.mark.parametrize("orientation", makers.ORIENTATIONS)
 def test_a_large_jpeg_on_its_side_is_seen_like_the_upright_one(orientation: int) -> None:
     large = makers.photograph().resize((4510, 3001), Image.Resampling.BICUBIC)
-    seen = see(makers.turned(large, orientation, quality=95))
+    seen = preprocess(makers.turned(large, orientation, quality=95))
     assert (seen.width, seen.height) == large.size
     assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(large).astype(int)).mean() < 0.5
 
 
 def test_a_broken_exif_block_does_not_matter() -> None:
     data = makers.encode(makers.photograph(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
-    assert see(data).width == 451
+    assert preprocess(data).width == 451
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_broken_exif_block_does_not_matter() -> None:
     ids=["grey", "cmyk", "palette", "grey-alpha", "16-bit", "animated-webp", "animated-png", "mpo", "progressive"],
 )
 def test_unusual_images_look_like_the_photograph(data, kind: str) -> None:  # type: ignore[no-untyped-def]
-    seen = see(data())
+    seen = preprocess(data())
     assert seen.format == kind
     grey = as_torchvision_sees(makers.photograph()).mean(2)
     apart = np.abs(seen.pixels.mean(2) - grey)
@@ -116,31 +116,31 @@ def test_unusual_images_look_like_the_photograph(data, kind: str) -> None:  # ty
 
 def test_alpha_is_laid_over_white() -> None:
     clear = makers.flat((300, 300), (0, 0, 0, 0), "RGBA")
-    assert (see(makers.encode(clear, "PNG")).pixels == 255).all()
+    assert (preprocess(makers.encode(clear, "PNG")).pixels == 255).all()
     palette = makers.flat((300, 300), 0, "P")
-    assert (see(makers.encode(palette, "PNG", transparency=0)).pixels == 255).all()
+    assert (preprocess(makers.encode(palette, "PNG", transparency=0)).pixels == 255).all()
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     clear = Image.fromarray(np.full((300, 300), 7, np.uint16))
-    assert (see(makers.encode(clear, "PNG", transparency=7)).pixels == 255).all()
+    assert (preprocess(makers.encode(clear, "PNG", transparency=7)).pixels == 255).all()
     half = Image.fromarray(np.full((300, 300), 0x8000, np.uint16))
-    assert (see(makers.encode(half, "PNG")).pixels == 128).all()
+    assert (preprocess(makers.encode(half, "PNG")).pixels == 128).all()
 
 
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same() -> None:
     large = makers.photograph().resize((4510, 3000), Image.Resampling.BICUBIC)
     data = makers.encode(large, "JPEG", quality=92)
-    seen = see(data)
+    seen = preprocess(data)
     assert (seen.width, seen.height) == (4510, 3000)
     assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(Image.open(io.BytesIO(data))).astype(int)).mean() < 0.5
 
 
 def test_the_reduced_scale_keeps_740_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, crop = [], imaging.crop
-    monkeypatch.setattr(imaging, "crop", lambda image, *rest: decoded.append(image.size) or crop(image, *rest))
+    decoded, crop = [], preprocess.crop
+    monkeypatch.setattr(preprocess, "crop", lambda image, *rest: decoded.append(image.size) or crop(image, *rest))
     for side in (1480, 1500, 3000, 6000):
-        see(makers.encode(makers.flat((side, side)), "JPEG"), max_pixels=40_000_000)
+        preprocess(makers.encode(makers.flat((side, side)), "JPEG"), max_pixels=40_000_000)
     assert all(min(size) >= 740 for size in decoded)
     assert max(min(size) for size in decoded[1:]) <= 752
 
@@ -151,7 +151,7 @@ def test_every_truncation_is_a_refusal(kind: str) -> None:
     cuts = {*range(400), *range(400, len(data) - 20, 37)}
     for cut in sorted(cut for cut in cuts if cut < len(data) - 20):
         with pytest.raises(Refusal) as caught:
-            see(data[:cut])
+            preprocess(data[:cut])
         assert caught.value.status in (415, 422), cut
 
 
@@ -168,13 +168,13 @@ def test_damaged_bytes_are_a_picture_or_a_refusal(kind: str, changes: list[tuple
     for place, value in changes:
         data[int(place * len(data))] = value
     with contextlib.suppress(UnsupportedFormat, BrokenImage, TooManyPixels, TooSmall, TooManyScans):
-        assert see(bytes(data)).pixels.shape == (224, 224, 3)
+        assert preprocess(bytes(data)).pixels.shape == (224, 224, 3)
 
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_no_image(data: bytes) -> None:
     with pytest.raises(Refusal):
-        see(data)
+        preprocess(data)
 
 
 @pytest.mark.parametrize(
@@ -190,17 +190,17 @@ def test_random_bytes_are_no_image(data: bytes) -> None:
 )
 def test_other_formats_are_named(data: bytes, name: str) -> None:
     with pytest.raises(UnsupportedFormat, match=name):
-        see(data)
+        preprocess(data)
 
 
 def test_a_format_that_is_not_allowed_is_refused() -> None:
     with pytest.raises(UnsupportedFormat, match="PNG is not accepted"):
-        see(makers.encode(makers.flat(), "PNG"), formats=("jpeg",))
+        preprocess(makers.encode(makers.flat(), "PNG"), formats=("jpeg",))
 
 
 def test_eps_and_other_plugins_cannot_be_reached() -> None:
     with pytest.raises(UnsupportedFormat):
-        see(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+        preprocess(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
 
 
 @pytest.mark.parametrize(
@@ -217,17 +217,17 @@ def test_pixels_are_counted_from_the_header(size: tuple[int, int], kind: str, re
     data = makers.encode(makers.flat(size), kind)
     if refused:
         with pytest.raises(TooManyPixels) as caught:
-            see(data)
+            preprocess(data)
         assert caught.value.value == size[0] * size[1]
         assert caught.value.limit == (25_000_000 if kind == "JPEG" else 12_500_000)
     else:
-        assert (see(data).width, see(data).height) == size
+        assert (preprocess(data).width, preprocess(data).height) == size
 
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (12_501, 1000)])
 def test_a_png_that_claims_too_much_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(TooManyPixels):
-        see(makers.png_claiming(*size))
+        preprocess(makers.png_claiming(*size))
 
 
 def test_a_webp_that_claims_too_much_is_refused() -> None:
@@ -235,19 +235,19 @@ def test_a_webp_that_claims_too_much_is_refused() -> None:
     assert data[12:16] == b"VP8X"
     data[24:30] = (16383 - 1).to_bytes(3, "little") * 2
     with pytest.raises(TooManyPixels):
-        see(bytes(data))
+        preprocess(bytes(data))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 300), (300, 3)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_tiny_images_are_refused(size: tuple[int, int], kind: str) -> None:
     with pytest.raises(TooSmall) as caught:
-        see(makers.encode(makers.flat(size), kind))
+        preprocess(makers.encode(makers.flat(size), kind))
     assert (caught.value.limit, caught.value.value) == (4, min(size))
 
 
 def test_four_pixels_are_enough() -> None:
-    assert see(makers.encode(makers.flat((4, 4)), "PNG")).pixels.shape == (224, 224, 3)
+    assert preprocess(makers.encode(makers.flat((4, 4)), "PNG")).pixels.shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize(
@@ -261,16 +261,16 @@ def test_converting_the_crop_alone_makes_the_same_pixels(
     photograph = makers.photograph().resize(size)
     photograph.putalpha(Image.linear_gradient("L").resize(size))
     stored = makers.encode(photograph.quantize(64) if mode == "P" else photograph.convert(mode), kind)
-    whole = imaging.to_rgb(Image.open(io.BytesIO(stored)))
-    box = imaging.crop_box(size, recipe)
-    assert (see(stored, recipe).pixels == np.asarray(imaging.crop(whole, box, 1.0, recipe))).all()
+    whole = preprocess.to_rgb(Image.open(io.BytesIO(stored)))
+    box = preprocess.crop_box(size, recipe)
+    assert (preprocess(stored, recipe).pixels == np.asarray(preprocess.crop(whole, box, 1.0, recipe))).all()
 
 
 PEAK = """
 import re, sys
 from eyespot.errors import Refusal
 from eyespot.types import Recipe
-from eyespot.vision import imaging
+from eyespot.vision import preprocess
 
 def memory(what):
     return int(re.search(what + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
@@ -279,7 +279,7 @@ data = open(sys.argv[1], "rb").read()
 recipe = Recipe(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
 before = memory("VmRSS")
 try:
-    imaging.see(data, recipe)
+    preprocess.preprocess(data, recipe)
     said = "seen"
 except Refusal as refusal:
     said = refusal.code
@@ -328,19 +328,19 @@ def test_no_image_takes_more_memory_than_the_manual_says(
 def test_what_takes_too_much_memory_is_told_with_the_limit() -> None:
     data = makers.encode(makers.flat((1600, 1200)), progressive=True, subsampling="4:4:4")
     coefficients, bitmap = 2 * 3 * 1600 * 1200, 4 * 1600 * 1200
-    assert see(data, max_pixels=3_000_000).width == 1600
+    assert preprocess(data, max_pixels=3_000_000).width == 1600
     with pytest.raises(TooMuchMemory, match="baseline") as caught:
-        see(data, max_pixels=1_920_000)
+        preprocess(data, max_pixels=1_920_000)
     assert (caught.value.limit, caught.value.value) == (6.5 * 1_920_000, coefficients + bitmap)
 
 
 def test_a_thin_strip_costs_what_a_photograph_does() -> None:
     """Resizing before cropping would make a bitmap of 1,920,000 x 256: 2 GB; this may take 100 MB."""
     script = (
-        "import resource; from eyespot.vision import imaging; from tests import makers; data = makers.strip();"
+        "import resource; from eyespot.vision import preprocess; from tests import makers; data = makers.strip();"
         "from eyespot.types import Recipe; recipe = Recipe(256, 224, 'bilinear', (0, 0, 0), (1, 1, 1));"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "seen = imaging.see(data, recipe, max_pixels=25_000_000);"
+        "seen = preprocess.preprocess(data, recipe, max_pixels=25_000_000);"
         "assert (seen.width, seen.height) == (60000, 8);"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before; assert grown < 100_000, grown"
     )

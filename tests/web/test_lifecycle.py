@@ -40,7 +40,7 @@ def test_it_listens_only_when_the_model_is_ready_and_says_what_it_runs(served: S
     assert order.index("workers_planned") < order.index("model_ready") < order.index("server_ready")
     planned = next(event for event in served.events if event["event"] == "workers_planned")
     assert planned["streams"] * planned["threads"] <= planned["cpus"]
-    assert planned["lone_threads"] <= planned["cpus"]
+    assert planned["latency_threads"] <= planned["cpus"]
     with served.client() as client:
         assert client.get("/readyz").status_code == 200
         assert client.post("/predict", files={"file": IMAGE}).status_code == 200
@@ -165,7 +165,7 @@ def test_every_worker_is_warm_at_start() -> None:
     class Named(FakeEngine):
         threads: ClassVar[set[str]] = set()
 
-        def infer(self, pixels, *, features=False, alone=False):  # type: ignore[no-untyped-def]
+        def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
             self.threads.add(threading.current_thread().name)
             return super().infer(pixels, features=features)
 
@@ -252,7 +252,7 @@ def test_every_log_line_is_json(served: Served) -> None:
     answered = next(event for event in served.events if event["event"] == "request_answered")
     assert answered["route"] == "/predict"
     assert answered["status"] == 200
-    assert list(answered["steps"]) == ["admit", "read", "look_up", "wait", "see", "remember", "answer"]
+    assert list(answered["steps"]) == ["admit", "read", "cache", "queue", "infer", "audit", "respond"]
     assert (answered["cache"], answered["model"]) == ("miss", "efficientnet-lite0")
     assert not [event for event in served.events if event["event"] == "text"]
     assert all(event.keys() >= {"time", "level", "event"} for event in served.events)

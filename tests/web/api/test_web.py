@@ -42,7 +42,7 @@ def test_the_reply_has_the_shape_of_the_contract(client: httpx.Client) -> None:
     assert body["cached"] is False
     assert body["request_id"] == reply.headers["x-request-id"]
     steps = [part.split(";")[0] for part in reply.headers["server-timing"].split(", ")]
-    assert steps == ["admit", "read", "wait", "see", "answer", "total"]
+    assert steps == ["admit", "read", "queue", "infer", "respond", "total"]
     assert reply.headers["x-cache"] == "miss"
 
 
@@ -206,7 +206,7 @@ def test_metrics_count_what_happened() -> None:
         'eyespot_requests_total{route="unmatched",status="404"} 1.0',
         'eyespot_refused_total{code="unsupported-format"} 1.0',
         'eyespot_image_errors_total{code="unsupported-format"} 1.0',
-        'eyespot_step_seconds_count{step="see"} 2.0',
+        'eyespot_step_seconds_count{step="infer"} 2.0',
         "eyespot_queue_depth 0.0",
         "eyespot_workers_busy 0.0",
         f'eyespot_model_info{{digest="{"0" * 64}",engine="fake",name="fake",precision="f32"}} 1.0',
