@@ -61,6 +61,14 @@ def environment(**settings: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith("EYESPOT_")}, **settings}
 
 
+def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """What `eyespot` with these words ends with and prints."""
+    settings = {"COLUMNS": "160", **settings}
+    return subprocess.run(
+        [EYESPOT, *words], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
 @contextmanager
 def serve_process(command: Path = EYESPOT, **settings: str) -> Iterator[Served]:
     """`eyespot serve` on a free port, ready; ended, if it still runs, when the block is left."""

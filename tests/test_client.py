@@ -49,8 +49,8 @@ from eyespot.types import Check, ImageInfo, Label, ModelCard, ModelInfo, Predict
 from eyespot.vision.engines import Features, Logits, Pixels
 from eyespot.web.problems import document
 from tests import makers
+from tests.requests import IMAGE, image
 from tests.serving import FakeEngine, Served, serve_fake, serve_files, until
-from tests.test_cache import IMAGE, image
 
 RECOGNITION = {
     "predictions": [{"class_id": 3, "wnid": "n00000003", "label": "class 3", "confidence": 0.9}],

@@ -23,9 +23,18 @@ from eyespot.cli.terminal import err
 from eyespot.errors import OutputUnusable
 from eyespot.types import ImageInfo, ModelInfo, Prediction
 from tests import makers
-from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, serve_files, shown_on_terminal, until
-from tests.test_cache import IMAGE, image, metric
-from tests.test_cli import run
+from tests.requests import IMAGE, image, metric
+from tests.serving import (
+    EYESPOT,
+    FakeEngine,
+    Served,
+    environment,
+    run,
+    serve_fake,
+    serve_files,
+    shown_on_terminal,
+    until,
+)
 
 BAD = {
     "a.jpg": b"hello",

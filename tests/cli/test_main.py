@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 import eyespot
-from tests.serving import EYESPOT, ROOT, environment, serve_files, shown_on_terminal
-from tests.test_weights import CONTENT, ENTRY, PACKAGED
-
-
-def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    settings = {"COLUMNS": "160", **settings}
-    return subprocess.run(
-        [EYESPOT, *words], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=120
-    )
+from tests.serving import EYESPOT, ROOT, environment, run, serve_files, shown_on_terminal
+from tests.vision.test_weights import CONTENT, ENTRY, PACKAGED
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ from eyespot.memory.audit_table import SCHEMA_VERSION, AuditTable
 from eyespot.telemetry import Metrics
 from eyespot.types import AuditRow, Prediction
 from tests import makers
+from tests.requests import IMAGE, image, metric, predict
 from tests.services import PostgresServer, postgres_server
 from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, serve_process, until
-from tests.test_cache import IMAGE, image, metric, predict
 from tests.test_pool import until as until_so
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

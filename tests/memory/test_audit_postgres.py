@@ -17,10 +17,10 @@ from eyespot.errors import AuditUnavailable
 from eyespot.memory import audit as audit_module
 from eyespot.memory import audit_table
 from eyespot.memory.audit_table import AuditTable
+from tests.memory.test_audit import ADMIN, KEYS, ids, log, row
+from tests.requests import image, metric
 from tests.services import PostgresServer, postgres_server
 from tests.serving import serve_fake, until
-from tests.test_audit import ADMIN, KEYS, ids, log, row
-from tests.test_cache import image, metric
 
 pytestmark = pytest.mark.needs("postgres")
 

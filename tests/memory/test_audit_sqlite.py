@@ -16,9 +16,9 @@ import pytest
 from eyespot.errors import AuditUnavailable
 from eyespot.memory import audit_table
 from eyespot.memory.audit_table import AuditTable
+from tests.memory.test_audit import ADMIN, KEYS, audit_check, ids, log, row
+from tests.requests import image
 from tests.serving import serve_fake, until
-from tests.test_audit import ADMIN, KEYS, audit_check, ids, log, row
-from tests.test_cache import image
 from tests.test_pool import until as until_so
 
 GARBAGE = random.Random(1).randbytes(100_000)

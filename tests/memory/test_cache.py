@@ -9,7 +9,6 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-import httpx
 import pytest
 
 from eyespot import recognizer
@@ -19,30 +18,13 @@ from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
 from eyespot.web.app import create_app
 from tests import makers, serving
+from tests.requests import IMAGE, image, metric, predict
 from tests.services import RedisServer, redis_server
 from tests.serving import FakeEngine, Served, fake_classifier, until
-
-IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
 
 
 def serve_fake(engine: FakeEngine | None = None, **settings: Any) -> AbstractContextManager[Served]:
     return serving.serve_fake(engine, **{"cache_url": "memory://", **settings})
-
-
-def image(number: int) -> bytes:
-    """Another image for every number; what follows the end of a PNG is not decoded."""
-    return IMAGE + number.to_bytes(4)
-
-
-def predict(served: Served, data: bytes = IMAGE, **query: object) -> httpx.Response:
-    with served.client() as client:
-        return client.post("/predict", content=data, params=query)  # type: ignore[arg-type]
-
-
-def metric(served: Served, line: str) -> float:
-    with served.client() as client:
-        lines = client.get("/metrics").text.splitlines()
-    return next((float(found.split()[-1]) for found in lines if found.startswith(f"{line} ")), 0)
 
 
 def counted(served: Served) -> dict[str, float]:

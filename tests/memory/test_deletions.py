@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from eyespot.memory.deletions import Deletions
+from tests.memory.test_uploads import Disk, ask, name, serving, serving_from
+from tests.requests import IMAGE, image
 from tests.services import redis_server
 from tests.serving import FakeEngine, Served, until
-from tests.test_cache import IMAGE, image
-from tests.test_uploads import Disk, ask, name, serving, serving_from
 
 UPLOAD = f"/uploads/{name(IMAGE)}"
 RESULT = f"/results/{name(IMAGE)}"

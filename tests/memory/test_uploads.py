@@ -23,10 +23,10 @@ from eyespot.memory.upload_folder import UploadFolder
 from eyespot.memory.uploads import Uploads
 from eyespot.telemetry import Metrics
 from tests import makers
+from tests.memory.test_audit import ADMIN, KEYS, fill, small_disk
+from tests.requests import IMAGE, image, metric, predict
 from tests.services import redis_server
 from tests.serving import Served, serve_fake, until
-from tests.test_audit import ADMIN, KEYS, fill, small_disk
-from tests.test_cache import IMAGE, image, metric, predict
 
 __all__ = ["small_disk"]  # a fixture
 DAY = 86400

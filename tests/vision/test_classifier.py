@@ -52,7 +52,7 @@ def test_engines_and_imaging_agree_with_torch_and_torchvision(
     pixels = np.asarray(view(Image.open(io.BytesIO(data)).convert("RGB")))
     expected = softmax(reference.engine.infer(pixels[None])[0][0])
     best = int(expected.argmax())
-    for seen in (classifier.scores(data), reference.preprocess(data)):
+    for seen in (classifier.scores(data), reference.scores(data)):
         assert seen.class_ids[0] == best
         assert abs(float(seen.confidences[0] - expected[best])) <= 0.03
 
@@ -137,7 +137,7 @@ def test_bf16_differs_from_torch_only_where_torch_is_undecided(
         pytest.skip("this processor does not compute in bf16 natively")
     bf16 = Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir, latency_threads=2)
     data = makers.jpeg(name)
-    expected, seen = reference.preprocess(data), bf16.preprocess(data)
+    expected, seen = reference.scores(data), bf16.preprocess(data)
     confidence = dict(zip(expected.class_ids.tolist(), expected.confidences.tolist(), strict=True))
     assert confidence[int(seen.class_ids[0])] >= expected.confidences[0] / 2
     assert abs(float(seen.confidences[0]) - confidence[int(seen.class_ids[0])]) <= 0.05
@@ -165,7 +165,7 @@ def test_the_engines_that_people_ask_for_answer_as_torch_does(
 def test_an_image_that_is_alone_is_computed_so_and_two_at_once_are_not() -> None:
     engine = FakeEngine()
     fake = fake_classifier(engine)
-    fake.preprocess(makers.jpeg("coffee"))
+    fake.scores(makers.jpeg("coffee"))
     engine.go.clear()
     with ThreadPoolExecutor(2) as callers:
         first = callers.submit(fake.scores, makers.jpeg("coffee"))
@@ -175,10 +175,10 @@ def test_an_image_that_is_alone_is_computed_so_and_two_at_once_are_not() -> None
         assert engine.started.acquire(timeout=30)
         engine.go.set()
         first.result(), second.result()
-    fake.preprocess(makers.jpeg("coffee"))
+    fake.scores(makers.jpeg("coffee"))
     with pytest.raises(BrokenImage):
-        fake.preprocess(makers.jpeg("coffee")[:500])
-    fake.preprocess(makers.jpeg("coffee"))
+        fake.scores(makers.jpeg("coffee")[:500])
+    fake.scores(makers.jpeg("coffee"))
     assert engine.exclusive == [True, True, False, True, True]
 
 

@@ -22,15 +22,15 @@ from eyespot.errors import (
     UnsupportedFormat,
 )
 from eyespot.types import Recipe
-from eyespot.vision import preprocess
+from eyespot.vision import preprocess as module
 from tests import makers
 from tests.serving import RECIPE, ROOT
 
 BICUBIC = Recipe(256, 224, "bicubic", RECIPE.mean, RECIPE.std)
 
 
-def preprocess(data: bytes, recipe: Recipe = RECIPE, **options: object) -> preprocess.ModelInput:
-    return preprocess.preprocess(data, recipe, **{"max_pixels": 25_000_000, **options})
+def preprocess(data: bytes, recipe: Recipe = RECIPE, **options: object) -> module.ModelInput:
+    return module.preprocess(data, recipe, **{"max_pixels": 25_000_000, **options})
 
 
 def as_torchvision_sees(image: Image.Image, interpolation: str = "bilinear") -> np.ndarray:
@@ -137,7 +137,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same() -> None
 
 
 def test_the_reduced_scale_keeps_740_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, crop = [], preprocess.crop
+    decoded, crop = [], module.crop
     monkeypatch.setattr(preprocess, "crop", lambda image, *rest: decoded.append(image.size) or crop(image, *rest))
     for side in (1480, 1500, 3000, 6000):
         preprocess(makers.encode(makers.flat((side, side)), "JPEG"), max_pixels=40_000_000)
@@ -261,16 +261,16 @@ def test_converting_the_crop_alone_makes_the_same_pixels(
     photograph = makers.photograph().resize(size)
     photograph.putalpha(Image.linear_gradient("L").resize(size))
     stored = makers.encode(photograph.quantize(64) if mode == "P" else photograph.convert(mode), kind)
-    whole = preprocess.to_rgb(Image.open(io.BytesIO(stored)))
-    box = preprocess.crop_box(size, recipe)
-    assert (preprocess(stored, recipe).pixels == np.asarray(preprocess.crop(whole, box, 1.0, recipe))).all()
+    whole = module.to_rgb(Image.open(io.BytesIO(stored)))
+    box = module.crop_box(size, recipe)
+    assert (preprocess(stored, recipe).pixels == np.asarray(module.crop(whole, box, 1.0, recipe))).all()
 
 
 PEAK = """
 import re, sys
 from eyespot.errors import Refusal
 from eyespot.types import Recipe
-from eyespot.vision import preprocess
+from eyespot.vision import preprocess as module
 
 def memory(what):
     return int(re.search(what + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
@@ -279,7 +279,7 @@ data = open(sys.argv[1], "rb").read()
 recipe = Recipe(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
 before = memory("VmRSS")
 try:
-    preprocess.preprocess(data, recipe)
+    module.preprocess(data, recipe)
     said = "seen"
 except Refusal as refusal:
     said = refusal.code
@@ -340,7 +340,7 @@ def test_a_thin_strip_costs_what_a_photograph_does() -> None:
         "import resource; from eyespot.vision import preprocess; from tests import makers; data = makers.strip();"
         "from eyespot.types import Recipe; recipe = Recipe(256, 224, 'bilinear', (0, 0, 0), (1, 1, 1));"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "seen = preprocess.preprocess(data, recipe, max_pixels=25_000_000);"
+        "seen = module.preprocess(data, recipe, max_pixels=25_000_000);"
         "assert (seen.width, seen.height) == (60000, 8);"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before; assert grown < 100_000, grown"
     )

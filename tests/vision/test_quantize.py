@@ -19,7 +19,7 @@ from eyespot.vision.quantize import Images
 from eyespot.vision.weights import Entry
 from tests import makers
 from tests.serving import EYESPOT, RECIPE, ROOT, FakeEngine, environment
-from tests.test_calls_home import recorder_in
+from tests.whole.test_calls_home import recorder_in
 
 MANIFEST = ROOT / "weights" / "manifest.toml"
 PHOTOGRAPHS = ["chelsea", "coffee", "rocket", "astronaut", "hubble_deep_field", "retina", "camera", "moon"]

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from eyespot.types import Batch, BatchItem
 from eyespot.web import protocol
 from tests import makers
+from tests.requests import IMAGE, image, metric, predict
 from tests.serving import FakeEngine, Served, serve_fake, until
-from tests.test_cache import IMAGE, image, metric, predict
 
 LINES = {"Accept": "application/x-ndjson"}
 SHADES = [makers.encode(makers.flat((40, 30), (shade, shade, shade)), "PNG") for shade in range(0, 256, 26)]

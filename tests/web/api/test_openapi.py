@@ -14,8 +14,8 @@ from eyespot.types import Recognition
 from eyespot.web.app import create_app
 from eyespot.web.bodies import NAMES
 from tests.serving import Served
-from tests.test_problems import BAD
-from tests.test_web import BASE64 as IMAGE
+from tests.web.api.test_web import BASE64 as IMAGE
+from tests.web.gate.test_problems import BAD
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from eyespot.errors import InvalidSetting, RateLimited
-from eyespot.memory import remote
 from eyespot.recognizer import Trace
 from eyespot.telemetry import Metrics
 from eyespot.web import access, problems
@@ -312,7 +311,7 @@ class Clock:
 def fake_clock(wall: float = 1_700_000_000.0) -> Iterator[Clock]:
     clock = Clock(wall)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (limiting, remote, limits.aio.storage.memory):
+        for module in (limiting, breaker, limits.aio.storage.memory):
             patch.setattr(module, "time", clock)
         yield clock
 
@@ -563,7 +562,7 @@ def test_libraries_are_loaded_with_the_first_limit() -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that works is not lost because this machine is busy."""
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 30)
+    monkeypatch.setattr(breaker, "TIMEOUT_SECONDS", 30)
 
 
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -629,14 +628,14 @@ def test_a_redis_that_hangs_for_a_while(
     async def scenario(server: RedisServer) -> None:
         async with limiter("2/hour", server.url) as two:
             with monkeypatch.context() as patience:
-                patience.setattr(remote, "TIMEOUT_SECONDS", 30)
+                patience.setattr(breaker, "TIMEOUT_SECONDS", 30)
                 assert await passed(two, "key:alice", 1) == 1
             server.pause()
             assert await passed(two, "key:alice", 5) == 2
             assert events(log) == ["rate_limit_storage_lost"]
             server.resume()
             clock.advance(1)
-            monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 30)
+            monkeypatch.setattr(breaker, "TIMEOUT_SECONDS", 30)
             assert await passed(two, "key:bob", 5) == 2
             assert events(log) == ["rate_limit_storage_lost", "rate_limit_storage_found"]
 
@@ -738,7 +737,7 @@ def test_one_request_at_a_time_tries_a_redis_that_is_lost(
 
 
 def test_an_attempt_that_fails_late_is_no_complaint_of_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr(breaker, "TIMEOUT_SECONDS", 0)
     complaints: list[Any] = []
 
     async def scenario() -> None:
