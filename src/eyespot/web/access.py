@@ -12,8 +12,8 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyespot.errors import Forbidden, InvalidSetting, Refusal, Unauthorized
-from eyespot.web import problems
 from eyespot.web.addresses import Network, client_address
+from eyespot.web.gate import problems
 from eyespot.web.limiter import Limiter
 
 # Probes, which have no key, and pages, which are the same for everybody.
@@ -41,7 +41,7 @@ class Admission:
         if scope["type"] == "http":
             state = scope["state"]
             state["trace"].address = self._address(scope)
-            state["key"], state["admin"], state["charge"] = None, False, None
+            state["key"], state["admin"], state["charge_rate_limit"] = None, False, None
             if self._guards and scope["path"] not in _OPEN and not scope["path"].startswith(_OPEN_BELOW):
                 try:
                     await self._admit(scope)
@@ -83,7 +83,7 @@ class Admission:
                 known = "The API key is not valid" if sent else "An API key is needed"
                 refusal = Unauthorized(f"{known}; {_HOW}.")
         if self._limiter:
-            state["charge"] = partial(self._limiter.check_batch, who)
+            state["charge_rate_limit"] = partial(self._limiter.check_batch, who)
             await self._limiter.check(who)
         if refusal:
             raise refusal
