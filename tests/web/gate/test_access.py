@@ -19,7 +19,6 @@ import httpx
 import limits.aio.storage.memory
 import pytest
 import redis
-from eyespot.web.gate.request_log import RequestLog
 from fastapi import Depends, FastAPI, Request, Response
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -29,10 +28,11 @@ from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.recognizer import Trace
 from eyespot.telemetry import Metrics
 from eyespot.web import access
-from eyespot.web.gate import problems
 from eyespot.web import limiter as limiting
 from eyespot.web.access import Admission, Key, Keys, cors_origins, require_admin
 from eyespot.web.addresses import client_address, trusted_networks
+from eyespot.web.gate import problems
+from eyespot.web.gate.request_log import RequestLog
 from eyespot.web.limiter import Limiter
 from tests.services import RedisServer, redis_server
 
