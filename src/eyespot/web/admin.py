@@ -13,7 +13,7 @@ from eyespot.recognizer import Recognizer
 from eyespot.types import AuditPage
 from eyespot.vision.preprocess import announced_format
 from eyespot.web import problems
-from eyespot.web.access import require_admin
+from eyespot.web.gate.auth import require_admin
 
 router = APIRouter(tags=["administration"], dependencies=[Depends(require_admin)])
 _PAGE = TypeAdapter(AuditPage)

@@ -16,8 +16,9 @@ from eyespot.errors import InvalidSetting
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web import STATIC, admin, batches, bodies, problems
-from eyespot.web.access import Admission, Keys, cors_origins
-from eyespot.web.addresses import trusted_networks
+from eyespot.web.gate.addresses import read_networks
+from eyespot.web.gate.auth import Auth, Keys
+from eyespot.web.gate.cors import read_origins
 from eyespot.web.limiter import Limiter
 from eyespot.web.middleware import BoundedBody, RequestLog, ShortWay
 from eyespot.web.routes import router
@@ -35,8 +36,8 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     if settings.cache_scope == "key" and not keys:
         raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
     apart = keys.names if settings.cache_scope == "key" else []
-    trusted = trusted_networks(settings.trusted_proxies)
-    origins = cors_origins(settings.cors_origins)
+    trusted = read_networks(settings.trusted_proxies)
+    origins = read_origins(settings.cors_origins)
     limiter = Limiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
     @asynccontextmanager
@@ -71,7 +72,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     problems.install(app)
     routes = [route for one in routers for route in one.routes if isinstance(route, APIRoute)]
     app.add_middleware(ShortWay, routes=[route for route in routes if route.path == "/predict"])
-    app.add_middleware(Admission, keys=keys, trusted=trusted, limiter=limiter)
+    app.add_middleware(Auth, keys=keys, trusted=trusted, limiter=limiter)
     app.add_middleware(
         BoundedBody,
         bound=partial(bodies.bound, settings.max_bytes, settings.batch_max_bytes),

@@ -20,7 +20,7 @@ from eyespot.pool import ClientDisconnected
 from eyespot.recognizer import Recognizer, Trace
 from eyespot.telemetry import event
 from eyespot.types import Batch, BatchItem, ImageInfo
-from eyespot.web import header, images, openapi, problems
+from eyespot.web import images, openapi, problems
 from eyespot.web.bodies import (
     BATCH_PATH,
     NOT_A_FILE,
@@ -36,6 +36,7 @@ from eyespot.web.bodies import (
     read_raw,
     too_many_images,
 )
+from eyespot.web.gate import header
 from eyespot.web.middleware import CLIENT_LEFT
 
 router = APIRouter()
@@ -99,8 +100,8 @@ async def predict_batch(request: Request) -> Response:
     trace.steps["admit"] = begun - trace.started
     sent, given = await _read(request, request.app.state.batch_max)
     parameters = read_parameters({**request.query_params, **given}, recognizer.classifier.card.limits.max_top_k)
-    if request.state.charge:
-        await request.state.charge(len(sent))
+    if request.state.charge_rate_limit:
+        await request.state.charge_rate_limit(len(sent))
     trace.steps["read"] = time.monotonic() - begun
     request.state.facts.update(images=len(sent), model=recognizer.classifier.info.name)
     items = _recognized(request, sent, parameters)

@@ -11,7 +11,6 @@ from starlette.datastructures import FormData, UploadFile
 from eyespot.errors import NoImage, SeveralImages, UnsupportedBody
 from eyespot.recognizer import Image
 from eyespot.vision.preprocess import announced_format
-from eyespot.web import header
 from eyespot.web.bodies import (
     NOT_A_FILE,
     NOTHING_GIVEN,
@@ -27,6 +26,7 @@ from eyespot.web.bodies import (
     read_parameters,
     read_raw,
 )
+from eyespot.web.gate import header
 
 FILE_FIELDS = ("file", "image")
 

@@ -17,9 +17,10 @@ from eyespot.errors import Draining, Internal, Overloaded, Refusal, UploadStalle
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Trace
 from eyespot.telemetry import Metrics, child, event
-from eyespot.web import header, problems
+from eyespot.web import problems
 from eyespot.web.bodies import Bound
-from eyespot.web.protocol import PIECE_SECONDS
+from eyespot.web.gate import header
+from eyespot.web.gate.protocol import PIECE_SECONDS
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CLIENT_LEFT = 499  # nginx's status for a client that closed the connection; nobody sees it but the log
