@@ -11,8 +11,8 @@ from http.client import parse_headers
 
 import pytest
 
-from eyespot.web import middleware, protocol
-from eyespot.web import server as web_server
+from eyespot.web import middleware
+from eyespot.web.gate.protocol import Protocol
 from tests import makers
 from tests.serving import FakeEngine, Served, serve_fake
 
@@ -105,10 +105,12 @@ def test_every_byte_arrives_in_whatever_pieces(fake: Served, size: int, piece: i
 
 
 def test_a_slow_body_is_waited_for_and_one_that_stops_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (protocol, middleware):
-        monkeypatch.setattr(module, "PIECE_SECONDS", 0.05)
+    class Quick(Protocol):
+        piece_seconds = 0.05
+
+    monkeypatch.setattr(middleware, "PIECE_SECONDS", 0.05)
     monkeypatch.setattr(middleware, "STALLED_SECONDS", 0.6)
-    with serve_fake() as served:
+    with serve_fake(uvicorn={"http": Quick}) as served:
         for stops, status in ((False, 200), (True, 408)):
             with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
                 connection.sendall(POST + LENGTH)
@@ -260,13 +262,16 @@ def test_what_is_asked_before_is_answered_before_a_refusal(wrong: bytes, status:
         assert connection.recv(1) == b""
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET"]
-)
-def test_a_connection_that_does_not_come_to_the_point_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(web_server, "_KEEP_ALIVE_SECONDS", 0.1)
-    with serve_fake() as served, socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:-2], GET, GET + b"\r\n", GET + b"GET"])
+def test_a_connection_without_a_whole_request_is_closed(sent: bytes) -> None:
+    class Impatient(Protocol):
+        head_seconds = 0.1
+
+    options = {"http": Impatient, "timeout_keep_alive": 0.1}
+    with (
+        serve_fake(uvicorn=options) as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection,
+    ):
         connection.sendall(sent)
         while connection.recv(1000):
             pass  # at most one answer
