@@ -228,10 +228,10 @@ def serve_fake(
             pool.close()
 
     bound = bind("127.0.0.1", 0)
-    app = create_app(config, open_fake)
-    server = Server(app, bound, config.drain_seconds, config.deadline_seconds, **uvicorn or {})
     ready = threading.Event()
-    thread = threading.Thread(target=server.serve_until_stopped, args=(ready.set,))
+    app = create_app(config, open_fake)
+    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, **uvicorn or {})
+    thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:
         assert ready.wait(30)

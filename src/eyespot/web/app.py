@@ -46,9 +46,6 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             async with open_recognizer(settings, apart) as recognizer:
                 app.state.recognizer = recognizer
                 yield
-        except BaseException as error:
-            app.state.start_error = error  # ASGI hands on no more than its text
-            raise
         finally:
             if limiter:
                 await limiter.close()

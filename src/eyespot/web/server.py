@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -19,9 +18,6 @@ from fastapi import FastAPI
 from eyespot.errors import PortTaken
 from eyespot.telemetry import event
 from eyespot.web.gate.protocol import Protocol
-
-# Common balancers drop an idle connection after 60 s; a server that does so first resets them.
-_KEEP_ALIVE_SECONDS = 75
 
 _HANDSHAKE_SECONDS = 0.25  # for a connection that has begun to be established and accepted
 _FIRST_REQUEST_SECONDS = 1  # for a client to send once it is connected and the port is closed
@@ -48,54 +44,44 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn with a stop that drains.
+    """uvicorn with a stop that drains. `run` raises StartError if the app cannot start or the address is taken.
 
     SIGTERM: not ready, but listening for another `drain_seconds` while balancers take notice; then accepted requests
     finish, and the exit code is 0. SIGINT, from a terminal: the same without the wait. A second signal: at once.
     """
 
     def __init__(
-        self, app: FastAPI, bound: socket.socket, drain_seconds: float, deadline_seconds: float, **options: Any
+        self, app: FastAPI, on_ready: Callable[[], None], drain_seconds: float, deadline_seconds: float, **options: Any
     ) -> None:
-        """`options` are for `uvicorn.Config`."""
+        """`on_ready` is called when the port listens; `options` are for `uvicorn.Config`."""
         ours: dict[str, Any] = {
             "http": Protocol,
             "log_config": None,
             "access_log": False,
             "server_header": False,
-            "lifespan": "on",
+            "lifespan": "off",  # see serve
             "ws": "none",
-            "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+            "timeout_keep_alive": 75,  # longer than the 60 s of common balancers, which would meet a reset
             "timeout_graceful_shutdown": math.ceil(deadline_seconds) + 5,
             "proxy_headers": False,  # the gate reads them
         }
         super().__init__(uvicorn.Config(app, **{**ours, **options}))
         self._app = app
-        self._bound = bound
+        self._on_ready = on_ready
         self._drain_seconds = drain_seconds
         self._stop_at = math.inf
 
-    def serve_until_stopped(self, on_ready: Callable[[], None]) -> None:
-        """Open the app, listen, call `on_ready`, and return after a signal has stopped the server.
-
-        Raises:
-            StartError: the app cannot start, or another process took the address while it did.
-        """
-        self._on_ready = on_ready
-        self.run(sockets=[self._bound])
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the app, listen, and stop; uvicorn's lifespan protocol would reduce an error to its text."""
+        with self.capture_signals():
+            async with self._app.router.lifespan_context(self._app):
+                await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        log = logging.getLogger("uvicorn.error")
-        log.disabled = True  # it would print the traceback of the error raised here
         try:
             await super().startup(sockets)
-        except SystemExit:
-            raise self._app.state.start_error from None
         except OSError as error:
-            await self.lifespan.shutdown()
             raise PortTaken(f"cannot listen: {error.strerror or error}") from error
-        finally:
-            log.disabled = False
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -120,7 +106,8 @@ class Server(uvicorn.Server):
         uvicorn alone resets connections in the port's queue, and closes those that have not sent yet: 40 stops under
         load lost 103 requests.
         """
-        _set_min_ttl(self._bound, _MAX_TTL)
+        for port in sockets or ():
+            _set_min_ttl(port, _MAX_TTL)
         begun = time.monotonic()
         while not self.force_exit and (waited := time.monotonic() - begun) < _FIRST_REQUEST_SECONDS:
             await asyncio.sleep(0.01)  # for the loop to accept the queue
@@ -133,7 +120,7 @@ class Server(uvicorn.Server):
 
 
 def _set_min_ttl(on: socket.socket, ttl: int) -> None:
-    """Have the kernel drop packets with a lower TTL; handshakes that have begun still complete.
+    """Make the kernel drop packets with a lower TTL; handshakes that have begun still complete.
 
     Packets start at 64 or 128, so with 255 no new connection is possible: the client's kernel retries after a second,
     and is refused, as the port is closed by then. Otherwise connections that arrive between the last accept and the
