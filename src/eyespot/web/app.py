@@ -17,7 +17,7 @@ from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web import STATIC, admin, batches, bodies, problems
 from eyespot.web.gate.addresses import read_networks
-from eyespot.web.gate.auth import Auth, Keys
+from eyespot.web.gate.auth import Auth, read_keys
 from eyespot.web.gate.cors import read_origins
 from eyespot.web.limiter import Limiter
 from eyespot.web.middleware import BoundedBody, RequestLog, ShortWay
@@ -32,10 +32,10 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     Raises:
         InvalidSetting: a key, a rate, a network or an origin is none, or keys are needed and there are none.
     """
-    keys = Keys.read(settings.api_keys.get_secret_value() if settings.api_keys else None)
+    keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:
         raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
-    apart = keys.names if settings.cache_scope == "key" else []
+    apart = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
     trusted = read_networks(settings.trusted_proxies)
     origins = read_origins(settings.cors_origins)
     limiter = Limiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None

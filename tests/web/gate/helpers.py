@@ -10,7 +10,7 @@ from eyespot.errors import RateLimited
 from eyespot.telemetry import Metrics
 from eyespot.web import problems
 from eyespot.web.gate.addresses import read_networks
-from eyespot.web.gate.auth import Auth, Keys, require_admin
+from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.middleware import RequestLog
 
 CLIENT = "203.0.113.9"
@@ -47,7 +47,7 @@ def app_with(keys: str = "", limiter: FakeLimiter | None = None, trusted: str = 
     app = FastAPI(openapi_url=None)
     app.state.recognizer = SimpleNamespace(metrics=Metrics(), pool=SimpleNamespace(draining=False))
     problems.install(app)
-    app.add_middleware(Auth, keys=Keys.read(keys), trusted=read_networks(trusted), limiter=limiter)
+    app.add_middleware(Auth, keys=read_keys(keys), trusted=read_networks(trusted), limiter=limiter)
     app.add_middleware(RequestLog, paths=frozenset({"/predict"}))
 
     @app.get("/admin", dependencies=[Depends(require_admin)])

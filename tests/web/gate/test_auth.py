@@ -15,22 +15,22 @@ from hypothesis import strategies as st
 
 from eyespot.errors import InvalidSetting
 from eyespot.recognizer import Trace
-from eyespot.web.gate.auth import Auth, Key, Keys
+from eyespot.web.gate.auth import Auth, Key, find_key, read_keys
 from tests.web.gate.helpers import CLIENT, KEYS, OPEN_PATHS, SECRET, FakeLimiter, app_with, get, get_with
 
 
 def test_keys_are_found_by_their_secrets() -> None:
-    keys = Keys.read("alice:correct-horse,bob.b-2_:battery#staple=:admin, ")
-    assert keys.find(b"correct-horse") == Key("alice", admin=False)
-    assert keys.find(b"battery#staple=") == Key("bob.b-2_", admin=True)
+    keys = read_keys("alice:correct-horse,bob.b-2_:battery#staple=:admin, ")
+    assert find_key(keys, [b"correct-horse"]) == Key("alice", admin=False)
+    assert find_key(keys, [b"battery#staple="]) == Key("bob.b-2_", admin=True)
     for wrong in (b"", b"alice", b"correct-hors", b"correct-horse ", b"battery#staple=:admin", "gr\xfc\xdfe".encode()):
-        assert keys.find(wrong) is None
+        assert find_key(keys, [wrong]) is None
 
 
 @pytest.mark.parametrize("text", [None, ""])
 def test_without_the_setting_there_are_no_keys(text: str | None) -> None:
-    assert not Keys.read(text)
-    assert Keys.read("alice:correct-horse")
+    assert not read_keys(text)
+    assert read_keys("alice:correct-horse")
 
 
 def test_a_file_may_hold_the_keys(tmp_path: Path) -> None:
@@ -39,31 +39,31 @@ def test_a_file_may_hold_the_keys(tmp_path: Path) -> None:
         b"\xef\xbb\xbf# whose, and what for\r\nalice:correct-horse # of a team, not a person\r\n\r\n"
         b"  # bob:correct-horse\r\nbob:battery#staple:admin,carol:secret-of-carol\n"
     )
-    keys = Keys.read(f"@{file}")
-    assert keys.find(b"correct-horse") == Key("alice", admin=False)
-    assert keys.find(b"battery#staple") == Key("bob", admin=True)
-    assert keys.find(b"secret-of-carol") == Key("carol", admin=False)
+    keys = read_keys(f"@{file}")
+    assert find_key(keys, [b"correct-horse"]) == Key("alice", admin=False)
+    assert find_key(keys, [b"battery#staple"]) == Key("bob", admin=True)
+    assert find_key(keys, [b"secret-of-carol"]) == Key("carol", admin=False)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (SECRET, "key 1: a name of"),
-        (f":{SECRET}", "key 1: a name of"),
-        (f"{SECRET}:", "key 1: the secret must"),
-        (f"{SECRET}:alice", "key 1: the secret must"),  # the wrong way round
-        (f"al ice:{SECRET}", "key 1: a name of"),
-        (f"\xe4lice:{SECRET}", "key 1: a name of"),
-        (f"{'a' * 65}:{SECRET}", "key 1: a name of"),
-        ("alice:7-chars", "key 1: the secret must"),
-        (f"alice:{SECRET} {SECRET}", "key 1: the secret must"),
-        (f"alice:{SECRET}\xe4", "key 1: the secret must"),
-        (f"alice:{SECRET}\udcff", "key 1: the secret must"),  # what Python makes of a byte that is no UTF-8
-        (f"alice:{SECRET}:", "key 1: only `:admin`"),
-        (f"alice:{SECRET}:Admin", "key 1: only `:admin`"),
-        (f"alice:{SECRET}:admin:{SECRET}", "key 1: only `:admin`"),
-        (f"alice:{SECRET}, ,alice:battery-staple", "key 2: another key has the same name"),
-        (f"alice:{SECRET},bob:{SECRET}", "key 2: another key has the same secret"),
+        (SECRET, "key 1 is not"),
+        (f":{SECRET}", "key 1 is not"),
+        (f"{SECRET}:", "key 1 is not"),
+        (f"{SECRET}:alice", "key 1 is not"),  # the wrong way round
+        (f"al ice:{SECRET}", "key 1 is not"),
+        (f"\xe4lice:{SECRET}", "key 1 is not"),
+        (f"{'a' * 65}:{SECRET}", "key 1 is not"),
+        ("alice:7-chars", "key 1 is not"),
+        (f"alice:{SECRET} {SECRET}", "key 1 is not"),
+        (f"alice:{SECRET}\xe4", "key 1 is not"),
+        (f"alice:{SECRET}\udcff", "key 1 is not"),  # what Python makes of a byte that is no UTF-8
+        (f"alice:{SECRET}:", "key 1 is not"),
+        (f"alice:{SECRET}:Admin", "key 1 is not"),
+        (f"alice:{SECRET}:admin:{SECRET}", "key 1 is not"),
+        (f"alice:{SECRET}, ,alice:battery-staple", "key 2 has the name or the secret of an earlier key"),
+        (f"alice:{SECRET},bob:{SECRET}", "key 2 has the name or the secret of an earlier key"),
         (" , ", "no keys found"),
         ("@/nowhere/keys", "cannot read the key file: No such file"),
         (f"@alice:{SECRET}", "cannot read the key file: No such file"),
@@ -73,7 +73,7 @@ def test_a_file_may_hold_the_keys(tmp_path: Path) -> None:
 )
 def test_the_error_about_a_malformed_key_shows_no_secret(text: str, reason: str) -> None:
     with pytest.raises(InvalidSetting, match=r"^EYESPOT_API_KEYS: ") as raised:
-        Keys.read(text)
+        read_keys(text)
     assert reason in str(raised.value)
     assert SECRET not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
@@ -84,18 +84,18 @@ def test_the_error_about_a_key_file_shows_no_secret(tmp_path: Path, content: byt
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(InvalidSetting, match=r"^EYESPOT_API_KEYS: ") as raised:
-        Keys.read(f"@{file}")
+        read_keys(f"@{file}")
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
 @given(st.text(st.sampled_from("ab1:,#@ \n\xe4"), max_size=40))
 def test_any_text_is_read_or_an_invalid_setting(text: str) -> None:
     with contextlib.suppress(InvalidSetting):
-        Keys.read(text)
+        read_keys(text)
 
 
 def test_no_secret_is_kept() -> None:
-    keys = Keys.read(f"alice:{SECRET}")
+    keys = read_keys(f"alice:{SECRET}")
     assert SECRET.encode() not in pickle.dumps(keys)
 
 
@@ -107,8 +107,8 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return known == sent
 
     monkeypatch.setattr(hmac, "compare_digest", compare_digest)
-    keys = Keys.read(",".join(f"key{i}:secret-of-{i}" for i in range(5)))
-    assert keys.find(b"secret-of-0") == Key("key0", admin=False)
+    keys = read_keys(",".join(f"key{i}:secret-of-{i}" for i in range(5)))
+    assert find_key(keys, [b"secret-of-0"]) == Key("key0", admin=False)
     assert len(compared) == 5
 
 
@@ -186,7 +186,7 @@ def test_hostile_headers_are_refused(headers: list[tuple[bytes, bytes]]) -> None
 
     state = {"facts": {}, "request_id": "1", "trace": Trace("1")}
     scope = {"type": "http", "path": "/predict", "headers": headers, "client": None, "state": state, "app": app_with()}
-    asyncio.run(Auth(app, Keys.read(KEYS), (), None)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(Auth(app, read_keys(KEYS), (), None)(scope, None, send))  # type: ignore[arg-type]
     assert answers[0]["status"] == 401
 
 
@@ -219,5 +219,5 @@ def test_the_lifespan_passes_through() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope)
 
-    asyncio.run(Auth(app, Keys.read(KEYS), (), None)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(Auth(app, read_keys(KEYS), (), None)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == [{"type": "lifespan"}]

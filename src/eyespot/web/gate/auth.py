@@ -22,8 +22,7 @@ _OPEN_PREFIXES = ("/v2/health/", "/static/")
 
 _CHALLENGE = 'Bearer realm="eyespot"'  # RFC 6750, section 3
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECRET = re.compile(r"[!-~]{8,}")  # visible ASCII, which every client can put into a header
+_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 
 
@@ -35,52 +34,37 @@ class Key:
     admin: bool
 
 
-class Keys:
-    """API keys by the SHA-256 of their secrets, which are not kept."""
+Keys = Mapping[bytes, Key]
+"""API keys by the SHA-256 of their secrets, which are not kept."""
 
-    def __init__(self, keys: Mapping[bytes, Key]) -> None:
-        self._keys = keys
 
-    @classmethod
-    def read(cls, text: str | None) -> "Keys":
-        """The keys of EYESPOT_API_KEYS: `name:secret[:admin],…`, or `@/path` of a file with one a line.
+def read_keys(text: str | None) -> Keys:
+    """The keys of EYESPOT_API_KEYS: `name:secret[:admin],…`, or `@/path` of a file with one a line.
 
-        Raises:
-            InvalidSetting: a key is malformed; the message gives its position, since any part of it may be a secret.
-        """
-        if not text:
-            return cls({})
-        if text.startswith("@"):
-            text = _COMMENT.sub("", _read_file(text[1:]))
-        keys: dict[bytes, Key] = {}
-        parts = [part.strip() for part in re.split(r"[,\n]", text)]
-        for number, part in enumerate(filter(None, parts), 1):
-            try:
-                digest, key = _read_key(part)
-                if digest in keys:
-                    raise ValueError("another key has the same secret")
-                if key.name in {other.name for other in keys.values()}:
-                    raise ValueError("another key has the same name")
-            except ValueError as error:
-                raise InvalidSetting(f"EYESPOT_API_KEYS: key {number}: {error}") from None
-            keys[digest] = key
-        if not keys:  # a mistake, which must not open everything to everybody
-            raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
-        return cls(keys)
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all keys."""
-        return [key.name for key in self._keys.values()]
-
-    def find(self, *secrets: bytes) -> Key | None:
-        """The key with one of these secrets, in constant time."""
-        digests = [hashlib.sha256(secret).digest() for secret in secrets]
-        found = [key for digest in digests for known, key in self._keys.items() if hmac.compare_digest(known, digest)]
-        return found[0] if found else None
+    Raises:
+        InvalidSetting: a key is malformed; the message gives its position, since any part of it may be a secret.
+    """
+    keys: dict[bytes, Key] = {}
+    if not text:
+        return keys
+    if text.startswith("@"):
+        text = _COMMENT.sub("", _read_file(text[1:]))
+    parts = [part.strip() for part in re.split(r"[,\n]", text)]
+    for number, part in enumerate(filter(None, parts), 1):
+        match = _KEY.fullmatch(part)
+        if not match:
+            raise InvalidSetting(
+                f"EYESPOT_API_KEYS: key {number} is not `name:secret` or `name:secret:admin`, with a name of 1 to 64 "
+                "letters, digits, `.`, `_` or `-` and a secret of at least 8 visible ASCII characters but `,` and `:`"
+            )
+        key = Key(match["name"], admin=bool(match["admin"]))
+        digest = hashlib.sha256(match["secret"].encode()).digest()
+        if digest in keys or key.name in {other.name for other in keys.values()}:
+            raise InvalidSetting(f"EYESPOT_API_KEYS: key {number} has the name or the secret of an earlier key")
+        keys[digest] = key
+    if not keys:  # a mistake, which must not open everything to everybody
+        raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
+    return keys
 
 
 def _read_file(path: str) -> str:
@@ -92,17 +76,11 @@ def _read_file(path: str) -> str:
         raise InvalidSetting("EYESPOT_API_KEYS: the key file is not UTF-8 text") from None
 
 
-def _read_key(part: str) -> tuple[bytes, Key]:
-    """The digest of the secret and the key; raises ValueError."""
-    name, colon, rest = part.partition(":")
-    secret, _, role = rest.partition(":")
-    if not colon or not _NAME.fullmatch(name):
-        raise ValueError("a name of 1 to 64 letters, digits, `.`, `_` or `-` must come before the colon")
-    if not _SECRET.fullmatch(secret):
-        raise ValueError("the secret must be at least 8 characters, all visible ASCII")
-    if rest not in (secret, f"{secret}:admin"):
-        raise ValueError("only `:admin` may follow the secret")
-    return hashlib.sha256(secret.encode()).digest(), Key(name, admin=role == "admin")
+def find_key(keys: Keys, secrets: Iterable[bytes]) -> Key | None:
+    """The key with one of the secrets. The time taken says nothing about the other keys."""
+    digests = [hashlib.sha256(secret).digest() for secret in secrets]
+    found = [key for digest in digests for known, key in keys.items() if hmac.compare_digest(known, digest)]
+    return found[0] if found else None
 
 
 class Auth:
@@ -145,25 +123,24 @@ class Auth:
 
     async def _admit(self, scope: Scope) -> None:
         """Raises Unauthorized or RateLimited."""
-        state = scope["state"]
-        client = f"address:{state['trace'].address}"
-        secrets = _credentials(scope["headers"]) if self._keys else []
-        key = self._keys.find(*secrets)
+        state, trace = scope["state"], scope["state"]["trace"]
+        secrets = _secrets(scope["headers"]) if self._keys else []
+        key = find_key(self._keys, secrets)
         if key:
-            client = f"key:{key.name}"
-            state["trace"].key = state["facts"]["key"] = key.name
+            trace.key = state["facts"]["key"] = key.name
             state["admin"] = key.admin
         if self._limiter:
+            client = f"key:{key.name}" if key else f"address:{trace.address}"
             state["charge_rate_limit"] = partial(charge_batch, self._limiter, client)
-            await self._limiter.charge(client)  # a wrong key too, so that guesses are limited
+            await self._limiter.charge(client)  # for a wrong key too, so that guesses are limited
         if self._keys and not key:
             reason = "Invalid API key" if secrets else "API key required"
             raise Unauthorized(f"{reason}: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
 
 
-def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """The secrets sent: at most one in each header, so that one request is not a thousand guesses."""
-    sent: dict[bytes, bytes] = {}
+def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """At most one from each kind of header, so that one request is not a thousand guesses."""
+    sent = {}
     for name, value in headers:
         if name == b"x-api-key":
             sent[name] = value.strip()
@@ -173,11 +150,7 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def require_admin(request: Request) -> None:
-    """FastAPI dependency of admin routes.
-
-    Raises:
-        Forbidden: the caller's key is not an admin key, or no keys are configured.
-    """
+    """FastAPI dependency of admin routes; raises Forbidden."""
     if request.state.admin:
         return
     name = request.state.trace.key

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with its faults mended and its clients bounded."""
+"""uvicorn's HTTP/1.1, with its faults mended and limits for clients that send or read too slowly or too much."""
 
 import asyncio
 import re
@@ -13,15 +13,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from eyespot.errors import BadRequest, HeadTooLarge, Refusal
 from eyespot.web import problems
 
-# A request is woken for a piece of its body of this size, where uvicorn wakes it for every packet. Bytes that wait for
-# the rest of their piece are counted nowhere, so pieces shrink as connections grow: 64 MiB in total, or uvicorn's
-# 64 KiB each.
+# The app receives a body in pieces of this size; uvicorn wakes it for every packet. No limit counts an incomplete
+# piece, so pieces get smaller with more connections: 64 MiB in all, but not less than uvicorn's 64 KiB each.
 _PIECE_BYTES, _MIN_PIECE_BYTES, _ALL_PIECES_BYTES = 256 * 1024, 64 * 1024, 64 * 1024 * 1024
-PIECE_SECONDS = 1  # it is woken at least this often for a smaller piece, to tell a slow client from a stalled one
+PIECE_SECONDS = 1  # after which it receives a smaller piece, to tell a slow client from a stalled one
 
-_HEAD_BYTES = 64 * 1024  # the limit for a head, for trailers, for anything else outside a body
-# The parser does not say where in its input a head ended, so outside a body it gets no more than this at once. What
-# follows a head in the same step is not counted: the next head may be that much larger.
+_HEAD_BYTES = 64 * 1024  # the limit for a head with what precedes it since the last body, and for trailers
+# Outside a body, the parser gets no more than this at once, since it does not say where in its input a head ended.
+# What follows a head in the same step is not counted: the next head may be that much larger.
 _STEP_BYTES = 4 * 1024
 
 _UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
@@ -31,32 +30,32 @@ _HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?")  # R
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    * An offer to upgrade is declined, and the request answered in HTTP/1.1 (RFC 9110, section 7.8). Java's client
-      offers h2c with its first request; uvicorn drops the body of such a request.
-    * Input that is not HTTP gets a problem, in its place among pipelined responses.
-    * Heads are limited in size and time. A client that does not read its response is disconnected; uvicorn would hold
-      what it sent, a batch for instance, for ever.
+    * An offer to upgrade is ignored, and the request answered in HTTP/1.1 (RFC 9110, section 7.8). Java's client
+      offers h2c with its first request, and uvicorn would drop the body.
+    * Input that is not HTTP is answered with a problem, in its turn among pipelined responses.
+    * Heads are limited in size and time. A client that does not read its response is disconnected, or its request, a
+      batch for instance, would stay in memory for ever.
     * Trailers are discarded. uvicorn appends them to the headers, where a client behind a proxy that checks only heads
-      could forge its address or key.
+      could forge its address.
 
-    uvicorn documents none of what is overridden or read here: any release may change it.
+    uvicorn documents none of what is overridden or read here, and may change it in any release.
     """
 
     piece_seconds: float = PIECE_SECONDS
-    head_seconds: float = 30  # to send a head
-    unread_seconds: float = 30  # without reading a response that fills the buffers
+    head_seconds: float = 30  # for sending a head
+    unread_seconds: float = 30  # without reading, once the response has filled the buffers
 
-    _refused = False  # nothing more is read
+    _refused = False  # nothing more is parsed
     _piece_bytes = _PIECE_BYTES
-    _last_wake = 0.0  # loop time
-    _head_bytes = 0  # parsed since the end of a head, a piece of a body, or a message
-    _body_left = 0  # of Content-Length; 0 or less in a chunked body
-    _running: RequestResponseCycle | None = None  # `cycle` is the newest, which may wait behind it in `pipeline`
+    _last_piece = 0.0  # loop time
+    _head_bytes = 0  # parsed since the last head or body data
+    _body_left = 0  # bytes of a Content-Length still to come; not positive in a chunked body
+    _running: RequestResponseCycle | None = None  # uvicorn's `cycle` is the newest, which may wait in `pipeline`
     _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._close_after(self.timeout_keep_alive)  # not `head_seconds`: balancers connect before they have a request
+        self._close_after(self.timeout_keep_alive)  # balancers connect before they have a request
 
     def _close_after(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
@@ -75,7 +74,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_keepalive_if_required()
         self.resume_writing()
-        for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):  # uvicorn tells only the newest
+        for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):  # uvicorn sees only the newest
             if cycle and not cycle.response_complete:
                 _disconnect(cycle)
         super().connection_lost(exc)
@@ -98,7 +97,7 @@ class Protocol(HttpToolsProtocol):
                 step = self._parse(step)
 
     def _parse(self, step: bytes | memoryview) -> bytes | None:
-        """Parse the step; for an offer to upgrade, return what to parse instead."""
+        """Parse the step; after an offer to upgrade, return the request without it, to be parsed instead."""
         try:
             self.parser.feed_data(step)
         except httptools.HttpParserUpgrade as upgrade:
@@ -119,10 +118,10 @@ class Protocol(HttpToolsProtocol):
         self._check_version_and_host()
         self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._piece_bytes = max(_MIN_PIECE_BYTES, min(_PIECE_BYTES, _ALL_PIECES_BYTES // len(self.connections)))
-        self._last_wake = self.loop.time()
-        self.scope["state"]["arrived"] = time.monotonic()  # it may wait behind others
+        self._last_piece = self.loop.time()
+        self.scope["state"]["arrived"] = time.monotonic()  # it may wait behind other requests
         super().on_headers_complete()
-        self.headers = []  # takes the trailers, and is forgotten
+        self.headers = []  # for the trailers; the scope has the other list
 
     def _check_version_and_host(self) -> None:
         version = self.parser.get_http_version()
@@ -143,21 +142,17 @@ class Protocol(HttpToolsProtocol):
         cycle.body += body
         if len(cycle.body) >= self._piece_bytes:
             self.flow.pause_reading()
-        elif self.loop.time() - self._last_wake <= self.piece_seconds:
+        elif self.loop.time() - self._last_piece <= self.piece_seconds:
             return
-        self._last_wake = self.loop.time()
+        self._last_piece = self.loop.time()
         cycle.message_event.set()
 
-    def on_message_complete(self) -> None:
-        self._head_bytes = 0
-        super().on_message_complete()
-
     def _should_upgrade(self) -> bool:
-        """Whether uvicorn leaves the request, whose head has been parsed, to `_parse`."""
+        """Whether uvicorn ignores a request with an offer, and so leaves it to `_parse`."""
         return self.scope["method"] != "CONNECT"
 
     def _head_without_offer(self) -> bytes:
-        """The head, for a fresh parser; the one that met the offer has stopped before the body."""
+        """The head, to be parsed by a new parser: the old one has stopped before the body."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         for name, value in self.scope["headers"]:
@@ -166,29 +161,26 @@ class Protocol(HttpToolsProtocol):
                 value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
             if name not in _UPGRADE_HEADERS:
                 lines.append(b"%b: %b" % (name, value))
-        self._renew_parser()
-        return b"\r\n".join(lines) + b"\r\n\r\n"
-
-    def _renew_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer the refusal after all earlier requests, and close."""
+        """Respond with the refusal after all earlier responses, and close."""
         self._refused = True
-        broken = self.cycle  # refused for its own body, if that is not complete
-        if broken and broken.more_body and not broken.response_complete:
-            if broken.response_started:
+        newest = self.cycle
+        if newest and newest.more_body and not newest.response_complete:  # its own body is refused
+            if newest.response_started:
                 self.transport.close()
                 return
             if self.pipeline:
                 self.pipeline.popleft()
             else:
-                _disconnect(broken)
+                _disconnect(newest)
                 self.cycle = None  # type: ignore[assignment]  # as before the first request
-        # uvicorn puts the refusal in its place, given one more request and another app to answer it.
+        # One more request, with an app of its own: uvicorn gives the response its turn.
         self.app = _problem(refusal)
-        self._renew_parser()
+        self.parser = httptools.HttpRequestParser(self)
         self.parser.feed_data(b"GET / HTTP/1.0\r\n\r\n")
 
 
