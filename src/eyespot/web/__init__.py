@@ -1,5 +1,1 @@
-"""The HTTP edge."""
-
-from pathlib import Path
-
-STATIC = Path(__file__).parent / "static"
+"""The HTTP server."""

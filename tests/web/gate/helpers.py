@@ -8,10 +8,10 @@ from fastapi import Depends, FastAPI, Request
 
 from eyespot.errors import RateLimited
 from eyespot.telemetry import Metrics
-from eyespot.web import problems
+from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
-from eyespot.web.middleware import RequestLog
+from eyespot.web.gate.request_log import RequestLog
 
 CLIENT = "203.0.113.9"
 SECRET = "correct-horse"
@@ -44,9 +44,8 @@ class FakeLimiter:
 
 def app_with(keys: str = "", limiter: FakeLimiter | None = None, trusted: str = "") -> FastAPI:
     """An app that answers every path with what the gate made of the request."""
-    app = FastAPI(openapi_url=None)
-    app.state.recognizer = SimpleNamespace(metrics=Metrics(), pool=SimpleNamespace(draining=False))
-    problems.install(app)
+    app = FastAPI(openapi_url=None, exception_handlers=problems.HANDLERS)
+    app.state.metrics, app.state.pool = Metrics(), SimpleNamespace(draining=False)
     app.add_middleware(Auth, keys=read_keys(keys), trusted=read_networks(trusted), limiter=limiter)
     app.add_middleware(RequestLog, paths=frozenset({"/predict"}))
 

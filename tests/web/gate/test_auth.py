@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyespot.errors import InvalidSetting
-from eyespot.recognizer import Trace
+from eyespot.telemetry import Trace
 from eyespot.web.gate.auth import Auth, Key, find_key, read_keys
 from tests.web.gate.helpers import CLIENT, KEYS, OPEN_PATHS, SECRET, FakeLimiter, app_with, get, get_with
 
@@ -184,7 +184,7 @@ def test_hostile_headers_are_refused(headers: list[tuple[bytes, bytes]]) -> None
     async def send(message: Any) -> None:
         answers.append(message)
 
-    state = {"facts": {}, "request_id": "1", "trace": Trace("1")}
+    state = {"facts": {}, "trace": Trace("1")}
     scope = {"type": "http", "path": "/predict", "headers": headers, "client": None, "state": state, "app": app_with()}
     asyncio.run(Auth(app, read_keys(KEYS), (), None)(scope, None, send))  # type: ignore[arg-type]
     assert answers[0]["status"] == 401

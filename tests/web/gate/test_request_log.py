@@ -6,7 +6,7 @@ from starlette.routing import Route
 from tests.web.gate.helpers import app_with, get
 
 
-def test_no_browser_guesses_at_a_reply_of_any_status() -> None:
+def test_every_response_forbids_sniffing() -> None:
     app = app_with()
     app.router.routes.insert(
         0, Route("/status/{of:int}", lambda request: Response(status_code=request.path_params["of"]))

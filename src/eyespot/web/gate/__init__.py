@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route, outermost layer first."""
+"""What every request passes before the API sees it; none of it knows about images."""
 
 from starlette.types import Scope
 

@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyespot.errors import Forbidden, InvalidSetting, Refusal, Unauthorized
-from eyespot.web import problems
+from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import Network, client_address
 from eyespot.web.gate.rate_limit import RateLimiter, charge_batch
 

@@ -11,7 +11,7 @@ from fastapi import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from eyespot.errors import BadRequest, HeadTooLarge, Refusal
-from eyespot.web import problems
+from eyespot.web.gate import problems
 
 # The app receives a body in pieces of this size; uvicorn wakes it for every packet. No limit counts an incomplete
 # piece, so pieces get smaller with more connections: 64 MiB in all, but not less than uvicorn's 64 KiB each.
