@@ -14,7 +14,7 @@ import pytest
 from eyespot.web.gate import body_limit
 from eyespot.web.gate.protocol import Protocol
 from tests import makers
-from tests.serving import FakeEngine, Served, serve_fake
+from tests.serving import FakeEngine, Served, serve_fake, until
 
 IMAGE = makers.encode(makers.flat((40, 30), (130, 130, 130)), "PNG")
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQ\r\n"
@@ -262,19 +262,30 @@ def test_earlier_requests_are_answered_before_a_refusal(wrong: bytes, status: in
         assert connection.recv(1) == b""
 
 
-@pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:-2], GET, GET + b"\r\n", GET + b"GET"])
-def test_a_connection_without_a_whole_request_is_closed(sent: bytes) -> None:
+@pytest.mark.parametrize(
+    ("sent", "keep_alive_seconds"),
+    [(b"", 0.1), (b"\r\n", 0.1), (GET[:-2], 75), (GET, 0.1), (GET + b"\r\n", 0.1), (GET + b"GET", 0.1)],
+)
+def test_a_connection_without_a_whole_request_is_closed(sent: bytes, keep_alive_seconds: float) -> None:
     class Impatient(Protocol):
         head_seconds = 0.1
 
-    options = {"http": Impatient, "timeout_keep_alive": 0.1}
     with (
-        serve_fake(uvicorn=options) as served,
+        serve_fake(uvicorn={"http": Impatient, "timeout_keep_alive": keep_alive_seconds}) as served,
         socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection,
     ):
         connection.sendall(sent)
         while connection.recv(1000):
             pass  # at most one answer
+
+
+def test_a_request_refused_in_its_body_ends_at_once() -> None:
+    with serve_fake() as served, served.client() as client:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall(CHUNK + b"\r\na\r\n")
+            connection.sendall(b"no length\r\n")
+            assert answer(connection)[0] == 400
+        until(lambda: 'route="/predict",status="499"' in client.get("/metrics").text)
 
 
 def test_thousands_of_pipelined_offers_are_ignored(connection: socket.socket) -> None:
@@ -299,9 +310,7 @@ def test_a_client_that_disconnects_in_a_pipeline_is_not_an_error(caplog: pytest.
         with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
             connection.sendall((POST + LENGTH + IMAGE) * 3)
             assert engine.started.acquire(timeout=30)
-        deadline = time.monotonic() + 30
-        while 'route="/predict",status="499"' not in client.get("/metrics").text:
-            assert time.monotonic() < deadline
+        until(lambda: 'route="/predict",status="499"' in client.get("/metrics").text)
         engine.go.set()
     assert "request_failed" not in caplog.messages
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
