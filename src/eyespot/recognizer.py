@@ -14,8 +14,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -83,16 +82,20 @@ class Recognizer:
         """
         trace.cache = "miss"
         try:
-            with self._progress(image.sha256):
-                scores = await self._cached(image.sha256, trace)
-                if scores is None:
-                    scores = await self._computed(image, trace, disconnected, lane)
-                await self._keep(image, trace)
+            self._in_progress[image.sha256] += 1
+            scores = await self._cached(image.sha256, trace)
+            if scores is None:
+                scores = await self._computed(image, trace, disconnected, lane)
+            await self._keep(image, trace)
         except ClientDisconnected:
             raise
         except Exception as error:
             await self._write_refusal(image, trace, error if isinstance(error, Refusal) else Internal())
             raise
+        finally:
+            self._in_progress[image.sha256] -= 1
+            if not self._in_progress[image.sha256]:
+                del self._in_progress[image.sha256]
         await self._write(image.sha256, len(image.data), trace, scores)
         return scores
 
@@ -125,16 +128,6 @@ class Recognizer:
         """Raise `Overloaded` when an image could only be refused, so that its body need not be read."""
         if not self.cache:
             self.pool.refuse_if_full()
-
-    @contextmanager
-    def _progress(self, sha256: str) -> Iterator[None]:
-        self._in_progress[sha256] += 1
-        try:
-            yield
-        finally:
-            self._in_progress[sha256] -= 1
-            if not self._in_progress[sha256]:
-                del self._in_progress[sha256]
 
     async def _cached(self, sha256: str, trace: Trace) -> Scores | None:
         if not self.cache:

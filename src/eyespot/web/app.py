@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Mount, request_response
+from starlette.routing import BaseRoute, Mount
+from starlette.types import Receive, Scope, Send
 
 from eyespot import __version__
 from eyespot.assembly import open_recognizer
@@ -38,7 +38,11 @@ class PlainRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self.app = request_response(endpoint)
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def _routes() -> list[BaseRoute]:
@@ -99,7 +103,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     layers = [
         Middleware(RequestLog, paths=[route.path for route in routes if isinstance(route, APIRoute)]),
         *_cors(settings),
-        Middleware(BodyLimit, limit_of=partial(body.limit_of, settings.max_bytes, settings.batch_max_bytes)),
+        Middleware(BodyLimit, limit_of=body.limit_of(settings.max_bytes, settings.batch_max_bytes)),
         Middleware(Auth, keys=keys, trusted=read_networks(settings.trusted_proxies), limiter=limiter),
     ]
     app = FastAPI(
@@ -108,7 +112,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         description="What is in this image? Offline, on a CPU.",
         routes=routes,
         middleware=layers,
-        exception_handlers=problems.HANDLERS,
+        exception_handlers=problems.handlers(),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

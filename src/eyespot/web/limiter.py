@@ -46,13 +46,13 @@ class Limiter:
         storage, pool = _open_redis(storage_url)
         return cls(_RedisCounters(_Counters(strategy(storage), rates), pool, in_memory), least)
 
-    async def charge(self, who: str, cost: int = 1) -> None:
+    async def charge(self, who: str, cost: int = 1, *, charged: int = 0) -> None:
         """Count a request of `key:NAME` or `address:ADDRESS`, or `cost` of them.
 
         Raises:
             RateLimited: it is one too many.
         """
-        refusal = await self._counters.refusal(_counted_as(who), cost)
+        refusal = await self._counters.refusal(_counted_as(who), cost - charged)
         if refusal:
             raise refusal
 

@@ -36,15 +36,15 @@ class FakeLimiter:
         self.largest_cost = limit
         self.charged: dict[str, int] = {}
 
-    async def charge(self, client: str, cost: int = 1) -> None:
-        self.charged[client] = self.charged.get(client, 0) + cost
+    async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
+        self.charged[client] = self.charged.get(client, 0) + cost - charged
         if self.charged[client] > self.largest_cost:
             raise RateLimited(f"Not more than {self.largest_cost}.", limit=self.largest_cost, retry_after=7)
 
 
 def app_with(keys: str = "", limiter: FakeLimiter | None = None, trusted: str = "") -> FastAPI:
     """An app that answers every path with what the gate made of the request."""
-    app = FastAPI(openapi_url=None, exception_handlers=problems.HANDLERS)
+    app = FastAPI(openapi_url=None, exception_handlers=problems.handlers())
     app.state.metrics, app.state.pool = Metrics(), SimpleNamespace(draining=False)
     app.add_middleware(Auth, keys=read_keys(keys), trusted=read_networks(trusted), limiter=limiter)
     app.add_middleware(RequestLog, paths=frozenset({"/predict"}))

@@ -7,6 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -105,8 +106,8 @@ async def image_of(item: Item, max_bytes: int) -> Image:
         raise NoImage("The image is empty: 0 bytes.")
     if len(data) > max_bytes:
         raise _image_too_large(len(data), max_bytes)
-    # Hashing is four times as fast as decoding base64.
-    return Image(data, await in_thread_if_large(len(data) // 4, lambda: hashlib.sha256(data).hexdigest()))
+    digest = await in_thread_if_large(len(data) // 4, hashlib.sha256, data)  # 4 times as fast as decoding base64
+    return Image(data, digest.hexdigest())
 
 
 async def _from_form(
@@ -205,34 +206,30 @@ def media_type(content_type: str) -> str:
     return content_type.split(";", 1)[0].strip().lower()
 
 
-def limit_of(max_bytes: int, batch_max_bytes: int, path: str, content_type: str) -> Limit:
-    """How large a body of this type, sent to this path, may be.
+def limit_of(max_bytes: int, batch_max_bytes: int) -> Callable[[str, str], Limit]:
+    """How large a body may be, by its path and content type.
 
     Single images share the memory of as many as the pool admits; batches have two of the largest to themselves.
     """
-    if path == BATCH_PATH:
-        return Limit(
-            batch_max_bytes, lambda size: _body_too_large(size, batch_max_bytes), "batch", lambda _: 2 * batch_max_bytes
-        )
-    kind = media_type(content_type)
-    limit = max_bytes
-    if kind == "multipart/form-data":
-        limit += _FORM_ROOM
-    elif kind == "application/json":
-        limit = max_bytes * 4 // 3 + _JSON_ROOM
 
-    def refusal(size: int) -> ImageTooLarge | BodyTooLarge:
-        if limit == max_bytes:
-            return _image_too_large(size, max_bytes)
-        return _body_too_large(size, limit, f", of which {max_bytes:,} for the image")
+    def too_large(limit: int) -> Callable[[int], Refusal]:
+        def refusal(size: int) -> Refusal:
+            detail = f"The body has at least {size:,} bytes; the limit is {limit:,}."
+            return BodyTooLarge(detail, limit=limit, value=size)
 
-    return Limit(limit, refusal, "interactive", lambda pool: pool.capacity * max_bytes)
+        return refusal
 
+    def single(limit: int, refusal: Callable[[int], Refusal]) -> Limit:
+        return Limit(limit, refusal, "interactive", lambda pool: pool.capacity * max_bytes)
 
-def _body_too_large(size: int, limit: int, of_which: str = "") -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The body has at least {size:,} bytes; the limit is {limit:,}{of_which}.", limit=limit, value=size
-    )
+    form, json = max_bytes + _FORM_ROOM, max_bytes * 4 // 3 + _JSON_ROOM
+    batch = Limit(batch_max_bytes, too_large(batch_max_bytes), "batch", lambda _: 2 * batch_max_bytes)
+    raw = single(max_bytes, partial(_image_too_large, limit=max_bytes))
+    by_type = {
+        "multipart/form-data": single(form, too_large(form)),
+        "application/json": single(json, too_large(json)),
+    }
+    return lambda path, kind: batch if path == BATCH_PATH else by_type.get(media_type(kind), raw)
 
 
 def _image_too_large(size: int, limit: int) -> ImageTooLarge:

@@ -27,14 +27,15 @@ _ITEM = TypeAdapter(BatchItem)
 async def predict(request: Request) -> Response:
     """Recognise one image: a form with one file, base64 in JSON, or the image itself as the body."""
     recognizer: Recognizer = request.app.state.recognizer
-    trace: Trace = request.state.trace
+    state = request.scope["state"]
+    trace: Trace = state["trace"]
     trace.lap("admit")
     recognizer.refuse_early()
     limits = recognizer.classifier.card.limits
     asked = await body.read(request, limits.max_top_k)
     image = await body.image_of(asked.items.pop(), limits.max_bytes)
     trace.lap("read")
-    request.state.facts.update(sha256=image.sha256, model=recognizer.classifier.info.name)
+    state["facts"].update(sha256=image.sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recognize(image, trace, request.receive)  # `receive` returns when the client disconnects
     return answer.recognition(recognizer.classifier, image.sha256, scores, asked.parameters, trace)
 

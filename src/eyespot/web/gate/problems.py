@@ -8,8 +8,9 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
 
-from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Refusal
+from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Overloaded, Refusal
 from eyespot.types import TYPE_URI, Check, Problem
+from eyespot.web.gate.pace import Pace
 
 MEDIA_TYPE = "application/problem+json"
 _PROBLEM = TypeAdapter(Problem)
@@ -63,8 +64,21 @@ async def _invalid(request: Request, error: Any) -> Response:
     return response(request, InvalidParameter(f"{first['loc'][-1]}: {first['msg']}."))
 
 
-HANDLERS: dict[Any, Any] = {Refusal: _refused, HTTPException: _http_error, RequestValidationError: _invalid}
-"""FastAPI's `exception_handlers`."""
+def handlers() -> dict[Any, Any]:
+    """FastAPI's `exception_handlers`."""
+    pace = Pace()
+
+    async def overloaded(request: Request, refusal: Overloaded) -> Response:
+        refusal.__traceback__ = None  # whose frames hold the body
+        await pace.turn()
+        return response(request, refusal)
+
+    return {
+        Overloaded: overloaded,
+        Refusal: _refused,
+        HTTPException: _http_error,
+        RequestValidationError: _invalid,
+    }
 
 
 def _methods(request: Request) -> list[str]:

@@ -12,8 +12,8 @@ class RateLimiter(Protocol):
     def largest_cost(self) -> int:
         """The most requests that can ever pass at once."""
 
-    async def charge(self, client: str, cost: int = 1) -> None:
-        """Count `cost` requests; raises RateLimited if they exceed the limit."""
+    async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
+        """Count `cost` requests, of which `charged` were counted before; raises RateLimited if they are too many."""
 
 
 async def charge_batch(limiter: RateLimiter, client: str, images: int) -> None:
@@ -25,10 +25,10 @@ async def charge_batch(limiter: RateLimiter, client: str, images: int) -> None:
     """
     if images > limiter.largest_cost:
         raise TooManyImages(
-            f"Each image counts as a request, and the rate limit allows at most {limiter.largest_cost} at once: "
+            f"Each image counts as a request, and the rate limit allows {limiter.largest_cost} at once: "
             "send smaller batches.",
             limit=limiter.largest_cost,
             value=images,
         )
     if images > 1:
-        await limiter.charge(client, images - 1)
+        await limiter.charge(client, images, charged=1)
