@@ -4,11 +4,12 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eyespot.choices import ENGINES, FORMATS
 from eyespot.errors import InvalidSetting
 
 PREFIX = "EYESPOT_"
@@ -16,6 +17,12 @@ _OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
 # Kubernetes sets these in every pod beside a Service that is called `eyespot`, EYESPOT_PORT=tcp://… among them.
 _SERVICE_LINK = re.compile(r"EYESPOT_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 _MIB = 1024 * 1024
+
+if TYPE_CHECKING:
+    EngineName = str
+    FormatName = str
+else:  # a type checker cannot read the tables
+    EngineName, FormatName = Literal["auto", *ENGINES], Literal[*FORMATS]
 
 
 class Settings(BaseSettings):
@@ -31,7 +38,7 @@ class Settings(BaseSettings):
     labels_dir: Path = Field(Path("labels"), description="Folder of label files that are not beside the manifest.")
     data_dir: Path = Field(Path("data"), description="Folder for what the server writes; made when missing.")
 
-    engine: Literal["auto", "openvino", "torch", "onnxruntime", "torchscript"] = Field(
+    engine: EngineName = Field(
         "auto",
         description="Library that computes; `auto` is openvino, torch is the reference, the others are extras.",
     )
@@ -48,8 +55,8 @@ class Settings(BaseSettings):
 
     max_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB, description="Bytes of one encoded image.")
     max_pixels: int = Field(25_000_000, ge=1024, le=1_000_000_000, description="Pixels of one JPEG; others half.")
-    formats: Annotated[tuple[Literal["jpeg", "png", "webp"], ...], NoDecode] = Field(
-        ("jpeg", "png", "webp"), min_length=1, description="Image formats that are read, separated by commas."
+    formats: Annotated[tuple[FormatName, ...], NoDecode] = Field(
+        tuple(FORMATS), min_length=1, description="Image formats that are read, separated by commas."
     )
     batch_max: int = Field(64, ge=1, le=10_000, description="Images in one batch.")
     batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Bytes of the body of one batch.")

@@ -111,7 +111,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "no network is called 'other'"),
+        (["weights", "verify", "other"], "unknown model 'other'"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from eyespot.errors import ExportRefused
-from eyespot.vision import export, weights
+from eyespot.vision import export, exporter, weights
+from eyespot.vision.engines import Threads
 from eyespot.vision.engines.openvino import OpenVinoEngine
 from eyespot.vision.weights import Entry
 from tests.serving import ROOT, FakeEngine
@@ -39,8 +40,8 @@ def test_weights_are_stored_in_float32(made: tuple[Path, export.Export], entry: 
 
 
 def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, export.Export], entry: Entry) -> None:
-    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, latency_threads=2)
-    images = export.proof_images(entry.recipe)[:2]
+    engine = OpenVinoEngine(made[0], Threads(1, 1, 2))
+    images = exporter.proof_images(entry.recipe)[:2]
     logits, features = engine.infer(images, features=True)
     assert logits.shape == (2, 1000)
     assert logits.dtype == np.float32
@@ -52,8 +53,8 @@ def test_the_feature_map_and_the_final_layer_make_the_logits(made: tuple[Path, e
 
 
 def test_answers_stay_when_the_engine_is_used_again(made: tuple[Path, export.Export], entry: Entry) -> None:
-    engine = OpenVinoEngine(made[0], precision="f32", streams=1, threads=1, latency_threads=2)
-    first, second = export.proof_images(entry.recipe)[:2]
+    engine = OpenVinoEngine(made[0], Threads(1, 1, 2))
+    first, second = exporter.proof_images(entry.recipe)[:2]
     kept, _ = engine.infer(first[None])
     before = kept.copy()
     engine.infer(second[None])
@@ -126,12 +127,12 @@ class Shifted(FakeEngine):
 
 @pytest.mark.parametrize(("by", "refused"), [(0, False), (9e-4, False), (2e-3, True), (9, True), (float("nan"), True)])
 def test_an_export_that_disagrees_is_refused(entry: Entry, by: float, refused: bool) -> None:
-    images = export.proof_images(entry.recipe)
+    images = exporter.proof_images(entry.recipe)
     if refused:
         with pytest.raises(ExportRefused):
-            export.prove(FakeEngine(), Shifted(by), images)
+            exporter.prove(FakeEngine(), Shifted(by), images)
     else:
-        assert export.prove(FakeEngine(), Shifted(by), images).max_logit_difference == pytest.approx(by, abs=1e-6)
+        assert exporter.prove(FakeEngine(), Shifted(by), images).max_logit_difference == pytest.approx(by, abs=1e-6)
 
 
 def test_a_top1_that_changes_within_the_tolerance_is_refused(entry: Entry) -> None:
@@ -146,11 +147,11 @@ def test_a_top1_that_changes_within_the_tolerance_is_refused(entry: Entry) -> No
             return logits, None
 
     with pytest.raises(ExportRefused, match="top-1"):
-        export.prove(Near(1), Near(2), export.proof_images(entry.recipe))
+        exporter.prove(Near(1), Near(2), exporter.proof_images(entry.recipe))
 
 
 def test_the_proof_images_do_not_change(entry: Entry) -> None:
-    first, second = export.proof_images(entry.recipe), export.proof_images(entry.recipe)
+    first, second = exporter.proof_images(entry.recipe), exporter.proof_images(entry.recipe)
     assert (first == second).all()
     assert first.shape == (8, 224, 224, 3)
     assert len({image.tobytes() for image in first}) == 8
@@ -169,7 +170,7 @@ def test_an_export_from_before_the_sample_image_changed_is_replaced(
 
     export.publish(tmp_path, "one", write(made[1].model_copy(update={"sample": "0" * 64})))
     export.publish(tmp_path, "one", write(made[1]))
-    assert export._read(tmp_path / "one") == made[1]
+    assert export.read(tmp_path / "one") == made[1]
 
 
 def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export], tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export]
     assert publish(replace=True) != first
     (tmp_path / "one" / "model.bin").write_bytes(b"damaged")
     publish()
-    assert export._read(tmp_path / "one") == made[1]
+    assert export.read(tmp_path / "one") == made[1]
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
@@ -206,5 +207,5 @@ def test_an_export_that_cannot_be_replaced_is_an_error(
 
 def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="does not fit"):
-        export.make(entry, 7, tmp_path)
+        exporter.make(entry, 7, tmp_path)
     assert list(tmp_path.iterdir()) == []

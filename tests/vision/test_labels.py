@@ -32,8 +32,8 @@ def row(class_id: int, name: str) -> dict[str, object]:
     [
         ([row(0, "a"), row(1, "a")], "unique"),
         ([row(1, "a"), row(0, "b")], "order"),
-        ([{"label": "a"}], "no label file"),
-        ("{", "no label file"),
+        ([{"label": "a"}], "not a label file"),
+        ("{", "not a label file"),
     ],
 )
 def test_a_bad_file_is_told(tmp_path: Path, content: object, told: str) -> None:

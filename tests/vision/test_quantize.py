@@ -12,9 +12,9 @@ from PIL import Image
 
 from eyespot.errors import EngineUnavailable, ExportRefused, TooFewImages
 from eyespot.types import Quantization
-from eyespot.vision import export, quantize, weights
+from eyespot.vision import export, exporter, quantize, weights
 from eyespot.vision.classifier import Classifier
-from eyespot.vision.engines import Engine
+from eyespot.vision.engines import Engine, Threads
 from eyespot.vision.quantize import Images
 from eyespot.vision.weights import Entry
 from tests import makers
@@ -157,7 +157,7 @@ def test_int8_recognises_the_golden_image_and_photographs(quantized: Quantized) 
     assert (classifier.info.engine, classifier.info.precision) == ("openvino", "int8")
     classifier.check_golden_image()
     assert "espresso" in {found.label for found in classifier.classify(makers.jpeg("coffee"))}
-    logits, features = classifier.engine.infer(export.proof_images(RECIPE)[:2], features=True)
+    logits, features = classifier.engine.infer(exporter.proof_images(RECIPE)[:2], features=True)
     assert features is not None
     assert (logits.shape, features.shape) == ((2, 1000), (2, 1280, 7, 7))
 
@@ -184,7 +184,7 @@ def test_without_images_the_command_says_so_and_leaves_nothing(tmp_path: Path) -
     )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("eyespot: ")]
-    assert "images has 0 different images" in line
+    assert "images has 0 different readable images" in line
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
 
@@ -211,15 +211,13 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def perf_counter(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(quantize, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def numbered(count: int) -> Images:
@@ -230,34 +228,34 @@ SURE = [0.8, 0.1, 0.1]
 UNDECIDED = [0.34, 0.33, 0.33]
 
 
-def test_the_nearest_way_is_chosen_even_if_a_likeliest_class_changes(clock: Clock) -> None:
+def test_the_nearest_preset_is_chosen_even_if_a_top1_changes(clock: Clock) -> None:
     before = Knows([SURE, UNDECIDED], clock)
     candidates: dict[str, Engine] = {
         "unsure": Knows([[0.5, 0.3, 0.2], UNDECIDED], clock),
         "near": Knows([SURE, [0.33, 0.34, 0.33]], clock),
         "wrong": Knows([[0.1, 0.8, 0.1], UNDECIDED], clock),
     }
-    assert quantize.choose_way(before, candidates, numbered(2).pixels) == "near"
+    assert quantize.choose_preset(before, candidates, numbered(2).pixels, clock) == "near"
 
 
 def test_confidences_that_are_0_in_float32_are_compared_too(clock: Clock) -> None:
     with np.errstate(divide="ignore"):  # of the fakes' own logarithm
         candidates: dict[str, Engine] = {"wrong": Knows([[1, 0, 0]], clock), "near": Knows([[0, 1, 1e-9]], clock)}
-        assert quantize.choose_way(Knows([[0, 1, 0]], clock), candidates, numbered(1).pixels) == "near"
+        assert quantize.choose_preset(Knows([[0, 1, 0]], clock), candidates, numbered(1).pixels, clock) == "near"
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [(1, "near"), (1.05, "near"), (1.06, "quick"), (3, "quick")])
-def test_a_way_that_is_more_than_5_percent_slower_is_left_out(clock: Clock, seconds: float, chosen: str) -> None:
+def test_a_preset_more_than_5_percent_slower_is_left_out(clock: Clock, seconds: float, chosen: str) -> None:
     candidates: dict[str, Engine] = {
         "quick": Knows([[0.5, 0.3, 0.2]], clock, 1),
         "near": Knows([SURE], clock, seconds),
     }
-    assert quantize.choose_way(Knows([SURE], clock), candidates, numbered(1).pixels) == chosen
+    assert quantize.choose_preset(Knows([SURE], clock), candidates, numbered(1).pixels, clock) == chosen
 
 
 def test_a_moment_in_which_the_machine_is_busy_does_not_count(clock: Clock) -> None:
     engines: list[Engine] = [Knows([SURE], clock, 1, 50, 1), Knows([SURE], clock, 2)]
-    assert quantize.seconds_each(engines, numbered(1).pixels[0]) == [1, 2]
+    assert quantize.median_seconds(engines, numbered(1).pixels[0], clock) == [1, 2]
 
 
 def changed(count: int) -> list[list[float]]:
@@ -272,9 +270,9 @@ def test_less_than_90_percent_agreement_is_refused_unless_forced(
     before, after = Knows([SURE] * 30, clock), Knows(changed(count), clock)
     if refused:
         with pytest.raises(ExportRefused, match=r"80\.0% of 10 images.*--force"):
-            quantize.compare(before, after, numbered(30), "a way", force=force)
+            quantize.compare(before, after, numbered(30), "a preset", force=force, clock=clock)
     else:
-        report = quantize.compare(before, after, numbered(30), "a way", force=force)
+        report = quantize.compare(before, after, numbered(30), "a preset", force=force, clock=clock)
         assert report.agreement == 1 - count / 10
 
 
@@ -282,8 +280,8 @@ def test_the_figures_of_the_report_are_those_of_the_images_held_out(clock: Clock
     answers = [[0.3, 0.6, 0.1] if number % 3 else [0.7, 0.2, 0.1] for number in range(30)]
     answers[27] = [0.3, 0.6, 0.1]
     before, after = Knows([SURE] * 30, clock, 1 / 25), Knows(answers, clock, 1 / 100)
-    assert quantize.compare(before, after, numbered(30), "a way", force=False) == Quantization(
-        preset="a way",
+    assert quantize.compare(before, after, numbered(30), "a preset", force=False, clock=clock) == Quantization(
+        preset="a preset",
         calibrated_on=20,
         measured_on=10,
         agreement=0.9,
@@ -357,7 +355,7 @@ def test_what_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
 def test_less_than_30_different_images_are_too_few(tmp_path: Path, count: int, copies: int) -> None:
     write_images(tmp_path, range(count))
     write_images(tmp_path, range(copies), "again-{}.png")
-    with pytest.raises(TooFewImages, match=f"has {count} different images"):
+    with pytest.raises(TooFewImages, match=f"has {count} different readable images"):
         read(tmp_path)
 
 
@@ -378,21 +376,19 @@ def test_the_order_of_images_does_not_depend_on_their_names(tmp_path: Path) -> N
 
 
 def test_int8_that_is_refused_leaves_the_older_one_as_it_was(
-    entry: Entry, base: tuple[Path, export.Export], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    entry: Entry, base: tuple[Path, export.Export], tmp_path: Path
 ) -> None:
     place = older(entry, base, tmp_path)
     before = (place / "export.json").stat().st_ino
 
-    def calibrate(base: Path, images: object, way: str, folder: Path) -> None:
+    def calibrate(base: Path, images: object, preset: object, folder: Path) -> None:
         folder.mkdir()
 
-    def load(engine: str, folder: Path, *, precision: str, **plan: int) -> Engine:
-        return Knows([[0.1, 0.9] if precision == "int8" else [0.9, 0.1]] * 30, clock)
+    def load(engine: str, folder: Path, threads: Threads, *, precision: str = "f32") -> Engine:
+        return Knows([[0.1, 0.9] if precision == "int8" else [0.9, 0.1]] * 30)
 
-    monkeypatch.setattr(quantize, "_calibrate", calibrate)
-    monkeypatch.setattr(export, "load", load)
     with pytest.raises(ExportRefused):
-        quantize.quantize(entry, 1000, numbered(30), tmp_path, threads=1)
+        quantize.quantize(entry, 1000, numbered(30), tmp_path, threads=1, calibrate=calibrate, load=load)
     assert (place / "export.json").stat().st_ino == before
     assert export.find(entry, 1000, "openvino", [tmp_path / "exports"], "int8")
     assert {path.name for path in place.parent.iterdir()} == {base[0].name, place.name}

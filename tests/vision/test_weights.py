@@ -342,7 +342,7 @@ def test_nothing_here_is_told_with_the_remedy(entry: Entry) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "no network"),
+        ("", "no models"),
         ("[net", "cannot be read"),
         ("net = 3", "cannot be read"),
         (f"[net]{ENTRY}colour = 3", "colour"),
