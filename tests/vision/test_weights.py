@@ -250,7 +250,7 @@ def test_why_there_is_no_answer_is_told_in_plain_words_with_the_remedy(
         monkeypatch.delenv(name.upper(), raising=False)
     if "nowhere" in address:
         monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setattr(fetch, "_READ_SECONDS", 0.2 if "SILENT" in address else 30)
+    monkeypatch.setattr(fetch, "READ_SECONDS", 0.2 if "SILENT" in address else 30)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         places = {"MIRROR": mirror.url.removeprefix("http:"), "SILENT": f"//127.0.0.1:{silent.getsockname()[1]}"}
         for place, url in places.items():
@@ -262,8 +262,8 @@ def test_why_there_is_no_answer_is_told_in_plain_words_with_the_remedy(
         with pytest.raises(FetchFailed, match=reason) as told:
             fetch.fetch(entry, url=address)
     assert not re.search(ODD, str(told.value).replace(address, ""))
-    assert str(told.value).endswith(f"; {fetch._REMEDY}") or "gopher" in str(proxy)
-    assert all(way in fetch._REMEDY for way in ("--url", "--from", "HTTPS_PROXY"))
+    assert str(told.value).endswith(f"; {fetch.REMEDY}") or "gopher" in str(proxy)
+    assert all(way in fetch.REMEDY for way in ("--url", "--from", "HTTPS_PROXY"))
     assert fetch.CONNECT_SECONDS <= 5
 
 
@@ -289,13 +289,13 @@ def test_a_wrong_copy_is_refused(entry: Entry, tmp_path: Path) -> None:
 
 
 def test_two_downloads_do_not_write_into_one_file(entry: Entry, mirror: Any) -> None:
-    with fetch._alone(part(entry)), pytest.raises(FetchFailed, match="another process"):
+    with fetch.locked(entry.folder), pytest.raises(FetchFailed, match="another process"):
         fetch.fetch(entry, url=f"{mirror.url}/whole")
 
 
 def test_the_official_weights_have_the_address_that_torchvision_knows() -> None:
     entry = weights.read_manifest(ROOT / "weights" / "manifest.toml")["resnet18"]
-    assert fetch._url(entry) == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert fetch.source_url(entry) == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     assert entry.sha256.startswith("f37072fd")
 
 

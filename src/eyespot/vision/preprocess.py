@@ -38,18 +38,18 @@ REDUCED_SIDE = 2.9
 # Pillow warns about odd files, such as a broken EXIF block. Here they are decoded or refused.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
-_OTHER_FORMATS = {  # by their first bytes, in lower case
-    b"gif8": "a GIF",
-    b"bm": "a BMP",
-    b"ii*\0": "a TIFF",
-    b"mm\0*": "a TIFF",
-    b"%pdf": "a PDF",
-    b"<svg": "an SVG",
-    b"<?xml": "XML",
-    b"<!doctype": "HTML",
-    b"<html": "HTML",
-}
-_ISO_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+_OTHER_FORMATS = (
+    (rb"gif8", "a GIF"),
+    (rb"bm", "a BMP"),
+    (rb"ii\*\0|mm\0\*", "a TIFF"),
+    (rb"%pdf", "a PDF"),
+    (rb"<svg", "an SVG"),
+    (rb"<\?xml", "XML"),
+    (rb"<!doctype|<html", "HTML"),
+    (rb".{4}ftyp(hei[cx]|mif1)", "HEIC"),
+    (rb".{4}ftypavi[fs]", "AVIF"),
+    (rb".{4}ftyp", "an MP4 or HEIC file"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +106,12 @@ def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
     if not data:
         raise UnsupportedFormat("The image is empty: 0 bytes.")
     name = announced_format(data)
-    if name is None or name not in formats:
-        found = f"a {FORMATS[name].title}" if name else _describe(data)
-        raise UnsupportedFormat(f"This is not a {titles(formats)} image{f', but {found}' if found else ''}.")
-    return FORMATS[name]
-
-
-def _describe(data: bytes) -> str:
-    if data[4:8] == b"ftyp":
-        return _ISO_BRANDS.get(data[8:12], "an MP4 or HEIC file")
-    head = data[:512].lstrip().lower()
-    return next((name for signature, name in _OTHER_FORMATS.items() if head.startswith(signature)), "")
+    if name is not None and name in formats:
+        return FORMATS[name]
+    head = data[:512].lstrip()
+    others = (title for pattern, title in _OTHER_FORMATS if re.match(pattern, head, re.DOTALL | re.IGNORECASE))
+    found = f"a {FORMATS[name].title}" if name else next(others, "")
+    raise UnsupportedFormat(f"This is not a {titles(formats)} image{found and ', but '}{found}.")
 
 
 # The plugins' own classes rather than Image.open: no format but the detected one is tried, an MPO is read as the JPEG
@@ -153,17 +148,11 @@ def _check_size(size: Size, choice: ImageFormat, max_pixels: int) -> None:
     width, height = size
     limit = max_pixels // choice.pixel_factor
     if width * height > limit:
-        raise TooManyPixels(
-            f"The {choice.title} has {width} x {height} pixels; at most {limit:,} are accepted.",
-            limit=limit,
-            value=width * height,
-        )
+        detail = f"The {choice.title} has {width} x {height} pixels; at most {limit:,} are accepted."
+        raise TooManyPixels(detail, limit=limit, value=width * height)
     if min(size) < MIN_SIDE:
-        raise TooSmall(
-            f"The image has {width} x {height} pixels; at least {MIN_SIDE} a side are needed.",
-            limit=MIN_SIDE,
-            value=min(size),
-        )
+        detail = f"The image has {width} x {height} pixels; at least {MIN_SIDE} a side are needed."
+        raise TooSmall(detail, limit=MIN_SIDE, value=min(size))
 
 
 def _check_memory(coefficients: int, bitmap: Image.Image, max_pixels: int) -> None:
@@ -171,9 +160,8 @@ def _check_memory(coefficients: int, bitmap: Image.Image, max_pixels: int) -> No
     limit = int(BYTES_PER_PIXEL * max_pixels)
     needed = 2 * coefficients + math.prod(bitmap.size) * (1 if bitmap.mode == "L" else 4)
     if needed > limit:
-        raise TooMuchMemory(
+        detail = (
             f"The JPEG is progressive or not interleaved, and takes {math.ceil(needed / 1e6):,} MB to decode; at most "
-            f"{limit / 1e6:,.0f} MB are allowed. Save it as a baseline JPEG, or make it smaller.",
-            limit=limit,
-            value=needed,
+            f"{limit / 1e6:,.0f} MB are allowed. Save it as a baseline JPEG, or make it smaller."
         )
+        raise TooMuchMemory(detail, limit=limit, value=needed)
