@@ -18,8 +18,8 @@ from eyespot.vision.engines import Engine, Threads
 from eyespot.vision.quantize import Images
 from eyespot.vision.weights import Entry
 from tests import makers
+from tests.recorder import recorder_in
 from tests.serving import EYESPOT, RECIPE, ROOT, FakeEngine, environment
-from tests.whole.test_calls_home import recorder_in
 
 MANIFEST = ROOT / "weights" / "manifest.toml"
 PHOTOGRAPHS = ["chelsea", "coffee", "rocket", "astronaut", "hubble_deep_field", "retina", "camera", "moon"]

@@ -25,7 +25,6 @@ from eyespot.vision.loader import load_model
 from eyespot.vision.precision import Comparison
 from eyespot.vision.weights import Entry
 
-_MAX_BYTES = 5 * 1024 * 1024
 _PACKED = b"eye2"
 _HEAD = struct.Struct("<4s8sIII")  # _PACKED, format, width, height, bytes
 
@@ -69,10 +68,8 @@ class Classifier:
         entry: Entry,
         labels: tuple[Label, ...],
         engine: Engine,
+        limits: Limits,
         *,
-        max_bytes: int = _MAX_BYTES,
-        max_pixels: int = preprocess.MAX_PIXELS,
-        formats: Collection[str] = tuple(FORMATS),
         stand_in: bool = False,
         record: Export | None = None,
         comparison: Comparison | None = None,
@@ -87,7 +84,7 @@ class Classifier:
             accuracy=entry.accuracy,
             license=entry.license,
             stand_in=stand_in,
-            limits=Limits(max_bytes, max_pixels, list(formats), len(labels)),
+            limits=limits,
             quantization=record.quantization if record else None,
         )
         self.recipe = entry.recipe
@@ -110,7 +107,7 @@ class Classifier:
         streams: int = 1,
         threads: int = 1,
         latency_threads: int | None = None,
-        max_bytes: int = _MAX_BYTES,
+        max_bytes: int = 5 * 1024 * 1024,
         max_pixels: int = preprocess.MAX_PIXELS,
         formats: Collection[str] = tuple(FORMATS),
     ) -> Self:
@@ -132,17 +129,8 @@ class Classifier:
             event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=remedy)
         plan = Threads(streams, threads, latency_threads or streams * threads)
         loaded = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
-        return cls(
-            entry,
-            names,
-            loaded.engine,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            formats=formats,
-            stand_in=stand_in,
-            record=loaded.record,
-            comparison=loaded.comparison,
-        )
+        limits = Limits(max_bytes, max_pixels, list(formats), len(names))
+        return cls(entry, names, limits=limits, stand_in=stand_in, **loaded._asdict())
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The confidences for one encoded image. `steps`, if given, receives the seconds of `decode` and `infer`.
@@ -186,15 +174,13 @@ class Classifier:
         # `scores` might refuse it: the settings may exclude its format or its size.
         pixels = export.golden_pixels(self.recipe)
         for exclusive in (True, False):
-            self._check_golden(softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0]))
-
-    def _check_golden(self, confidences: Confidences) -> None:
-        total = float(confidences.sum(dtype=np.float64))
-        if not math.isclose(total, 1, abs_tol=1e-3):
-            raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
-        if self._record and not self._record.is_golden(confidences, self.engine.precision):
-            expected, actual = (self.labels[i].label for i in (self._record.golden[0][0], int(confidences.argmax())))
-            raise GoldenImageFailed(f"the golden image shows {expected}, but was recognised as {actual}")
+            confidences = softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0])
+            total = float(confidences.sum(dtype=np.float64))
+            if not math.isclose(total, 1, abs_tol=1e-3):
+                raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
+            if self._record and not self._record.is_golden(confidences, self.engine.precision):
+                expected, actual = (self.labels[i].label for i in (self._record.golden[0][0], confidences.argmax()))
+                raise GoldenImageFailed(f"the golden image shows {expected}, but was recognised as {actual}")
 
 
 def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:

@@ -23,15 +23,12 @@ _RECORD = "export.json"
 _UNFINISHED = ".unfinished-"
 
 
-class Proof(BaseModel):
-    """How far the export is from torch on the proof images."""
-
-    images: int
-    max_logit_difference: float
-
-
 class Export(BaseModel):
-    """The record of an export: its model, its proof, and the sha256 of each file."""
+    """The record of an export: its model, its proof, and the sha256 of each file.
+
+    `max_logit_difference` is that of the float32 export from torch on the proof images. `sample` is the sha256 of the
+    sample image, `golden` torch's top 5 for it as (class, confidence).
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,11 +38,9 @@ class Export(BaseModel):
     engine: str
     engine_version: str
     precision: Literal["f32", "int8"] = "f32"
-    proof: Annotated[Proof, Field(description="Of the float32 export, from which an int8 one is calibrated.")]
-    sample: Annotated[str, Field(description="sha256 of the sample image.")]
-    golden: Annotated[
-        list[tuple[int, float]], Field(min_length=1, description="torch's top 5 for it, as (class, confidence).")
-    ]
+    max_logit_difference: float
+    sample: str
+    golden: Annotated[list[tuple[int, float]], Field(min_length=1)]
     files: dict[str, str]
     quantization: Quantization | None = None
 
@@ -122,37 +117,29 @@ def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace
 
     An intact export with that name, which another process may have open, stays unless `replace` is set.
     """
+    place = folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    for left in folder.glob(f"{_UNFINISHED}*"):  # by an interrupted export
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     try:
         record = write(unfinished)
         files = {path.name: sha256(path) for path in sorted(unfinished.iterdir())}
         (unfinished / _RECORD).write_text(record.model_copy(update={"files": files}).model_dump_json(indent=1))
         unfinished.chmod(0o755)  # mkdtemp gives access to one user
-        _rename(unfinished, folder / name, record, replace)
+        if replace or not _has(place, record):
+            shutil.rmtree(place, ignore_errors=True)
+            try:
+                unfinished.rename(place)
+            except OSError:  # another process made it at the same time
+                if replace or not _has(place, record):
+                    raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return folder / name
+    return place
 
 
-def _rename(finished: Path, place: Path, record: Export, replace: bool) -> None:
-    def is_taken() -> bool:
-        other = read(place)
-        return not replace and other is not None and other.is_of(record.digest, record.classes)
-
-    if is_taken():
-        return
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        finished.rename(place)
-    except OSError:
-        if not is_taken():
-            raise
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what interrupted exports left behind."""
-    for left in folder.glob(f"{_UNFINISHED}*"):
-        if time.time() - left.stat().st_mtime > 3600:
-            shutil.rmtree(left, ignore_errors=True)
+def _has(place: Path, record: Export) -> bool:
+    other = read(place)
+    return other is not None and other.is_of(record.digest, record.classes)

@@ -14,11 +14,10 @@ _FILE = TypeAdapter(tuple[Label, ...])
 def load_labels(name: str, folders: Iterable[Path]) -> tuple[Label, ...]:
     """The classes in `<name>.json` from the first folder that has it, in the order of the model's output.
 
-    Raises:
-        BadManifest: no folder has the file, or its class ids are not 0, 1, 2, … or its names not unique.
+    Raises `BadManifest` if no folder has it, its class ids are not 0, 1, 2, … or its names are not unique.
     """
     tried = [folder / f"{name}.json" for folder in folders]
-    path = next((path for path in tried if path.is_file()), None)
+    path = next(filter(Path.is_file, tried), None)
     if path is None:
         raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
     try:

@@ -23,14 +23,13 @@ class Loaded(NamedTuple):
 def load_model(entry: Entry, classes: int, engine: str, asked: str, data_dir: Path, threads: Threads) -> Loaded:
     """The model in `engine` and in the precision that was asked for; either may be `auto`.
 
-    Raises:
-        EngineUnavailable: the engine is unknown or not installed, or lacks the precision.
-        ExportRefused: the model cannot be exported.
+    Raises `EngineUnavailable` if the engine is not installed or lacks the precision, `ExportRefused` if the model
+    cannot be exported.
     """
     engine = "openvino" if engine == "auto" else engine
-    choice = ENGINES.get(engine)
-    if choice is None:
+    if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; the engines are {', '.join(ENGINES)}")
+    choice = ENGINES[engine]
     if asked not in ("auto", *choice.precisions):
         raise EngineUnavailable(f"{engine} computes in {', '.join(choice.precisions)}, not in {asked}")
     if choice.exporter is None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,24 +28,16 @@ _CHOSEN_ON = 100  # images, at most
 _ROUNDS = 30
 
 
-class Preset(NamedTuple):
-    """How to calibrate: what stays in float, NNCF's guard against overflow, bias correction."""
-
-    first_layer_in_float: bool
-    types_in_float: list[str]
-    overflow_fix: str
-    bias_correction: bool
-
-
-# All take ranges from the minimum to the maximum. Without VNNI, products of two bytes are added up in 16 bits and may
-# overflow, so weights keep to seven bits, in the first layer or in all. The best preset depends on the model and on the
-# processor: on 200 photographs a ResNet-18 kept 98 % of its top-1 with the first, EfficientNet-Lite0 98.5 % with the
-# third; NNCF's defaults kept 96.5 % and 95 %.
+# Whether additions stay in float (else the first layer does, and biases are corrected), and NNCF's fix for overflow:
+# without VNNI, products of two bytes are added up in 16 bits, so weights keep to seven bits, in the first layer or in
+# all. All presets take ranges from the minimum to the maximum. The best one depends on the model and the processor: on
+# 200 photographs a ResNet-18 kept 98 % of its top-1 with the first, EfficientNet-Lite0 98.5 % with the third; NNCF's
+# defaults kept 96.5 % and 95 %.
 PRESETS = {
-    "additions in float, seven bits in the first layer": Preset(False, ["Add"], "FIRST_LAYER", False),
-    "additions in float, eight bits": Preset(False, ["Add"], "DISABLE", False),
-    "first layer in float, seven bits, biases corrected": Preset(True, [], "ENABLE", True),
-    "first layer in float, eight bits, biases corrected": Preset(True, [], "DISABLE", True),
+    "additions in float, seven bits in the first layer": (True, "FIRST_LAYER"),
+    "additions in float, eight bits": (True, "DISABLE"),
+    "first layer in float, seven bits, biases corrected": (False, "ENABLE"),
+    "first layer in float, eight bits, biases corrected": (False, "DISABLE"),
 }
 
 Clock = Callable[[], float]
@@ -84,11 +75,7 @@ def read_images(
     max_pixels: int = preprocess.MAX_PIXELS,
     formats: Collection[str] = tuple(FORMATS),
 ) -> Images:
-    """Up to `limit` images in a folder and below it; other files are skipped.
-
-    Raises:
-        TooFewImages: there are fewer than 30.
-    """
+    """Up to `limit` images in a folder and below it; raises `TooFewImages` below 30. Other files are skipped."""
     by_hash: dict[str, Path] = {}
     found = Images([], [])
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -116,8 +103,8 @@ def read_images(
     return found
 
 
-def calibrate(base: Path, images: list[Pixels], preset: Preset, folder: Path) -> None:
-    """Write the float32 export at `base` as an int8 model into `folder`."""
+def calibrate(base: Path, images: list[Pixels], preset: str, folder: Path) -> None:
+    """Write the float32 export at `base` as an int8 model to `folder`, which is new."""
     # In this order: nncf alone would report to an analytics host.
     from eyespot.vision.engines import openvino  # noqa: I001
     import nncf
@@ -125,17 +112,19 @@ def calibrate(base: Path, images: list[Pixels], preset: Preset, folder: Path) ->
     nncf.set_log_level(logging.WARNING)
     model = openvino.read(base)
     first = next(op.friendly_name for op in model.get_ordered_ops() if op.get_type_name() == "Convolution")
-    names = [first] if preset.first_layer_in_float else []
+    additions_in_float, overflow_fix = PRESETS[preset]
+    in_float = {"types": ["Add"]} if additions_in_float else {"names": [first]}
+    minmax = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
     with contextlib.redirect_stdout(sys.stderr):  # for NNCF's progress bars
         quantized = nncf.quantize(
             model,
             nncf.Dataset([image[None] for image in images]),
             subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=names, types=preset.types_in_float),
+            ignored_scope=nncf.IgnoredScope(**in_float),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
-                overflow_fix=nncf.OverflowFix[preset.overflow_fix],
-                disable_bias_correction=not preset.bias_correction,
+                activations_range_estimator_params=minmax,
+                overflow_fix=nncf.OverflowFix[overflow_fix],
+                disable_bias_correction=additions_in_float,
             ),
         )
     folder.mkdir()
@@ -151,16 +140,13 @@ def quantize(
     threads: int,
     force: bool = False,
     progress: Progress = lambda *_: None,
-    calibrate: Callable[[Path, list[Pixels], Preset, Path], None] = calibrate,
+    calibrate: Callable[[Path, list[Pixels], str, Path], None] = calibrate,
     load: Callable[..., Engine] = engines.load,
 ) -> tuple[Path, Quantization]:
     """Make a model's int8 export in the data folder, in place of an older one.
 
     Two of three images calibrate it with each preset and choose the preset; the others measure it against float32.
-
-    Raises:
-        EngineUnavailable: NNCF is not installed.
-        ExportRefused: fewer than 90 % of the images keep their top-1, and `force` is not set.
+    Raises `EngineUnavailable` without NNCF, `ExportRefused` as `compare` does.
     """
     check_installed()
     folders = export.folders(entry, data_dir)
@@ -171,14 +157,14 @@ def quantize(
     def write(unfinished: Path) -> export.Export:
         before, candidates = load("openvino", base, plan), {}
         with tempfile.TemporaryDirectory(dir=unfinished) as tries:
-            for done, (name, preset) in enumerate(PRESETS.items()):
-                progress(f"calibrating, {name}", done, len(PRESETS))
-                calibrate(base, images.calibration, preset, Path(tries) / name)
-                candidates[name] = load("openvino", Path(tries) / name, plan, precision="int8")
+            for done, preset in enumerate(PRESETS):
+                progress(f"calibrating, {preset}", done, len(PRESETS))
+                calibrate(base, images.calibration, preset, Path(tries, preset))
+                candidates[preset] = load("openvino", Path(tries, preset), plan, precision="int8")
             best = choose_preset(before, candidates, images.calibration)
             progress(f"measuring, {best}", len(PRESETS), len(PRESETS))
             reports.append(compare(before, candidates[best], images, best, force=force))
-            for path in [*(Path(tries) / best).iterdir(), base / "head.npz"]:
+            for path in [*Path(tries, best).iterdir(), base / "head.npz"]:
                 shutil.copy(path, unfinished)
         return record.model_copy(update={"precision": "int8", "quantization": reports[0]})
 
@@ -209,8 +195,7 @@ def compare(
 ) -> Quantization:
     """Measure the int8 engine against the float32 one, on the images held out.
 
-    Raises:
-        ExportRefused: too many images change their top-1, and `force` is not set.
+    Raises `ExportRefused` if fewer than 90 % of them keep their top-1, and `force` is not set.
     """
     expected, actual = (_confidences(engine, images.held_out) for engine in (before, after))
     best = expected.argmax(1)

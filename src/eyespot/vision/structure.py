@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eyespot.errors import BrokenImage, TooManyScans
+from eyespot.errors import BrokenImage, Refusal, TooManyScans
 
 MAX_SCANS = 100
 MAX_SEGMENTS = 1_000  # of a JPEG; a camera writes tens
@@ -50,9 +50,8 @@ class Parts:
 def take_apart(kind: str, data: bytes) -> Parts:
     """The parts of an image; a format that is unknown here is one part. Takes time and memory proportional to `data`.
 
-    Raises:
-        TooManyScans, BrokenImage: it has more parts than any camera or editor writes, or no image.
-        struct.error, IndexError: it is cut off.
+    Raises `TooManyScans` or `BrokenImage` if it has more parts than any camera or editor writes, or no image, and
+    `struct.error` or `IndexError` if it is cut off.
     """
     return _TAKE_APART.get(kind, Parts)(data)
 
@@ -72,12 +71,7 @@ def _jpeg(data: bytes) -> Parts:
         raise BrokenImage("The JPEG ends before its first scan.")
     header, scan = segments[:first], segments[first]
     tables = b"".join(data[start:end] for marker, start, end in header if marker not in _JPEG_METADATA)
-    if len(tables) > MAX_TABLE_BYTES:
-        raise BrokenImage(
-            f"The JPEG has {len(tables):,} bytes of tables before its first scan, more than {MAX_TABLE_BYTES:,}.",
-            limit=MAX_TABLE_BYTES,
-            value=len(tables),
-        )
+    _check(len(tables), MAX_TABLE_BYTES, "JPEG", "bytes of tables before its first scan")
     end = segments[-1].end if segments[-1].marker == _EOI else len(data)
     app1 = [data[start + 4 : stop] for marker, start, stop in header if marker == _APP1]
     return Parts(
@@ -107,12 +101,8 @@ def _segments(data: bytes) -> list[_Segment]:
             position += max(2, int.from_bytes(data[position : position + 2]))
         segments.append(_Segment(marker, start, position))
         scans += marker == _SOS
-        if scans > MAX_SCANS:
-            raise TooManyScans(f"The JPEG has more than {MAX_SCANS} scans.", limit=MAX_SCANS, value=scans)
-        if len(segments) > MAX_SEGMENTS:
-            raise BrokenImage(
-                f"The JPEG has more than {MAX_SEGMENTS:,} segments.", limit=MAX_SEGMENTS, value=len(segments)
-            )
+        _check(scans, MAX_SCANS, "JPEG", "scans", TooManyScans)
+        _check(len(segments), MAX_SEGMENTS, "JPEG", "segments")
         if marker == _EOI and scans:
             break
     return segments
@@ -137,12 +127,12 @@ def _coefficients(data: bytes, header: list[_Segment], scan: _Segment) -> int:
 
 def _png(data: bytes) -> Parts:
     pixels, exif, texts = [data[:8]], b"", {}
-    limit = MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
     position, count, kind = 8, 0, b""
     while position + 8 <= len(data) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)
         body, position = position + 8, position + 12 + length
-        count = _counted(count, limit, "PNG")
+        count += 1
+        _check(count, _max_chunks(data), "PNG", "chunks")
         if kind in _PNG_PIXELS:
             pixels.append(data[body - 8 : position])
         elif kind == b"eXIf":
@@ -182,19 +172,22 @@ def _raw_exif(text: bytes) -> bytes:
 
 def _webp(data: bytes) -> Parts:
     """One part: libwebp's demuxer is quick. But it allocates memory for each chunk, so they are counted."""
-    limit = MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
     end = 8 + int.from_bytes(data[4:8], "little")
     position, count = 12, 0
     while position + 8 <= min(end, len(data)):
         position += 8 + (int.from_bytes(data[position + 4 : position + 8], "little") + 1 & ~1)
-        count = _counted(count, limit, "WebP")
+        count += 1
+        _check(count, _max_chunks(data), "WebP", "chunks")
     return Parts(data)
 
 
-def _counted(count: int, limit: int, kind: str) -> int:
-    if count >= limit:
-        raise BrokenImage(f"The {kind} has more than {limit:,} chunks.", limit=limit, value=count + 1)
-    return count + 1
+def _max_chunks(data: bytes) -> int:
+    return MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
+
+
+def _check(value: int, limit: int, kind: str, parts: str, refusal: type[Refusal] = BrokenImage) -> None:
+    if value > limit:
+        raise refusal(f"The {kind} has more than {limit:,} {parts}.", limit=limit, value=value)
 
 
 _TAKE_APART: dict[str, Callable[[bytes], Parts]] = {"jpeg": _jpeg, "png": _png, "webp": _webp}

@@ -36,8 +36,8 @@ class Entry(BaseModel):
         if self.package is None:
             return self.folder / self.file
         found = importlib.util.find_spec(self.package)
-        where = found.submodule_search_locations if found else None
-        return Path(where[0] if where else f"(package {self.package}, not installed)") / self.file
+        folders = found and found.submodule_search_locations
+        return Path(folders[0] if folders else f"(package {self.package}, not installed)", self.file)
 
 
 _MANIFEST = TypeAdapter(dict[str, Entry])
@@ -50,10 +50,9 @@ def packaged(name: str) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:
-    """The models of a manifest, in order. If the default manifest is missing, the packaged one is used.
+    """The models of a manifest, in order. If the default manifest is missing, the packaged one is read.
 
-    Raises:
-        BadManifest: the file is missing, is not TOML, or an entry is incomplete.
+    Raises `BadManifest` if the file is missing or broken.
     """
     if not path.exists() and path == Path("weights/manifest.toml"):
         path = packaged("weights/manifest.toml")
@@ -73,20 +72,16 @@ def read_manifest(path: Path) -> dict[str, Entry]:
 
 
 def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
-    """The model of that name; `auto` is the first whose weight file exists.
-
-    Raises:
-        UnknownModel: the manifest has no such model.
-        WeightsMissing: `auto`, and no weight file exists.
-    """
-    if model == "auto":
-        present = (entry for entry in entries.values() if entry.path.is_file())
-        if (entry := next(present, None)) is None:
-            raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(entries)}")
-        return entry
-    if model not in entries:
-        raise UnknownModel(f"unknown model {model!r}; the manifest has {', '.join(entries)}")
-    return entries[model]
+    """The model of that name; `auto` is the first whose weight file exists. Raises `UnknownModel`, `WeightsMissing`."""
+    names = ", ".join(entries)
+    if model != "auto":
+        if model not in entries:
+            raise UnknownModel(f"unknown model {model!r}; the manifest has {names}")
+        return entries[model]
+    for entry in entries.values():
+        if entry.path.is_file():
+            return entry
+    raise WeightsMissing(f"no weights on this machine for any of {names}; {remedy(entries)}")
 
 
 def is_stand_in(entry: Entry, entries: dict[str, Entry]) -> bool:
@@ -102,23 +97,16 @@ def remedy(entries: dict[str, Entry]) -> str:
 
 
 def verify(entry: Entry) -> Path:
-    """The path of the weight file, after a check of its size and sha256.
-
-    Raises:
-        WeightsMissing: the file does not exist.
-        WeightsCorrupt: it is a different file.
-    """
-    path = entry.path
-    if not path.is_file():
-        raise WeightsMissing(f"the weights of {entry.name} are missing: {path}; {remedy({entry.name: entry})}")
-    check(path, entry)
-    return path
+    """The path of the weight file, checked; raises `WeightsMissing` or `WeightsCorrupt`."""
+    if not entry.path.is_file():
+        raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy({entry.name: entry})}")
+    check(entry.path, entry)
+    return entry.path
 
 
 def check(path: Path, entry: Entry, origin: object = None) -> None:
     """Raise `WeightsCorrupt` unless the file, which came from `origin`, has the entry's size and sha256."""
-    size = path.stat().st_size
-    if size != entry.bytes:
+    if (size := path.stat().st_size) != entry.bytes:
         raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
     if (digest := sha256(path)) != entry.sha256:
         raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")

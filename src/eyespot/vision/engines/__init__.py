@@ -17,6 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 Confidences = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
+Answer = tuple[Logits, Features | None]
 
 TEMPERATURE = 1.0  # divides the logits; another one would recalibrate the confidences
 
@@ -41,17 +42,13 @@ class Engine(Protocol):
     name: str
     precision: str
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]: ...
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer: ...
 
 
 def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
-    """The engine `name` with the export in `folder`; `options` go to its class.
+    """The engine `name` with the export in `folder`; `options` are the engine's own.
 
-    Raises:
-        EngineUnavailable: its library is not installed.
-        RuntimeError: this processor cannot run the model.
+    Raises `EngineUnavailable` if its library is not installed, `RuntimeError` if this processor cannot run the model.
     """
     choice = ENGINES[name]
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from eyespot.vision.engines import Features, Logits, Pixels, Threads
+from eyespot.vision.engines import Answer, Pixels, Threads
 
 
 class OnnxEngine:
@@ -29,9 +29,7 @@ class OnnxEngine:
         self._shared = session(shared)
         self._latency = self._shared if threads.latency_threads == shared else session(threads.latency_threads)
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]:
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer:
         session = self._latency if exclusive else self._shared
         wanted = ["logits", "features"] if features else ["logits"]
         answers = [session.run(wanted, {"pixels": image}) for image in np.ascontiguousarray(pixels)[:, None]]

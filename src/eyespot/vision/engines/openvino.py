@@ -14,7 +14,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino  # noqa: E402
 
-from eyespot.vision.engines import Features, Logits, Pixels, Threads  # noqa: E402
+from eyespot.vision.engines import Answer, Pixels, Threads  # noqa: E402
 
 
 def has_bf16() -> bool:
@@ -32,19 +32,16 @@ def platform() -> str:
     # Virtual machines give different processors one name, and oneDNN can be told to leave instructions out.
     limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
     instructions = " ".join(filter(None, [f"{zlib.crc32(flags.encode()):08x}", *limits]))
-    return (
-        f"{openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')} {instructions}, openvino {openvino.get_version()}"
-    )
+    name = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    return f"{name} {instructions}, openvino {openvino.get_version()}"
 
 
 class OpenVinoEngine:
     """A model from `convert`, in float32 or, with `bf16`, with its floating point in bf16.
 
     `precision` is that of the weights, f32 or int8. The model is compiled twice where that makes a difference: for
-    throughput, in streams that share nothing, and for latency, in one stream for an exclusive image.
-
-    Raises:
-        RuntimeError: OpenVINO cannot compile the model for this processor.
+    throughput, in streams that share nothing, and for latency, in one stream for an exclusive image. Raises
+    `RuntimeError` if OpenVINO cannot compile it for this processor.
     """
 
     name = "openvino"
@@ -52,15 +49,14 @@ class OpenVinoEngine:
     def __init__(self, folder: Path, threads: Threads, *, precision: str = "f32", bf16: bool = False) -> None:
         self.precision = "bf16" if bf16 and precision == "f32" else precision
         self._own = threading.local()  # an inference request serves one thread at a time
-        core = openvino.Core()
         with (folder / "model.bin").open("rb") as file:
             # A private mapping, because Tensor takes no read-only memory. The model points into it.
             self._weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         tensor = openvino.Tensor(np.frombuffer(self._weights, np.uint8), shared_memory=True)
-        model = core.read_model((folder / "model.xml").read_bytes(), tensor)
+        model = openvino.Core().read_model((folder / "model.xml").read_bytes(), tensor)
         shared, latency = (threads.streams, threads.threads), (1, threads.latency_threads)
-        self._shared = _compile(core, model, *shared, bf16)
-        self._latency = self._shared if latency == shared else _compile(core, model, *latency, bf16)
+        self._shared = _compile(model, *shared, bf16)
+        self._latency = self._shared if latency == shared else _compile(model, *latency, bf16)
         # The first inference of a process must be the only one: two at once deadlocked in 3 of 49 starts on busy cores.
         black = np.zeros((1, *self._shared.input(0).shape[1:]), np.uint8)
         self.infer(black)
@@ -69,31 +65,22 @@ class OpenVinoEngine:
         # any that are still needed are read again.
         self._weights.madvise(mmap.MADV_DONTNEED)
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]:
-        request = self._request(exclusive)
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer:
+        if not hasattr(self._own, "requests"):
+            models = {True: self._latency, False: self._shared}
+            self._own.requests = {exclusive: model.create_infer_request() for exclusive, model in models.items()}
+        request = self._own.requests[exclusive]
         logits, feature_maps = [], []
         for image in np.ascontiguousarray(pixels)[:, None]:
             request.infer({0: image}, share_inputs=True)
-            # The tensors belong to the request, which writes into them again.
+            # Copies, because the request overwrites its tensors.
             logits.append(request.get_output_tensor(0).data.copy())
             if features:
                 feature_maps.append(request.get_output_tensor(1).data.copy())
         return np.concatenate(logits), np.concatenate(feature_maps) if features else None
 
-    def _request(self, exclusive: bool) -> openvino.InferRequest:
-        if not hasattr(self._own, "requests"):
-            self._own.requests = {
-                True: self._latency.create_infer_request(),
-                False: self._shared.create_infer_request(),
-            }
-        return self._own.requests[exclusive]
 
-
-def _compile(
-    core: openvino.Core, model: openvino.Model, streams: int, threads: int, bf16: bool
-) -> openvino.CompiledModel:
+def _compile(model: openvino.Model, streams: int, threads: int, bf16: bool) -> openvino.CompiledModel:
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         "NUM_STREAMS": streams,
@@ -103,7 +90,7 @@ def _compile(
         # Threads are planned by the processors that this process may use; OpenVINO would skip every second one.
         "ENABLE_HYPER_THREADING": True,
     }
-    return core.compile_model(model, "CPU", options)
+    return openvino.compile_model(model, "CPU", options)
 
 
 def convert(network: object, side: int, folder: Path) -> str:

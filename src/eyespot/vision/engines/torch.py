@@ -7,7 +7,7 @@ import torch
 
 from eyespot.errors import EngineUnavailable, WeightsCorrupt
 from eyespot.types import Recipe
-from eyespot.vision.engines import Features, Logits, Pixels, Threads
+from eyespot.vision.engines import Answer, Pixels, Threads
 
 
 class Network(torch.nn.Module):
@@ -50,9 +50,7 @@ class Network(torch.nn.Module):
 def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe) -> Network:
     """The network with its weights, loaded strictly, in evaluation mode.
 
-    Raises:
-        EngineUnavailable: the architecture is unknown.
-        WeightsCorrupt: the file is not a state dict of this architecture with this number of classes.
+    Raises `EngineUnavailable` if the architecture is unknown, `WeightsCorrupt` if the weights do not fit it.
     """
     network = _build(architecture, classes)
     try:
@@ -97,9 +95,7 @@ class TorchEngine:
         self._network = network
         self._threads = {False: threads.threads, True: threads.latency_threads}
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]:
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer:
         torch.set_num_threads(self._threads[exclusive])  # of the calling thread and of new ones
         with torch.inference_mode():
             logits, feature_map = self._network(torch.tensor(pixels))
