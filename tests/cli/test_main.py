@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import eyespot
+from tests.manifests import CONTENT, ENTRY, PACKAGED
 from tests.serving import EYESPOT, ROOT, environment, run, serve_files, shown_on_terminal
-from tests.vision.test_weights import CONTENT, ENTRY, PACKAGED
 
 
 @pytest.fixture

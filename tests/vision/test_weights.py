@@ -1,5 +1,4 @@
 import contextlib
-import hashlib
 import http.server
 import os
 import re
@@ -14,19 +13,8 @@ import pytest
 from eyespot.errors import BadManifest, FetchFailed, UnknownModel, WeightsCorrupt, WeightsMissing
 from eyespot.vision import fetch, weights
 from eyespot.vision.weights import Entry
+from tests.manifests import CONTENT, ENTRY, PACKAGED
 from tests.serving import ROOT, serve_files
-
-CONTENT = bytes(range(256)) * 1200
-ENTRY = f"""
-architecture = "resnet18"
-file = "net.pth"
-sha256 = "{hashlib.sha256(CONTENT).hexdigest()}"
-bytes = {len(CONTENT)}
-labels = "imagenet1k"
-license = "none"
-recipe = {{ resize = 256, crop = 224, interpolation = "bilinear", mean = [0.5, 0.5, 0.5], std = [0.5, 0.5, 0.5] }}
-"""
-PACKAGED = ENTRY.replace('file = "net.pth"', 'package = "skimage"\nfile = "__init__.py"')
 
 
 @pytest.fixture
