@@ -133,18 +133,16 @@ class Classifier:
         return cls(entry, names, limits=limits, stand_in=stand_in, **loaded._asdict())
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
-        """The confidences for one encoded image. `steps`, if given, receives the seconds of `decode` and `infer`.
+        """The scores of one encoded image. Raises `Refusal` as `preprocess` does.
 
-        Raises:
-            Refusal: the image cannot be recognised; see `preprocess`.
+        `steps`, if given, receives the seconds of `decode` and `infer`.
         """
         started = time.monotonic()
         with self._lock:
             self._running += 1
         try:
-            image = preprocess.preprocess(
-                data, self.recipe, max_pixels=self.card.limits.max_pixels, formats=self.card.limits.formats
-            )
+            limits = self.card.limits
+            image = preprocess.preprocess(data, self.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
             decoded = time.monotonic()
             logits, _ = self.engine.infer(image.pixels[None], exclusive=self._running == 1)
         finally:
@@ -158,12 +156,9 @@ class Classifier:
 
     def top(self, scores: Scores, top_k: int, min_confidence: float = 0) -> list[Prediction]:
         """The `top_k` classes with the highest confidences, of those with at least `min_confidence`."""
-        likeliest = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
-        return [
-            Prediction(label.class_id, label.wnid, label.label, round(confidence, 6))
-            for label, confidence in ((self.labels[i], confidence) for i, confidence in likeliest)
-            if confidence >= min_confidence
-        ]
+        best = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
+        found = [(self.labels[class_id], confidence) for class_id, confidence in best if confidence >= min_confidence]
+        return [Prediction(one.class_id, one.wnid, one.label, round(confidence, 6)) for one, confidence in found]
 
     def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0) -> list[Prediction]:
         """The `top` of one encoded image. Raises `Refusal` if it cannot be recognised."""
