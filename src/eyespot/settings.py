@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(
         "auto",
-        description="Number format; `auto` is bf16 if it is measured to be faster, else f32. int8 needs `eyespot quantize`.",
+        description="Number format; `auto` is bf16 if measured to be faster, else f32. int8 needs `eyespot quantize`.",
     )
     workers: int | None = Field(None, ge=1, le=1024, description="Images processed at once; planned by default.")
     threads: int | None = Field(None, ge=1, le=1024, description="Engine threads per image; planned by default.")

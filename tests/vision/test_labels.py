@@ -28,7 +28,7 @@ def row(class_id: int, name: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ([row(0, "a"), row(1, "a")], "unique"),
         ([row(1, "a"), row(0, "b")], "order"),
@@ -36,9 +36,9 @@ def row(class_id: int, name: str) -> dict[str, object]:
         ("{", "not a label file"),
     ],
 )
-def test_a_bad_file_is_told(tmp_path: Path, content: object, told: str) -> None:
+def test_a_bad_file_is_an_error(tmp_path: Path, content: object, message: str) -> None:
     (tmp_path / "own.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(BadManifest, match=told):
+    with pytest.raises(BadManifest, match=message):
         load_labels("own", [tmp_path])
 
 

@@ -34,7 +34,7 @@ def preprocess(data: bytes, recipe: Recipe = RECIPE, **options: object) -> modul
     return module.preprocess(data, recipe, **{"max_pixels": 25_000_000, **options})
 
 
-def as_torchvision_sees(image: Image.Image, interpolation: str = "bilinear") -> np.ndarray:
+def by_torchvision(image: Image.Image, interpolation: str = "bilinear") -> np.ndarray:
     mode = transforms.InterpolationMode(interpolation)
     view = transforms.Compose([transforms.Resize(256, interpolation=mode, antialias=True), transforms.CenterCrop(224)])
     return np.asarray(view(image.convert("RGB")))
@@ -46,21 +46,21 @@ def difference(one: np.ndarray, other: np.ndarray) -> int:
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut", "camera"])
 @pytest.mark.parametrize("recipe", [RECIPE, BICUBIC], ids=["bilinear", "bicubic"])
-def test_photographs_are_seen_as_torchvision_sees_them(name: str, recipe: Recipe) -> None:
+def test_photographs_match_torchvision(name: str, recipe: Recipe) -> None:
     image = makers.photograph(name)
-    seen = preprocess(makers.encode(image, "PNG"), recipe)
-    assert seen.pixels.shape == (224, 224, 3)
-    assert seen.pixels.dtype == np.uint8
-    assert difference(seen.pixels, as_torchvision_sees(image, recipe.interpolation)) <= 2
+    result = preprocess(makers.encode(image, "PNG"), recipe)
+    assert result.pixels.shape == (224, 224, 3)
+    assert result.pixels.dtype == np.uint8
+    assert difference(result.pixels, by_torchvision(image, recipe.interpolation)) <= 2
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(4, 700), st.integers(4, 700), st.sampled_from([RECIPE, BICUBIC]))
-def test_any_size_is_seen_as_torchvision_sees_it(width: int, height: int, recipe: Recipe) -> None:
+def test_every_size_matches_torchvision(width: int, height: int, recipe: Recipe) -> None:
     image = makers.photograph().resize((width, height))
-    seen = preprocess(makers.encode(image, "PNG"), recipe)
+    result = preprocess(makers.encode(image, "PNG"), recipe)
     # Upscaling from a few pixels rounds differently at the edges of the crop; everywhere else it is one or two levels.
-    apart = np.abs(seen.pixels.astype(int) - as_torchvision_sees(image, recipe.interpolation).astype(int))
+    apart = np.abs(result.pixels.astype(int) - by_torchvision(image, recipe.interpolation).astype(int))
     assert apart.mean() < 0.6
     assert np.quantile(apart, 0.99) <= 3
 
@@ -70,23 +70,23 @@ def test_any_size_is_seen_as_torchvision_sees_it(width: int, height: int, recipe
 def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:
     image = makers.photograph()
     options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    seen = preprocess(makers.turned(image, orientation, kind, **options))
-    assert (seen.width, seen.height) == image.size
+    result = preprocess(makers.turned(image, orientation, kind, **options))
+    assert (result.width, result.height) == image.size
     if kind == "JPEG":
-        assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(image).astype(int)).mean() < 2
+        assert np.abs(result.pixels.astype(int) - by_torchvision(image).astype(int)).mean() < 2
     else:
-        assert difference(seen.pixels, as_torchvision_sees(image)) <= 2
+        assert difference(result.pixels, by_torchvision(image)) <= 2
 
 
 @pytest.mark.parametrize("orientation", makers.ORIENTATIONS)
-def test_a_large_jpeg_on_its_side_is_seen_like_the_upright_one(orientation: int) -> None:
+def test_a_large_turned_jpeg_matches_the_upright_one(orientation: int) -> None:
     large = makers.photograph().resize((4510, 3001), Image.Resampling.BICUBIC)
-    seen = preprocess(makers.turned(large, orientation, quality=95))
-    assert (seen.width, seen.height) == large.size
-    assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(large).astype(int)).mean() < 0.5
+    result = preprocess(makers.turned(large, orientation, quality=95))
+    assert (result.width, result.height) == large.size
+    assert np.abs(result.pixels.astype(int) - by_torchvision(large).astype(int)).mean() < 0.5
 
 
-def test_a_broken_exif_block_does_not_matter() -> None:
+def test_a_broken_exif_block_is_ignored() -> None:
     data = makers.encode(makers.photograph(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert preprocess(data).width == 451
 
@@ -107,11 +107,11 @@ def test_a_broken_exif_block_does_not_matter() -> None:
     ids=["grey", "cmyk", "palette", "grey-alpha", "16-bit", "animated-webp", "animated-png", "mpo", "progressive"],
 )
 def test_unusual_images_look_like_the_photograph(data, kind: str) -> None:  # type: ignore[no-untyped-def]
-    seen = preprocess(data())
-    assert seen.format == kind
-    grey = as_torchvision_sees(makers.photograph()).mean(2)
-    apart = np.abs(seen.pixels.mean(2) - grey)
-    assert np.corrcoef(seen.pixels.mean(2).ravel(), grey.ravel())[0, 1] > 0.93
+    result = preprocess(data())
+    assert result.format == kind
+    grey = by_torchvision(makers.photograph()).mean(2)
+    apart = np.abs(result.pixels.mean(2) - grey)
+    assert np.corrcoef(result.pixels.mean(2).ravel(), grey.ravel())[0, 1] > 0.93
     assert apart.mean() < 12
 
 
@@ -132,9 +132,9 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same() -> None:
     large = makers.photograph().resize((4510, 3000), Image.Resampling.BICUBIC)
     data = makers.encode(large, "JPEG", quality=92)
-    seen = preprocess(data)
-    assert (seen.width, seen.height) == (4510, 3000)
-    assert np.abs(seen.pixels.astype(int) - as_torchvision_sees(Image.open(io.BytesIO(data))).astype(int)).mean() < 0.5
+    result = preprocess(data)
+    assert (result.width, result.height) == (4510, 3000)
+    assert np.abs(result.pixels.astype(int) - by_torchvision(Image.open(io.BytesIO(data))).astype(int)).mean() < 0.5
 
 
 def test_the_reduced_scale_keeps_740_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_every_truncation_is_a_refusal(kind: str) -> None:
     st.sampled_from(["JPEG", "PNG", "WEBP", "progressive"]),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
 )
-def test_damaged_bytes_are_a_picture_or_a_refusal(kind: str, changes: list[tuple[float, int]]) -> None:
+def test_damaged_bytes_are_an_image_or_a_refusal(kind: str, changes: list[tuple[float, int]]) -> None:
     options = {"progressive": True} if kind == "progressive" else {}
     data = bytearray(
         makers.encode(makers.photograph().resize((60, 40)), kind.replace("progressive", "JPEG"), **options)
@@ -173,7 +173,7 @@ def test_damaged_bytes_are_a_picture_or_a_refusal(kind: str, changes: list[tuple
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes_are_no_image(data: bytes) -> None:
+def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(Refusal):
         preprocess(data)
 
@@ -256,7 +256,7 @@ def test_four_pixels_are_enough() -> None:
 )
 @pytest.mark.parametrize("size", [(900, 700), (301, 2000)])
 @pytest.mark.parametrize("recipe", [RECIPE, BICUBIC], ids=["bilinear", "bicubic"])
-def test_converting_the_crop_alone_makes_the_same_pixels(
+def test_converting_only_the_crop_gives_the_same_pixels(
     mode: str, kind: str, size: tuple[int, int], recipe: Recipe
 ) -> None:
     photograph = makers.photograph().resize(size)
@@ -282,7 +282,7 @@ recipe = Recipe(256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
 before = memory("VmRSS")
 try:
     module.preprocess(data, recipe)
-    said = "seen"
+    said = "decoded"
 except Refusal as refusal:
     said = refusal.code
 print(said, (memory("VmHWM") - before) * 1024)
@@ -293,22 +293,22 @@ STRIP, SQUARE = (65500, 381), (3535, 3535)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process took")
 @pytest.mark.parametrize(
-    ("make", "told", "most"),
+    ("make", "expected", "most"),
     [
-        (lambda: makers.encode(makers.flat((5000, 5000)), progressive=True), "seen", 90),
-        (lambda: makers.encode(makers.flat((5000, 5000)), progressive=True, subsampling="4:2:2"), "seen", 115),
-        (lambda: makers.encode(makers.flat((5000, 5000)), progressive=True, subsampling="4:4:4"), "seen", 170),
+        (lambda: makers.encode(makers.flat((5000, 5000)), progressive=True), "decoded", 90),
+        (lambda: makers.encode(makers.flat((5000, 5000)), progressive=True, subsampling="4:2:2"), "decoded", 115),
+        (lambda: makers.encode(makers.flat((5000, 5000)), progressive=True, subsampling="4:4:4"), "decoded", 170),
         (lambda: makers.encode(makers.flat((5000, 5000), 0, "CMYK"), progressive=True), "too-much-memory", 15),
         (lambda: makers.encode(makers.flat(STRIP), progressive=True, subsampling="4:4:4"), "too-much-memory", 15),
         (lambda: makers.not_interleaved(STRIP), "too-much-memory", 15),
-        (lambda: makers.not_interleaved((5000, 4000)), "seen", 140),
-        (lambda: makers.encode(makers.flat(STRIP, 0, "CMYK")), "seen", 115),
-        (lambda: makers.encode(makers.flat(SQUARE, 0, "RGBA"), "PNG", compress_level=1), "seen", 110),
-        (lambda: makers.encode(makers.flat(SQUARE, 0, "LA"), "PNG", compress_level=1), "seen", 110),
-        (lambda: makers.encode(makers.flat(SQUARE, 0, "I;16"), "PNG", compress_level=1), "seen", 110),
-        (lambda: makers.encode(makers.flat(SQUARE), "PNG", transparency=(0, 0, 0), compress_level=1), "seen", 110),
-        (lambda: makers.encode(makers.flat(SQUARE, 0, "RGBA"), "WEBP", lossless=True, method=0), "seen", 170),
-        (lambda: makers.encode(makers.flat(SQUARE, (9, 9, 9, 9), "RGBA"), "WEBP", method=0), "seen", 170),
+        (lambda: makers.not_interleaved((5000, 4000)), "decoded", 140),
+        (lambda: makers.encode(makers.flat(STRIP, 0, "CMYK")), "decoded", 115),
+        (lambda: makers.encode(makers.flat(SQUARE, 0, "RGBA"), "PNG", compress_level=1), "decoded", 110),
+        (lambda: makers.encode(makers.flat(SQUARE, 0, "LA"), "PNG", compress_level=1), "decoded", 110),
+        (lambda: makers.encode(makers.flat(SQUARE, 0, "I;16"), "PNG", compress_level=1), "decoded", 110),
+        (lambda: makers.encode(makers.flat(SQUARE), "PNG", transparency=(0, 0, 0), compress_level=1), "decoded", 110),
+        (lambda: makers.encode(makers.flat(SQUARE, 0, "RGBA"), "WEBP", lossless=True, method=0), "decoded", 170),
+        (lambda: makers.encode(makers.flat(SQUARE, (9, 9, 9, 9), "RGBA"), "WEBP", method=0), "decoded", 170),
     ],
     ids=[
         *("progressive", "progressive 4:2:2", "progressive 4:4:4", "progressive CMYK", "progressive strip"),
@@ -317,17 +317,17 @@ STRIP, SQUARE = (65500, 381), (3535, 3535)
     ],
 )
 def test_no_image_takes_more_memory_than_the_manual_says(
-    make: Callable[[], bytes], told: str, most: int, tmp_path: Path
+    make: Callable[[], bytes], expected: str, most: int, tmp_path: Path
 ) -> None:
     """`most` is in MB; the manual says 170 for each worker."""
     (tmp_path / "image").write_bytes(make())
     command = [sys.executable, "-c", PEAK, str(tmp_path / "image")]
     said, grown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
-    assert said == told
+    assert said == expected
     assert int(grown) < most * 1e6
 
 
-def test_what_takes_too_much_memory_is_told_with_the_limit() -> None:
+def test_too_much_memory_is_refused_with_the_limit() -> None:
     data = makers.encode(makers.flat((1600, 1200)), progressive=True, subsampling="4:4:4")
     coefficients, bitmap = 2 * 3 * 1600 * 1200, 4 * 1600 * 1200
     assert preprocess(data, max_pixels=3_000_000).width == 1600
@@ -343,8 +343,8 @@ def test_a_thin_strip_costs_what_a_photograph_does() -> None:
         "data = makers.strip();"
         "from eyespot.types import Recipe; recipe = Recipe(256, 224, 'bilinear', (0, 0, 0), (1, 1, 1));"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "seen = preprocess(data, recipe, max_pixels=25_000_000);"
-        "assert (seen.width, seen.height) == (60000, 8);"
+        "result = preprocess(data, recipe, max_pixels=25_000_000);"
+        "assert (result.width, result.height) == (60000, 8);"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before; assert grown < 100_000, grown"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
