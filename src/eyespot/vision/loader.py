@@ -35,7 +35,14 @@ def load_model(entry: Entry, classes: int, engine: str, asked: str, data_dir: Pa
     if choice.exporter is None:
         network = {"architecture": entry.architecture, "classes": classes, "recipe": entry.recipe}
         return Loaded(engines.load(engine, entry.path, threads, **network))
-    place, record = _find_or_make(entry, classes, engine, asked, data_dir)
+    folders = export.folders(entry, data_dir)
+    if asked == "int8":
+        found = export.find(entry, classes, engine, folders[::-1], "int8")  # the user's own before the packaged one
+        if not found:
+            raise EngineUnavailable(f"{entry.name} has no int8 export; `eyespot quantize --images DIR` makes one")
+    else:
+        found = export.find(entry, classes, engine, folders) or exporter.make(entry, classes, folders[-1], engine)
+    place, record = found
     if engine != "openvino":
         return Loaded(engines.load(engine, place, threads), record)
 
@@ -44,13 +51,3 @@ def load_model(entry: Entry, classes: int, engine: str, asked: str, data_dir: Pa
 
     loaded, comparison = precision.load_engine(asked, load, record, data_dir)
     return Loaded(loaded, record, comparison)
-
-
-def _find_or_make(entry: Entry, classes: int, engine: str, asked: str, data_dir: Path) -> tuple[Path, Export]:
-    folders = export.folders(entry, data_dir)
-    if asked != "int8":
-        return export.find(entry, classes, engine, folders) or exporter.make(entry, classes, folders[-1], engine)
-    found = export.find(entry, classes, engine, folders[::-1], "int8")  # the user's own before the packaged one
-    if not found:
-        raise EngineUnavailable(f"{entry.name} has no int8 export; `eyespot quantize --images DIR` makes one")
-    return found

@@ -9,14 +9,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eyespot.errors import EngineUnavailable
 from eyespot.telemetry import event
 from eyespot.vision import export
-from eyespot.vision.engines import Engine, softmax, time_each
+from eyespot.vision.engines import Clock, Engine, softmax, time_each
 from eyespot.vision.export import Export
 
 Load = Callable[[bool], Engine]
@@ -28,11 +27,11 @@ _FILE = "precision.json"
 
 
 class Comparison(BaseModel):
-    """One inference in f32 and in bf16, on one processor."""
+    """The fastest inference in f32 and bf16, None if it does not compile, and whether bf16 passes the golden image."""
 
-    f32_ms: Annotated[float, Field(description="The fastest of a few inferences, in milliseconds.")]
-    bf16_ms: Annotated[float | None, Field(description="The same in bf16; null if the model does not compile.")]
-    golden: Annotated[bool, Field(description="Whether bf16 recognises the golden image as torch does.")]
+    f32_ms: float
+    bf16_ms: float | None
+    golden: bool
 
     @property
     def bf16(self) -> bool:
@@ -46,8 +45,7 @@ _COMPARISONS = TypeAdapter(dict[str, Comparison])
 def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> tuple[Engine, Comparison | None]:
     """The engine in the precision that was asked for; with `auto` and `int8`, bf16 or f32 by comparison.
 
-    Raises:
-        EngineUnavailable: bf16 was asked for, and this processor cannot run the model in it.
+    Raises `EngineUnavailable` if bf16 was asked for and does not work on this processor.
     """
     from eyespot.vision.engines.openvino import has_bf16, platform
 
@@ -61,7 +59,7 @@ def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> tuple
 
 
 def load_fastest(
-    load: Load, record: Export, platform: str, data_dir: Path, clock: Callable[[], float] = time.perf_counter
+    load: Load, record: Export, platform: str, data_dir: Path, clock: Clock = time.perf_counter
 ) -> tuple[Engine, Comparison]:
     """The engine in bf16 where that is right and worth it, else in f32.
 
@@ -77,12 +75,12 @@ def load_fastest(
     return engine, comparison
 
 
-def _compare(load: Load, record: Export, clock: Callable[[], float]) -> tuple[Engine, Comparison]:
+def _compare(load: Load, record: Export, clock: Clock) -> tuple[Engine, Comparison]:
     """The better engine, and the comparison."""
     pixels = export.golden_pixels(record.recipe)
 
     def fastest_ms(*engines: Engine) -> list[float]:
-        return [round(min(seconds) * 1000, 1) for seconds in time_each(engines, pixels, _ROUNDS, clock)]
+        return [round(min(seconds) * 1000, 1) for seconds in time_each(engines, pixels, _ROUNDS, False, clock)]
 
     f32 = load(False)
     try:

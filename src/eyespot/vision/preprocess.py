@@ -4,12 +4,11 @@ Nothing is decoded before the header is known to be safe, and whatever a decoder
 `BrokenImage`.
 """
 
-import functools
 import math
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -114,18 +113,11 @@ def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
     raise UnsupportedFormat(f"This is not a {titles(formats)} image{found and ', but '}{found}.")
 
 
-# The plugins' own classes rather than Image.open: no format but the detected one is tried, an MPO is read as the JPEG
-# that it begins with, and Pillow's process-wide pixel limit, which warns before it refuses, stays out.
-@functools.cache
-def _decoder(path: str) -> Callable[[BytesIO], ImageFile.ImageFile]:
-    decoder: Callable[[BytesIO], ImageFile.ImageFile] = pkgutil.resolve_name(path)
-    return decoder
-
-
 def _decode(choice: ImageFormat, data: bytes, recipe: Recipe, max_pixels: int, reduced_side: float) -> ModelInput:
     """Raises whatever Pillow raises."""
     parts = take_apart(choice.name, data)
-    image = _decoder(choice.decoder)(BytesIO(parts.pixels))  # reads the header; load() decodes
+    # Not Image.open, which tries other formats, reads an MPO's second image, and has a process-wide pixel limit.
+    image: ImageFile.ImageFile = pkgutil.resolve_name(choice.decoder)(BytesIO(parts.pixels))  # reads the header only
     size, scale = image.size, 1.0
     _check_size(size, choice, max_pixels)
     side = round(reduced_side * recipe.resize)

@@ -18,7 +18,7 @@ from eyespot.choices import FORMATS
 from eyespot.errors import EngineUnavailable, ExportRefused, Refusal, TooFewImages
 from eyespot.types import Quantization, Recipe
 from eyespot.vision import engines, export, exporter, preprocess
-from eyespot.vision.engines import Confidences, Engine, Pixels, Threads, softmax, time_each
+from eyespot.vision.engines import Clock, Confidences, Engine, Pixels, Threads, softmax, time_each
 from eyespot.vision.weights import Entry, sha256
 
 MIN_IMAGES = 30
@@ -40,7 +40,6 @@ PRESETS = {
     "first layer in float, eight bits, biases corrected": (False, "DISABLE"),
 }
 
-Clock = Callable[[], float]
 Progress = Callable[[str, int, int], None]
 """Called with the present activity, the steps done, and the steps in all."""
 
@@ -229,4 +228,4 @@ def _confidences(engine: Engine, images: list[Pixels]) -> Confidences:
 
 def median_seconds(engines: list[Engine], image: Pixels, clock: Clock = time.perf_counter) -> list[float]:
     """Median seconds of one exclusive inference, for each engine."""
-    return [median(seconds) for seconds in time_each(engines, image[None], _ROUNDS, clock, exclusive=True)]
+    return [median(seconds) for seconds in time_each(engines, image[None], _ROUNDS, True, clock)]

@@ -1,7 +1,6 @@
 """Engines: a Protocol over numpy, one module for each library, which is imported nowhere else."""
 
 import pkgutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ Logits = npt.NDArray[np.float32]
 Confidences = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 Answer = tuple[Logits, Features | None]
+Clock = Callable[[], float]  # seconds
 
 TEMPERATURE = 1.0  # divides the logits; another one would recalibrate the confidences
 
@@ -66,14 +66,9 @@ def softmax(logits: Logits) -> Confidences:
 
 
 def time_each(
-    engines: Sequence[Engine],
-    pixels: Pixels,
-    rounds: int,
-    clock: Callable[[], float] = time.perf_counter,
-    *,
-    exclusive: bool = False,
+    engines: Sequence[Engine], pixels: Pixels, rounds: int, exclusive: bool, clock: Clock
 ) -> list[list[float]]:
-    """Seconds of each inference by each engine; they take turns because machines are noisy."""
+    """Seconds of each inference, for each engine; they take turns because machines are noisy."""
     seconds: list[list[float]] = [[] for _ in engines]
     for _ in range(rounds):
         for engine, taken in zip(engines, seconds, strict=True):

@@ -52,26 +52,23 @@ def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe)
 
     Raises `EngineUnavailable` if the architecture is unknown, `WeightsCorrupt` if the weights do not fit it.
     """
-    network = _build(architecture, classes)
+    if architecture == "efficientnet_lite0":
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
+    else:
+        import torchvision  # not needed by TorchScript
+
+        try:
+            network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+        except ValueError as error:
+            raise EngineUnavailable(f"unknown architecture {architecture!r}: {error}") from error
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:
         first_line = str(error).strip().splitlines()[0]
         raise WeightsCorrupt(f"{weights} does not fit {architecture} with {classes} classes: {first_line}") from error
     return Network(network.eval(), recipe)
-
-
-def _build(architecture: str, classes: int) -> Any:
-    if architecture == "efficientnet_lite0":
-        from efficientnet_lite_pytorch import EfficientNet
-
-        return EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
-    import torchvision  # not needed by TorchScript
-
-    try:
-        return torchvision.models.get_model(architecture, weights=None, num_classes=classes)
-    except ValueError as error:
-        raise EngineUnavailable(f"unknown architecture {architecture!r}: {error}") from error
 
 
 def load(weights: Path, threads: Threads, *, architecture: str, classes: int, recipe: Recipe) -> "TorchEngine":
