@@ -140,7 +140,7 @@ def test_every_distinct_image_calibrates_or_measures(quantized: Quantized) -> No
 
 
 @REAL
-def test_a_file_that_is_not_an_image_is_named(quantized: Quantized, images_dir: Path) -> None:
+def test_a_file_that_is_no_image_is_named(quantized: Quantized, images_dir: Path) -> None:
     named = [line for line in quantized.done.stderr.splitlines() if "no image that can be read" in line]
     assert named == [f"{images_dir / 'notes.txt'}: no image that can be read"]
 

@@ -14,8 +14,8 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 _BAND = 128  # rows
 
 
-# By EXIF orientation: what makes the stored image upright, whether that swaps width and height, and whether a box in the
-# upright image counts from the right and from the bottom of the stored one.
+# By EXIF orientation: what makes the stored image upright, whether that swaps width and height, and whether a box of
+# the upright image counts from the right and from the bottom of the stored one.
 _TURNS = {
     1: (None, False, False, False),
     2: (Image.Transpose.FLIP_LEFT_RIGHT, False, True, False),
