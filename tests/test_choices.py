@@ -1,7 +1,6 @@
 """Both tables: each row is complete, and everything that it names exists."""
 
 import re
-from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
@@ -28,8 +27,13 @@ def test_the_class_and_the_exporter_of_an_engine_exist(name: str) -> None:
 
 
 def test_every_extra_that_an_engine_needs_can_be_installed() -> None:
-    extras = re.findall(r"^(\w+) = \[$", Path(ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    extras = re.findall(r"^(\w+) = \[$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert {choice.extra for choice in ENGINES.values()} - {None} <= set(extras)
+
+
+def test_the_page_offers_every_format() -> None:
+    page = (ROOT / "src" / "eyespot" / "web" / "static" / "index.html").read_text()
+    assert f'accept="{",".join(choice.media_type for choice in FORMATS.values())}"' in page
 
 
 def test_titles_are_listed_as_in_a_sentence() -> None:
