@@ -27,7 +27,6 @@ _HELD_OUT = 3  # every third image is measured on
 _CHOSEN_ON = 100  # images, at most
 _ROUNDS = 30
 
-
 # Whether additions stay in float (else the first layer does, and biases are corrected), and NNCF's fix for overflow:
 # without VNNI, products of two bytes are added up in 16 bits, so weights keep to seven bits, in the first layer or in
 # all. All presets take ranges from the minimum to the maximum. The best one depends on the model and the processor: on
