@@ -25,8 +25,8 @@ from eyespot.pool import Plan
 from eyespot.vision import preprocess
 from eyespot.vision.classifier import Classifier
 from tests import makers
-from tests.manifests import CONTENT, ENTRY
 from tests.serving import RECIPE, ROOT, FakeEngine, Served, fake_classifier, run, serve_fake, serve_files
+from tests.vision.test_weights import CONTENT, ENTRY
 
 MODEL = {"name": "net", "digest": hashlib.sha256(CONTENT).hexdigest(), "engine": "openvino", "precision": "f32"}
 

