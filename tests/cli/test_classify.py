@@ -244,7 +244,7 @@ def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path: Path, served: Served
     rows = [line.rsplit("\r")[-1] for line in plain.splitlines() if "class 4 94.3%" in line]
     assert len(rows) == 30
     assert all(len(row) <= 100 for row in rows)
-    assert any("photos/a.jpg: The bytes are no image" in line for line in plain.splitlines())
+    assert any("photos/a.jpg: This is not a JPEG, PNG or WebP image" in line for line in plain.splitlines())
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])

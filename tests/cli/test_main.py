@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import eyespot
+from tests.manifests import CONTENT, ENTRY, PACKAGED
 from tests.serving import EYESPOT, ROOT, environment, run, serve_files, shown_on_terminal
-from tests.vision.test_weights import CONTENT, ENTRY, PACKAGED
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "no network is called 'other'"),
+        (["weights", "verify", "other"], "unknown model 'other'"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),

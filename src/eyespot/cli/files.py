@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp")
+from eyespot.choices import SUFFIXES
 
 
 def find(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from eyespot import errors
+from eyespot.choices import titles
 from eyespot.errors import Refusal
 from eyespot.types import TYPE_URI, Batch, Label, ModelCard, Problem, Readiness, Recognition
 from eyespot.web.api.parameters import SCHEMA
@@ -40,7 +41,7 @@ RECOGNITION: dict[str, Any] = {
 # The sample image again, as a PNG of 32 x 21 pixels, so that "Try it out" works as it stands.
 SMALL_PNG = base64.b64encode((Path(__file__).parent / "example.png").read_bytes()).decode()
 
-_IMAGE = {"type": "string", "format": "binary", "description": "The encoded image: JPEG, PNG or WebP."}
+_IMAGE = {"type": "string", "format": "binary", "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
 _UNTYPED = ("title", "description", "default")
 # JSON has null for a parameter that is not given.
