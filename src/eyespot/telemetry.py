@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, TypeVar
 
 from prometheus_client import (
@@ -92,42 +92,28 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter("eyespot_requests", "Requests answered.", ["route", "status"], registry=registry)
-        self.request_seconds = Histogram(
-            "eyespot_request_seconds",
-            "From the head of the request to the end of the reply.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        self.requests = counter("eyespot_requests", "Requests answered.", ["route", "status"])
+        self.request_seconds = histogram(
+            "eyespot_request_seconds", "From the head of the request to the end of the reply.", ["route"]
         )
-        self.step_seconds = Histogram(
-            "eyespot_step_seconds", "Time in one step of a recognition.", ["step"], buckets=_SECONDS, registry=registry
+        self.step_seconds = histogram("eyespot_step_seconds", "Time in one step of a recognition.", ["step"])
+        self.queue_depth = gauge("eyespot_queue_depth", "Images waiting for a worker.")
+        self.workers_busy = gauge("eyespot_workers_busy", "Workers that are busy.")
+        self.refused = counter("eyespot_refused", "Requests refused.", ["code"])
+        self.cancelled = counter(
+            "eyespot_cancelled", "Images not started: past their deadline, or their client had disconnected."
         )
-        self.queue_depth = Gauge("eyespot_queue_depth", "Images waiting for a worker.", registry=registry)
-        self.workers_busy = Gauge("eyespot_workers_busy", "Workers that are busy.", registry=registry)
-        self.refused = Counter("eyespot_refused", "Requests refused.", ["code"], registry=registry)
-        self.cancelled = Counter(
-            "eyespot_cancelled", "Images not started: past their deadline, or their client had disconnected.", registry=registry
+        self.image_errors = counter("eyespot_image_errors", "Images that could not be recognised.", ["code"])
+        self.cache = counter(
+            "eyespot_cache", "Recognitions: answered from the cache, computed, or joined to a twin.", ["result"]
         )
-        self.image_errors = Counter(
-            "eyespot_image_errors", "Images that could not be recognised.", ["code"], registry=registry
-        )
-        self.cache = Counter(
-            "eyespot_cache",
-            "Recognitions: answered from the cache, computed, or joined to a twin in flight.",
-            ["result"],
-            registry=registry,
-        )
-        self.cache_errors = Counter("eyespot_cache_errors", "Cache operations that failed.", registry=registry)
-        self.audit_rows = Counter("eyespot_audit_rows", "Audit rows, written or lost.", ["result"], registry=registry)
-        self.uploads_not_kept = Counter(
-            "eyespot_uploads_not_kept", "Uploads that the disk did not take in time.", registry=registry
-        )
-        self.model_info = Gauge(
-            "eyespot_model_info",
-            "The model that answers; always 1.",
-            ["name", "digest", "engine", "precision"],
-            registry=registry,
+        self.cache_errors = counter("eyespot_cache_errors", "Cache operations that failed.")
+        self.audit_rows = counter("eyespot_audit_rows", "Audit rows, written or lost.", ["result"])
+        self.uploads_not_kept = counter("eyespot_uploads_not_kept", "Uploads that the disk did not take in time.")
+        self.model_info = gauge(
+            "eyespot_model_info", "The model that answers; always 1.", ["name", "digest", "engine", "precision"]
         )
 
     def observe_steps(self, steps: Mapping[str, float]) -> None:
