@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from eyespot import pool
 from eyespot.cli.findings import FileProblem, Finding
 from eyespot.cli.terminal import load_settings
-from eyespot.encoding import read_file
+from eyespot.images import to_bytes
 from eyespot.errors import EyespotError, NoAnswer, OutputUnusable, Refusal
 from eyespot.types import ImageInfo, ModelInfo, Prediction
 
@@ -57,7 +57,7 @@ def here(question: Question, workers: int | None) -> Iterator[Looker]:
     classifier = assembly.open_classifier(config, planned)
 
     def look(path: str) -> tuple[list[Prediction], ImageInfo]:
-        data = read_file(path)
+        data = to_bytes(path)
         seen = classifier.scores(data)
         image = ImageInfo(sha256(data).hexdigest(), seen.format, seen.width, seen.height)
         return classifier.top(seen, question.top_k, question.min_confidence), image
