@@ -11,8 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from lxml import etree
 
 from eyespot import __version__
 from eyespot.cli import xmp
@@ -365,7 +366,7 @@ def refused(photograph: Path, content: str | bytes) -> str:
 
 @pytest.mark.parametrize("what", UNMERGEABLE)
 def test_what_cannot_be_merged_is_left_as_it_is(photograph: Path, what: str) -> None:
-    assert refused(photograph, UNMERGEABLE[what]).startswith(f"{sidecar(photograph)} is no XMP")
+    assert refused(photograph, UNMERGEABLE[what]).startswith(f"{sidecar(photograph)} is not an XMP file")
 
 
 def test_a_part_of_a_file_is_left_as_it_is(photograph: Path) -> None:
@@ -375,6 +376,7 @@ def test_a_part_of_a_file_is_left_as_it_is(photograph: Path) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, len(ALBUM)), st.integers(0, len(ALBUM)))
+@example("\u0482".encode(), 267, 271)  # a name that libxml2 accepts and expat refuses, by editions of XML 1.0
 def test_any_bytes_are_merged_or_left_as_they_are(noise: bytes, start: int, end: int) -> None:
     content = ALBUM.encode()[:start] + noise + ALBUM.encode()[end:]
     with tempfile.TemporaryDirectory() as folder:
@@ -385,13 +387,14 @@ def test_any_bytes_are_merged_or_left_as_they_are(noise: bytes, start: int, end:
         except SidecarUnreadable:
             assert path.read_bytes() == content
         else:
-            assert "dog" in words(path.read_text(encoding="utf-8"))
+            items = etree.fromstring(path.read_bytes()).iterfind(f".//{{{DC}}}subject/*/{{{RDF}}}li")
+            assert "dog" in [item.text for item in items]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_what_is_no_file_is_left_as_it_is(photograph: Path, make: Callable[[Path], None]) -> None:
     make(sidecar(photograph))
-    with pytest.raises(SidecarUnreadable, match="it is no file"):
+    with pytest.raises(SidecarUnreadable, match="it is not a file"):
         add_keywords(photograph, ["dog"])
     assert len(list(photograph.parent.iterdir())) == 2
 
