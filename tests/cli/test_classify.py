@@ -182,7 +182,7 @@ def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served:
         (["photos", "-o", "/dev/full"], 2, "No space left"),
         (["photos", "--top-k", "0"], 2, "equal to 1"),
         (["empty"], 1, "no JPEG, PNG or WebP images in empty"),
-        ([""], 2, "a PATH is empty"),
+        ([""], 2, "PATH is empty"),
         (["photos", "--url", "http://127.0.0.1:9"], 2, "No eyespot answers at http://127.0.0.1:9"),
         (["photos", "--url", "ftp://x"], 2, "ftp://x"),
     ],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeAlias
 
+import eyespot
 from eyespot import pool
 from eyespot.cli.formats import FileProblem, Finding
 from eyespot.cli.terminal import load_settings
@@ -62,10 +63,8 @@ def local(options: "Options", workers: int | None) -> Backend:
 
 def remote(url: str, options: "Options", workers: int | None) -> Backend:
     """The server at `url`. Raises `EyespotError` if it does not say which model it has."""
-    from eyespot.client import Client
-
     load_settings()
-    client = Client(url)
+    client = eyespot.Client(url)
     card = client.model()
 
     def recognise(path: str) -> Answer:

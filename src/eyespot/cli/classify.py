@@ -12,11 +12,10 @@ import typer
 from eyespot.cli import backend
 from eyespot.cli.backend import Backend
 from eyespot.cli.formats import Csv, JsonLines
-from eyespot.cli.info import Url
 from eyespot.cli.output import Output, Stdout, Table
 from eyespot.cli.results import Results
 from eyespot.cli.run import Run
-from eyespot.cli.terminal import err, out
+from eyespot.cli.terminal import Url, err, out
 from eyespot.errors import OutputUnusable
 from eyespot.types import ModelInfo, Prediction
 
@@ -49,9 +48,7 @@ def classify(
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum confidence; default 0, or 0.2 with --xmp.")
     ] = None,
-    lang: Annotated[
-        Literal["en", "zh"], typer.Option(help="Language of the labels; `zh` still answers in English.")
-    ] = "en",
+    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; `zh` is English for now.")] = "en",
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=256, help="Images at once; default 8 with --url, otherwise EYESPOT_WORKERS."),
@@ -76,7 +73,7 @@ def classify(
     """
     names = [str(path) for path in paths]
     if "" in names:
-        raise typer.BadParameter("a PATH is empty")
+        raise typer.BadParameter("PATH is empty")
     chosen = _choose_format(form, output, resume)
     if min_confidence is None:
         min_confidence = _KEYWORD_CONFIDENCE if xmp else 0

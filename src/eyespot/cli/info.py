@@ -1,21 +1,18 @@
 """`eyespot health`, `eyespot model`, `eyespot labels`: facts about a server, or about the model on this machine."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
 from rich.table import Table
 
+import eyespot
 from eyespot import pool
-from eyespot.cli.terminal import load_settings, out, say
+from eyespot.cli.terminal import Url, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
 
-if TYPE_CHECKING:
-    from eyespot.client import Client
-
-Url = Annotated[str | None, typer.Option(envvar="EYESPOT_URL", help="Ask this server.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
 
 
@@ -26,7 +23,7 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
 
     Example: `eyespot health --url http://eyespot.example:8000`
     """
-    with _client(url) as client:
+    with eyespot.Client(url) as client:
         readiness = client.health()
     if as_json:
         typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))
@@ -49,7 +46,7 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
     Examples: `eyespot model`, `eyespot model --json | jq .limits`
     """
     if url:
-        with _client(url) as client:
+        with eyespot.Client(url) as client:
             card = client.model()
     else:
         from eyespot import assembly
@@ -85,7 +82,7 @@ def labels(
     Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
     """
     if url:
-        with _client(url) as client:
+        with eyespot.Client(url) as client:
             classes: Sequence[Label] = client.labels()
     else:
         from eyespot.vision.classifier import labels_of
@@ -100,9 +97,3 @@ def labels(
         typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
     if not found:
         raise typer.Exit(1)
-
-
-def _client(url: str | None) -> "Client":
-    from eyespot.client import Client
-
-    return Client(url)

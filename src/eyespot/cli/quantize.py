@@ -9,6 +9,7 @@ from rich.table import Table
 from eyespot import pool
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import EngineUnavailable
+from eyespot.types import Quantization
 from eyespot.vision import weights
 
 
@@ -43,7 +44,12 @@ def quantize(
         place, report = int8.quantize(
             entry, classes, found, config.data_dir, threads=threads, force=force, progress=progress
         )
-    table = Table("int8 compared with float32", entry.name)
+    _show(entry.name, report)
+    say(f"EYESPOT_PRECISION=int8 uses {place}")
+
+
+def _show(name: str, report: Quantization) -> None:
+    table = Table("int8 compared with float32", name)
     table.add_row("best preset", report.preset)
     table.add_row("images to calibrate, to compare", f"{report.calibrated_on}, {report.measured_on}")
     table.add_row("same likeliest class", f"{report.agreement:.1%}")
@@ -52,4 +58,3 @@ def quantize(
     table.add_row("images/s in float32", f"{report.images_per_second_before:.1f}")
     table.add_row("images/s in int8", f"{report.images_per_second:.1f}")
     out.print(table)
-    say(f"EYESPOT_PRECISION=int8 uses {place}")

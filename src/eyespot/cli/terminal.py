@@ -1,10 +1,12 @@
-"""What all commands share: two consoles, a progress bar, and the settings."""
+"""What commands share: two consoles, a progress bar, the option --url, and the settings."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -13,6 +15,8 @@ from eyespot.settings import Settings
 
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False)
+
+Url = Annotated[str | None, typer.Option(envvar="EYESPOT_URL", help="Ask this server.", show_default=False)]
 
 
 @contextmanager
