@@ -2,6 +2,7 @@
 
 import json
 import resource
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,13 @@ FORMS = pytest.mark.parametrize("form", [JsonLines(), Csv(2)], ids=["jsonl", "cs
 @FORMS
 def test_every_path_is_known_again(tmp_path: Path, form: JsonLines | Csv) -> None:
     path = tmp_path / "found"
-    with Results(path, form) as results:
+    with closing(Results(path, form)) as results:
         results.begin()
         for name in NAMES:
             results.write(finding(name))
             results.write(Finding(f"bad {name}", problem=FileProblem("unreadable", 'some "reason",\nof two lines')))
     whole = path.read_bytes()
-    with Results(path, form) as again:
+    with closing(Results(path, form)) as again:
         again.resume(MODEL)
         assert [name for name in NAMES if not (again.has(name) and again.has(f"bad {name}"))] == []
         assert not again.has("other.jpg")
@@ -56,14 +57,14 @@ def test_every_path_is_known_again(tmp_path: Path, form: JsonLines | Csv) -> Non
 @FORMS
 def test_a_file_that_was_cut_off_anywhere_is_resumed(tmp_path: Path, form: JsonLines | Csv) -> None:
     path = tmp_path / "found"
-    with Results(path, form) as results:
+    with closing(Results(path, form)) as results:
         results.begin()
         for name in NAMES:
             results.write(finding(name))
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with Results(path, form) as results:
+        with closing(Results(path, form)) as results:
             results.resume(MODEL)
             for name in NAMES:
                 if not results.has(name):
@@ -74,15 +75,18 @@ def test_a_file_that_was_cut_off_anywhere_is_resumed(tmp_path: Path, form: JsonL
 @FORMS
 def test_a_file_of_another_run_is_not_resumed(tmp_path: Path, form: JsonLines | Csv) -> None:
     path = tmp_path / "found"
-    with Results(path, form) as results:
+    with closing(Results(path, form)) as results:
         results.begin()
         results.write(finding("a.jpg"))
         with pytest.raises(OutputUnusable, match="another run"):
             Results(path, form)
-    with Results(path, form) as results, pytest.raises(OutputUnusable, match="another model"):
+    with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="another model"):
         results.resume(ModelInfo("other", "1" * 64, "fake", "f32"))
     other = Csv(3) if isinstance(form, Csv) else Csv(2)
-    with Results(path, other) as results, pytest.raises(OutputUnusable, match="not a results file of this format"):
+    with (
+        closing(Results(path, other)) as results,
+        pytest.raises(OutputUnusable, match="not a results file of this format"),
+    ):
         results.resume(MODEL)
 
 
@@ -90,27 +94,27 @@ def test_a_file_of_another_run_is_not_resumed(tmp_path: Path, form: JsonLines | 
 @pytest.mark.parametrize("content", [b'{"my": "notes"}', b"one word", b'a,5" pipe\nb,2\n', b"x" * 1000, b"\r\n", b"["])
 def test_a_foreign_file_is_not_changed(tmp_path: Path, form: JsonLines | Csv, content: bytes) -> None:
     (tmp_path / "found").write_bytes(content)
-    with Results(tmp_path / "found", form) as results, pytest.raises(OutputUnusable, match="not a results file"):
+    with (
+        closing(Results(tmp_path / "found", form)) as results,
+        pytest.raises(OutputUnusable, match="not a results file"),
+    ):
         results.resume(MODEL)
-    assert (tmp_path / "found").read_bytes() == content
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("line", [b"x\ry,1,2\r\n", b"\xff\r\n", b"a\r\n"])
 def test_a_broken_line_of_csv_is_refused(tmp_path: Path, line: bytes) -> None:
-    with Results(tmp_path / "found", Csv(2)) as results:
+    path = tmp_path / "found"
+    with closing(Results(path, Csv(2))) as results:
         results.begin()
-    with (tmp_path / "found").open("ab") as file:
-        file.write(line)
-    with (
-        Results(tmp_path / "found", Csv(2)) as results,
-        pytest.raises(OutputUnusable, match="not a results file of this format"),
-    ):
+    path.write_bytes(path.read_bytes() + line)
+    with closing(Results(path, Csv(2))) as results, pytest.raises(OutputUnusable, match="of this format"):
         results.resume(MODEL)
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Results(tmp_path / "found", JsonLines()) as results:
+    with closing(Results(tmp_path / "found", JsonLines())) as results:
         results.begin()
         results.write(finding("a.jpg"))
         whole = (tmp_path / "found").read_bytes()

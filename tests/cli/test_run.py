@@ -33,7 +33,7 @@ def test_a_run_over_many_files_holds_few(monkeypatch: pytest.MonkeyPatch) -> Non
             most = max(most, taken - written)
 
     monkeypatch.setattr(files, "find", endless)
-    one = Run(["."], err)
-    one.go(Backend(lambda _: ([], PNG), MODEL, threads=4), Counted())
+    one = Run(["."], Backend(lambda _: ([], PNG), MODEL, threads=4), Counted(), err)
+    assert one.go() == 0
     assert (written, one.recognised, one.total) == (20_000, 20_000, 20_000)
     assert 0 < most <= 4 * 16

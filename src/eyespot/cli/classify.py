@@ -1,16 +1,14 @@
 """`eyespot classify`: recognise files and folders of images."""
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eyespot.cli import backend
-from eyespot.cli.backend import Backend
+from eyespot.cli.backend import Backend, local, remote
 from eyespot.cli.formats import Csv, JsonLines
 from eyespot.cli.output import Output, Stdout, Table
 from eyespot.cli.results import Results
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from eyespot.client.calls import Options
 
 _KEYWORD_CONFIDENCE = 0.2
+_SIGNAL = 128  # exit codes above are those of signals
 
 
 def classify(
@@ -78,17 +77,14 @@ def classify(
     if min_confidence is None:
         min_confidence = _KEYWORD_CONFIDENCE if xmp else 0
     options: Options = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
-    run = Run(names, out if chosen == "table" else err)
-    try:
-        answers = backend.remote(url, options, workers) if url else backend.local(options, workers)
-        if xmp:
-            answers = _with_keywords(answers)
-        with closing(answers), _open_output(chosen, output, resume, top_k, answers.model) as findings:
-            run.go(answers, findings)
-    finally:
-        code = run.finish()
-    if run.signals:
-        os._exit(128 + run.signals[0])  # a thread may still wait for a server
+    backend = remote(url, options, workers) if url else local(options, workers)
+    if xmp:
+        backend = _with_keywords(backend)
+    with closing(backend):
+        results = _open_output(chosen, output, resume, top_k, backend.model)
+        code = Run(names, backend, results, out if chosen == "table" else err).go()
+    if code > _SIGNAL:
+        os._exit(code)  # a thread may still wait for a server
     raise typer.Exit(code)
 
 
@@ -103,23 +99,18 @@ def _choose_format(form: str, output: Path | None, resume: bool) -> str:
     return form
 
 
-@contextmanager
-def _open_output(chosen: str, output: Path | None, resume: bool, top_k: int, model: ModelInfo) -> Iterator[Output]:
+def _open_output(chosen: str, path: Path | None, resume: bool, top_k: int, model: ModelInfo) -> Output:
     if chosen == "table":
-        table = Table(out, top_k)
-        yield table
-        table.flush()
-        return
+        return Table(out, top_k)
     form = JsonLines() if chosen == "jsonl" else Csv(top_k)
-    if not output:
-        yield Stdout(form)
-        return
-    with Results(output, form) as results:
-        if resume:
-            results.resume(model)
-        else:
-            results.begin()
-        yield results
+    if not path:
+        return Stdout(form)
+    results = Results(path, form)
+    if resume:
+        results.resume(model)
+    else:
+        results.begin()
+    return results
 
 
 def _with_keywords(backend: Backend) -> Backend:

@@ -26,6 +26,9 @@ class Output:
         """Whether an earlier run wrote this file's finding."""
         return False
 
+    def close(self) -> None:
+        """Write what is still due."""
+
 
 class Stdout(Output):
     """Lines on standard output."""
@@ -51,10 +54,9 @@ class Table(Output):
     def write(self, finding: Finding) -> None:
         self._rows.append(self.row(finding))
         if time.monotonic() - self._printed > _PRINT_SECONDS:  # each print redraws the progress bar
-            self.flush()
+            self.close()
 
-    def flush(self) -> None:
-        """Print the rows that are due."""
+    def close(self) -> None:
         self._console.print("".join(self._rows), end="", markup=False, soft_wrap=True)
         self._rows, self._printed = [], time.monotonic()
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 from eyespot.cli.formats import Finding, Format, Record, to_utf8
 from eyespot.cli.output import Output
@@ -26,10 +25,7 @@ class Results(Output):
         self._end = 0  # of the last complete line
         self._done: set[str] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def begin(self) -> None:

@@ -5,7 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -30,60 +30,65 @@ class Run:
     """A run over the images in files and folders, and its counts."""
 
     paths: Sequence[str]
+    backend: Backend
+    output: Output
     screen: Console  # of the progress bar
     total: int = 0
     done_before: int = 0
-    failed_before: int = 0
     recognised: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0
     signals: list[int] = field(default_factory=list)
 
-    def go(self, backend: Backend, output: Output) -> None:
-        """Write a finding for each file that `output` lacks. A signal ends the run after the finding in hand.
+    def go(self) -> int:
+        """Write a finding for each file that `output` lacks, close it, print the counts, and return the exit code.
+
+        It is 1 if a file failed or there was none, and 128 + n if signal n ended the run, after the finding in hand.
 
         Raises:
             EyespotError, OSError: the run cannot continue.
         """
-        self.failed_before = output.failed_before
         self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
         started = time.monotonic()
+        try:
+            with self._noting_signals(), closed_pipe_ends_it():
+                self._write_findings()
+        finally:
+            self.output.close()
+            if counts := list(self._counts(time.monotonic() - started)):
+                say("; ".join(counts), err)
+        if self.signals:
+            return 128 + self.signals[0]
+        return 1 if self.failed or self.output.failed_before or not self.total else 0
+
+    def _write_findings(self) -> None:
+        threads = self.backend.threads
         columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-        work = in_order(backend.find, self._remaining(output), backend.threads, _AHEAD * backend.threads)
         with (
             bar(*columns, console=self.screen, hidden=self.total <= 1) as progress,
-            self._noting_signals(),
-            closed_pipe_ends_it(),
-            closing(work) as findings,
+            closing(in_order(self.backend.find, self._remaining(), threads, _AHEAD * threads)) as findings,
         ):
             progress("", 0, self.total)
-            try:
-                for _, future in findings:
-                    self._wait(future)
-                    if self.signals:
-                        break
-                    self._add(future.result(), output)
-                    progress("", self.done, self.total)
-            finally:
-                self.seconds = time.monotonic() - started
+            for _, future in findings:
+                while not self.signals and not future.done():  # a signal does not end the wait for a server that hangs
+                    wait((future,), timeout=_POLL_SECONDS)
+                if self.signals:
+                    break
+                self._add(future.result())
+                progress("", self.done, self.total)
 
     @property
     def done(self) -> int:
         return self.done_before + self.recognised + self.failed.total()
 
-    def _remaining(self, output: Output) -> Iterator[str]:
+    def _remaining(self) -> Iterator[str]:
         for path in files.find(self.paths, lambda error: self._report(str(error.filename), FileProblem.of(error))):
-            if output.has(path):
+            if self.output.has(path):
                 self.done_before += 1
             else:
                 yield path
 
-    def _wait(self, future: Future[Finding]) -> None:
-        while not self.signals and not future.done():  # a signal does not end the wait for a server that hangs
-            wait((future,), timeout=_POLL_SECONDS)
-
-    def _add(self, finding: Finding, output: Output) -> None:
-        output.write(finding)
+    def _add(self, finding: Finding) -> None:
+        self.output.write(finding)
         if finding.problem:
             self._report(finding.path, finding.problem)
         else:
@@ -95,21 +100,13 @@ class Run:
         console = self.screen if err.is_terminal and self.screen.is_terminal else err
         console.print(Text(printable(f"{path}: {problem.detail}"), style="red"), soft_wrap=True)
 
-    def finish(self) -> int:
-        """Print the counts, if the run began, and return the exit code: 1 if a file failed or there was none."""
-        if not self.seconds:
-            return 1
-        if parts := list(self._summary()):
-            say("; ".join(parts), err)
-        return 1 if self.failed or self.failed_before or not self.total else 0
-
-    def _summary(self) -> Iterator[str]:
+    def _counts(self, seconds: float) -> Iterator[str]:
         failed = self.failed.total()
         if self.total > 1 and (self.recognised or failed):
-            rate = self.recognised / self.seconds
-            yield f"{_images(self.recognised)} recognised in {self.seconds:.1f} s, {rate:.0f} a second"
+            rate = self.recognised / seconds
+            yield f"{_images(self.recognised)} recognised in {seconds:.1f} s, {rate:.0f} a second"
         if self.done_before:
-            of_which = f", of which {self.failed_before:,} failed" if self.failed_before else ""
+            of_which = f", of which {self.output.failed_before:,} failed" if self.output.failed_before else ""
             yield f"{_images(self.done_before)} done before{of_which}"
         if not self.total:
             yield f"no JPEG, PNG or WebP images in {', '.join(self.paths)}"
