@@ -83,21 +83,16 @@ def test_a_file_of_another_run_is_not_resumed(tmp_path: Path, form: JsonLines | 
     with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="another model"):
         results.resume(ModelInfo("other", "1" * 64, "fake", "f32"))
     other = Csv(3) if isinstance(form, Csv) else Csv(2)
-    with (
-        closing(Results(path, other)) as results,
-        pytest.raises(OutputUnusable, match="not a results file of this format"),
-    ):
+    with closing(Results(path, other)) as results, pytest.raises(OutputUnusable, match="of this format"):
         results.resume(MODEL)
 
 
 @FORMS
 @pytest.mark.parametrize("content", [b'{"my": "notes"}', b"one word", b'a,5" pipe\nb,2\n', b"x" * 1000, b"\r\n", b"["])
 def test_a_foreign_file_is_not_changed(tmp_path: Path, form: JsonLines | Csv, content: bytes) -> None:
-    (tmp_path / "found").write_bytes(content)
-    with (
-        closing(Results(tmp_path / "found", form)) as results,
-        pytest.raises(OutputUnusable, match="not a results file"),
-    ):
+    path = tmp_path / "found"
+    path.write_bytes(content)
+    with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="not a results file"):
         results.resume(MODEL)
     assert path.read_bytes() == content
 
