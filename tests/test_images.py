@@ -96,19 +96,19 @@ OPENED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", OPENED)
-def test_a_pil_image_is_answered_as_its_file_is(kind: str) -> None:
+def test_a_pil_image_is_recognised_as_its_file_is(kind: str) -> None:
     data = OPENED[kind]()
     with Image.open(io.BytesIO(data)) as opened:
         assert_same(scores(opened), scores(data))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_an_array_is_answered_as_its_file_is(mode: str) -> None:
+def test_an_array_is_recognised_as_its_file_is(mode: str) -> None:
     image = _see_through("RGBA") if mode == "RGBA" else makers.photograph().convert(mode)
     assert_same(scores(np.asarray(image)), scores(makers.encode(image, "PNG")))
 
 
-def test_an_array_whose_rows_run_backwards_is_no_other() -> None:
+def test_an_array_with_negative_strides_is_the_same_image() -> None:
     blue_green_red = np.asarray(makers.photograph())[..., ::-1].copy()
     assert_same(scores(blue_green_red[..., ::-1]), scores(makers.photograph()))
 
@@ -169,7 +169,7 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_what_is_no_image_is_told_what_one_is(what: str) -> None:
+def test_the_error_names_the_valid_image_sources(what: str) -> None:
     image, told = UNUSABLE[what]
     with pytest.raises(TypeError, match=told):
         to_bytes(image)

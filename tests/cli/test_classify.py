@@ -316,7 +316,7 @@ def test_a_signal_ends_the_wait_for_a_server_that_hangs(tmp_path: Path) -> None:
         engine.go.set()
 
 
-def test_what_is_wrong_for_all_images_ends_the_run(tmp_path: Path, served: Served) -> None:
+def test_an_error_of_all_images_ends_the_run(tmp_path: Path, served: Served) -> None:
     folder_of(tmp_path / "photos", 5)
     with refusing(served, 403, "forbidden") as (url, _):
         done = run("classify", "photos", "-o", "found.jsonl", "--url", url, cwd=tmp_path)

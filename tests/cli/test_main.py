@@ -119,7 +119,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         (["classify", "cat.jpg"], "packaged"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(folder: Path, words: list[str], told: str) -> None:
+def test_an_error_is_one_line_and_exit_code_2(folder: Path, words: list[str], told: str) -> None:
     done = run(*words, cwd=folder)
     assert done.returncode == 2, done.stdout
     assert "Traceback" not in done.stderr

@@ -60,7 +60,7 @@ def test_every_image_source_is_sent(connect: Connect, served: Served, tmp_path: 
 
 
 @pytest.mark.parametrize("source", [None, "none.jpg", b""], ids=["no source", "no file", "no bytes"])
-def test_what_is_no_image_is_not_sent(connect: Connect, script: Script, source: Any) -> None:
+def test_an_invalid_image_is_not_sent(connect: Connect, script: Script, source: Any) -> None:
     with pytest.raises((TypeError, FileNotFoundError, errors.NoImage)):
         connect(script.url).predict(source)
     assert script.requests == []
@@ -69,7 +69,7 @@ def test_what_is_no_image_is_not_sent(connect: Connect, script: Script, source: 
 # What comes back.
 
 
-def test_what_is_asked_for_arrives(connect: Connect, script: Script) -> None:
+def test_the_options_are_sent(connect: Connect, script: Script) -> None:
     script.answers = [says(200, RECOGNITION)]
     connect(script.url).predict(IMAGE, top_k=7, min_confidence=0.25, lang="zh")
     url = httpx.URL(script.requests[0].path)
@@ -77,7 +77,7 @@ def test_what_is_asked_for_arrives(connect: Connect, script: Script) -> None:
     assert script.requests[0].size == len(IMAGE)
 
 
-def test_labels_are_asked_for_in_a_language(connect: Connect, script: Script) -> None:
+def test_labels_have_a_language(connect: Connect, script: Script) -> None:
     script.answers = [says(200, [LABEL])]
     assert connect(script.url).labels("zh") == [Label(**LABEL)]
     assert script.requests[0].path == "/labels?lang=zh"
@@ -94,13 +94,13 @@ def test_answers_are_the_dataclasses_of_types(connect: Connect, served: Served) 
     assert client.model().limits.max_bytes == 5 * 1024 * 1024
 
 
-def test_the_health_of_a_server_is_its_readiness_and_the_checks(connect: Connect, served: Served) -> None:
+def test_health_is_readiness_with_checks(connect: Connect, served: Served) -> None:
     health = connect(served).health()
     assert health.ready is True
     assert Check("draining", True, "no") in health.checks
 
 
-def test_a_server_that_drains_is_alive_and_not_ready(connect: Connect, served: Served) -> None:
+def test_a_server_that_drains_is_not_ready(connect: Connect, served: Served) -> None:
     assert served.recognizer
     served.recognizer.pool.draining = True
     health = connect(served).health()
@@ -324,7 +324,7 @@ def test_closing_ends_the_wait_for_a_retry(script: Script) -> None:
 # Asking for the sha256 first.
 
 
-def test_a_large_image_that_is_known_is_not_sent(connect: Connect, caching: Served) -> None:
+def test_a_large_image_in_the_cache_is_not_uploaded(connect: Connect, caching: Served) -> None:
     unknown = image(new_number())
     first = connect(caching, ask_first=None).predict(unknown)
     before = Counter(asked(caching))
@@ -333,7 +333,7 @@ def test_a_large_image_that_is_known_is_not_sent(connect: Connect, caching: Serv
     assert Counter(asked(caching)) - before == {("/results/{sha256}", 200): 1}
 
 
-def test_a_large_image_that_is_not_known_is_sent(connect: Connect, caching: Served) -> None:
+def test_a_large_image_outside_the_cache_is_uploaded(connect: Connect, caching: Served) -> None:
     before = Counter(asked(caching))
     answer = connect(caching, ask_first=0).predict(image(new_number()))
     assert answer.cached is False
@@ -341,7 +341,7 @@ def test_a_large_image_that_is_not_known_is_sent(connect: Connect, caching: Serv
 
 
 @pytest.mark.parametrize("ask_first", [None, 200_000, len(IMAGE) + 4])
-def test_a_small_image_is_sent_at_once(connect: Connect, caching: Served, ask_first: int | None) -> None:
+def test_a_small_image_is_uploaded_at_once(connect: Connect, caching: Served, ask_first: int | None) -> None:
     before = Counter(asked(caching))
     connect(caching, ask_first=ask_first).predict(image(new_number()))
     assert Counter(asked(caching)) - before == {("/predict", 200): 1}
@@ -355,7 +355,7 @@ def new_number() -> int:
     return next(_numbers)
 
 
-def test_what_is_asked_for_arrives_with_the_sha256_too(connect: Connect, script: Script) -> None:
+def test_the_options_are_sent_with_the_sha256(connect: Connect, script: Script) -> None:
     script.answers = [says(200, RECOGNITION)]
     connect(script.url, ask_first=0).predict(IMAGE, top_k=7, lang="zh")
     (request,) = script.requests
@@ -399,7 +399,7 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(connect: Connect, ke
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_key_opens_what_is_closed(connect: Connect) -> None:
+def test_a_valid_key_is_accepted(connect: Connect) -> None:
     with serve_fake(api_keys="ours:hunter22") as served:
         right, wrong = connect(served, api_key="hunter22"), connect(served, api_key="hunter23")
         assert right.predict(IMAGE).predictions
@@ -410,7 +410,7 @@ def test_a_key_opens_what_is_closed(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/prefix", "/prefix/", "/a/b", "/prefix?a=1#b"])
-def test_a_path_before_ours_is_kept(connect: Connect, script: Script, ending: str) -> None:
+def test_the_path_of_the_url_is_kept(connect: Connect, script: Script, ending: str) -> None:
     script.answers = [says(200, RECOGNITION)]
     connect(script.url.removeprefix("http://") + ending, ask_first=0).predict(IMAGE)  # a URL needs no scheme either
     prefix = re.sub(r"/?(\?.*)?$", "", ending)
@@ -442,7 +442,7 @@ def test_a_password_in_the_address_is_sent_and_not_shown(connect: Connect, scrip
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY=http://127.0.0.1:1", "ALL_PROXY=socks5://127.0.0.1:1"])
-def test_this_machine_is_asked_without_a_proxy(
+def test_this_machine_needs_no_proxy(
     connect: Connect, script: Script, monkeypatch: pytest.MonkeyPatch, host: str, proxy: str
 ) -> None:
     monkeypatch.setenv(*proxy.split("=", 1))
@@ -460,7 +460,7 @@ def test_this_machine_is_asked_without_a_proxy_over_https_too(
     assert isinstance(caught.value.__cause__, httpx.ConnectError)
 
 
-def test_another_machine_is_asked_through_the_proxy(
+def test_another_machine_is_reached_through_the_proxy(
     connect: Connect, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -471,6 +471,6 @@ def test_another_machine_is_asked_through_the_proxy(
     assert script.requests[0].path.startswith("http://eyespot.invalid/labels")
 
 
-def test_a_wrong_parameter_is_refused_by_a_real_server(connect: Connect, served: Served) -> None:
+def test_an_invalid_option_is_refused_by_the_server(connect: Connect, served: Served) -> None:
     with pytest.raises(InvalidParameter, match="top_k"):
         connect(served).predict(IMAGE, top_k=0)

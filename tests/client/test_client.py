@@ -23,7 +23,7 @@ from tests.requests import IMAGE, image
 from tests.serving import FakeEngine, Served, serve_fake, until
 
 
-def test_many_images_are_answered_in_order_with_what_is_wrong_in_its_place(
+def test_many_images_are_answered_in_order_with_errors_in_place(
     connect: Connect, served: Served, tmp_path: Path
 ) -> None:
     images = [makers.encode(makers.flat((20 + number, 20)), "PNG") for number in range(30)]
@@ -38,7 +38,7 @@ def test_many_images_are_answered_in_order_with_what_is_wrong_in_its_place(
 @pytest.mark.parametrize(
     "code", ["internal", "deadline-exceeded", "broken-image", "image-too-large", "too-many-pixels"]
 )
-def test_an_error_of_one_image_is_in_its_place(connect: Connect, script: Script, code: str) -> None:
+def test_an_error_of_one_image_is_yielded(connect: Connect, script: Script, code: str) -> None:
     script.answers = [refuses(REFUSALS[code]())]
     answers = list(connect(script.url).predict_many([IMAGE, IMAGE]))
     assert [type(answer) for answer in answers] == [REFUSALS[code]] * 2
@@ -79,7 +79,7 @@ class Crowded(FakeEngine):
         return answer
 
 
-def test_of_endless_images_no_more_than_twice_the_concurrency_are_held(connect: Connect) -> None:
+def test_at_most_twice_the_concurrency_of_endless_images_is_held(connect: Connect) -> None:
     engine = Crowded()
     engine.go.clear()
     taken, handed, held = 0, 0, list[int]()
@@ -113,7 +113,7 @@ def test_of_endless_images_no_more_than_twice_the_concurrency_are_held(connect: 
         client.close()
 
 
-def test_closing_early_drops_what_has_not_begun_and_asks_for_nothing_again(connect: Connect, script: Script) -> None:
+def test_closing_early_drops_what_has_not_begun(connect: Connect, script: Script) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if int(handler.headers["Content-Length"]) > len(IMAGE):
             return hangs(script)(handler)
@@ -130,7 +130,7 @@ def test_closing_early_drops_what_has_not_begun_and_asks_for_nothing_again(conne
     assert len(script.requests) <= 3 + 4
 
 
-def test_closing_the_client_wakes_those_of_many_images_too(script: Script) -> None:
+def test_closing_the_client_ends_all_waits_for_a_retry(script: Script) -> None:
     waiting = threading.Semaphore(0)
 
     class Patient(Client):
@@ -155,7 +155,7 @@ def test_closing_the_client_wakes_those_of_many_images_too(script: Script) -> No
     thread.join()
 
 
-def test_a_place_for_none_is_no_concurrency(connect: Connect, script: Script) -> None:
+def test_concurrency_is_at_least_one(connect: Connect, script: Script) -> None:
     with pytest.raises(ValueError, match="must be"):
         list(connect(script.url).predict_many([IMAGE], concurrency=0))
 
@@ -173,7 +173,7 @@ def test_images_may_come_from_an_async_iterable(served: Served) -> None:
     assert asyncio.run(test()) == list(range(20, 40))
 
 
-def test_a_task_that_is_cancelled_cancels_what_it_asked_for(script: Script) -> None:
+def test_a_cancelled_task_cancels_its_requests(script: Script) -> None:
     script.answers = [hangs(script)]
 
     async def ask(client: AsyncClient, images: Iterable[bytes]) -> None:

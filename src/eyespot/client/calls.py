@@ -76,12 +76,12 @@ class Calls(ABC):
 
         Raises:
             ServerUnavailable: invalid URL.
-            Unauthorized: the key has characters that no key has.
+            Unauthorized: the key is not printable ASCII.
         """
         self.url = _parse_url((url or os.environ.get("EYESPOT_URL") or "http://127.0.0.1:8000").strip())
         key = (api_key or os.environ.get("EYESPOT_API_KEY") or "").strip()  # a file's last line ends with a newline
         if not (key.isascii() and key.isprintable()):
-            raise Unauthorized("The API key has characters that no key has.")
+            raise Unauthorized("The API key has characters other than printable ASCII.")
         self._retry_seconds = retry_seconds
         self._ask_first = ask_first
         https, local = self.url.scheme == "https", self.url.host in _LOOPBACK
