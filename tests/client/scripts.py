@@ -12,7 +12,7 @@ from typing import Any
 from eyespot.client import AsyncClient, Client
 from eyespot.client.calls import Calls
 from eyespot.errors import Refusal
-from eyespot.web.problems import document
+from eyespot.web.gate.problems import document
 from tests.serving import serve_files
 
 RECOGNITION = {

@@ -31,7 +31,7 @@ from eyespot.errors import (
     Unauthorized,
 )
 from eyespot.types import Check, ImageInfo, Label, ModelCard, ModelInfo, Prediction, Readiness, Recognition
-from eyespot.web.problems import document
+from eyespot.web.gate.problems import document
 from tests import makers
 from tests.client.conftest import Connect
 from tests.client.scripts import LABEL, RECOGNITION, HurriedClient, Script, breaks, hangs, leaves, nobody, refuses, says
@@ -403,7 +403,7 @@ def test_a_valid_key_is_accepted(connect: Connect) -> None:
     with serve_fake(api_keys="ours:hunter22") as served:
         right, wrong = connect(served, api_key="hunter22"), connect(served, api_key="hunter23")
         assert right.predict(IMAGE).predictions
-        with pytest.raises(Unauthorized, match="not valid"):
+        with pytest.raises(Unauthorized, match="Invalid API key"):
             wrong.predict(IMAGE)
         right.close()
         wrong.close()

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, TypeAlias
 
 import eyespot
-from eyespot import pool
+from eyespot import cpus
 from eyespot.cli.formats import FileProblem, Finding
 from eyespot.cli.terminal import load_settings
 from eyespot.errors import Refusal, SidecarUnreadable
@@ -49,7 +49,7 @@ def local(options: "Options", workers: int | None) -> Backend:
     from eyespot import assembly
 
     config = load_settings()
-    plan = pool.plan(workers or config.workers, config.threads)
+    plan = cpus.plan(workers or config.workers, config.threads)
     classifier = assembly.open_classifier(config, plan)
 
     def recognise(path: str) -> Answer:

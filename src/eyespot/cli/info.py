@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 import eyespot
-from eyespot import pool
+from eyespot import cpus
 from eyespot.cli.terminal import Url, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
@@ -52,7 +52,7 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
         from eyespot import assembly
 
         config = load_settings()
-        card = assembly.open_classifier(config, pool.plan(config.workers, config.threads)).card
+        card = assembly.open_classifier(config, cpus.plan(config.workers, config.threads)).card
     if as_json:
         typer.echo(TypeAdapter(ModelCard).dump_json(card))
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from eyespot import pool
+from eyespot import cpus
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import EngineUnavailable
 from eyespot.types import Quantization
@@ -39,7 +39,7 @@ def quantize(
         found = int8.read_images(images, entry.recipe, limit, progress, config.max_pixels, config.formats)
     for path in found.skipped:
         say(f"{path}: not a readable image", err)
-    threads = pool.plan(config.workers, config.threads).latency_threads
+    threads = cpus.plan(config.workers, config.threads).latency_threads
     with bar() as progress:
         place, report = int8.quantize(
             entry, classes, found, config.data_dir, threads=threads, force=force, progress=progress

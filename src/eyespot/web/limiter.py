@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
-from eyespot.errors import InvalidSetting, RateLimited, TooManyImages
+from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.web.addresses import parsed
+from eyespot.web.gate.addresses import parse_address
 
 
 class Limiter:
@@ -46,31 +46,20 @@ class Limiter:
         storage, pool = _open_redis(storage_url)
         return cls(_RedisCounters(_Counters(strategy(storage), rates), pool, in_memory), least)
 
-    async def check(self, who: str, cost: int = 1) -> None:
+    async def charge(self, who: str, cost: int = 1, *, charged: int = 0) -> None:
         """Count a request of `key:NAME` or `address:ADDRESS`, or `cost` of them.
 
         Raises:
             RateLimited: it is one too many.
         """
-        refusal = await self._counters.refusal(_counted_as(who), cost)
+        refusal = await self._counters.refusal(_counted_as(who), cost - charged)
         if refusal:
             raise refusal
 
-    async def check_batch(self, who: str, images: int) -> None:
-        """Count each image of a batch as a request; the first has been, as the request that the batch is.
-
-        Raises:
-            RateLimited: they are too many.
-            TooManyImages: so many are never let through at once.
-        """
-        if images > self._least.amount:
-            raise TooManyImages(
-                f"Every image counts as a request, and {_told(self._least)} are allowed: send smaller batches.",
-                limit=self._least.amount,
-                value=images,
-            )
-        if images > 1:
-            await self.check(who, images - 1)
+    @property
+    def largest_cost(self) -> int:
+        """The most requests that can ever pass at once."""
+        return int(self._least.amount)
 
     async def close(self) -> None:
         """Close the connections to the Redis."""
@@ -81,7 +70,7 @@ def _counted_as(who: str) -> str:
     """IPv6 counts by /64, of which one customer has at least one whole."""
     kind, _, address = who.partition(":")
     if kind == "address" and ":" in address:
-        known = parsed(address)
+        known = parse_address(address)
         if isinstance(known, IPv6Address):
             return f"address:{IPv6Network((int(known), 64), strict=False)}"
     return who
