@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from eyespot.choices import titles
 from eyespot.cli import files
 from eyespot.cli.backend import Backend
 from eyespot.cli.formats import FileProblem, Finding
@@ -109,7 +110,7 @@ class Run:
             of_which = f", of which {self.output.failed_before:,} failed" if self.output.failed_before else ""
             yield f"{_images(self.done_before)} done before{of_which}"
         if not self.total:
-            yield f"no JPEG, PNG or WebP images in {', '.join(self.paths)}"
+            yield f"no {titles()} images in {', '.join(self.paths)}"
         if failed and self.total > 1:
             yield f"{failed:,} failed ({', '.join(f'{count:,} {code}' for code, count in self.failed.most_common())})"
         if self.signals:
