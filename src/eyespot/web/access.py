@@ -11,10 +11,10 @@ from pathlib import Path
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eyespot.errors import Forbidden, InvalidSetting, Refusal, Unauthorized
+from eyespot.errors import Forbidden, InvalidSetting, Refusal, TooManyImages, Unauthorized
+from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.web import problems
 from eyespot.web.addresses import Network, client_address
-from eyespot.web.limiter import Limiter
 
 # Probes, which have no key, and pages, which are the same for everybody.
 _OPEN = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
@@ -30,7 +30,7 @@ class Admission:
     Stands inside of BoundedBody, so that a refusal reaches a client that is still sending its image.
     """
 
-    def __init__(self, app: ASGIApp, keys: "Keys", trusted: Sequence[Network], limiter: Limiter | None) -> None:
+    def __init__(self, app: ASGIApp, keys: "Keys", trusted: Sequence[Network], limiter: RateLimiter | None) -> None:
         self.app = app
         self._keys = keys
         self._trusted = trusted
@@ -83,10 +83,28 @@ class Admission:
                 known = "The API key is not valid" if sent else "An API key is needed"
                 refusal = Unauthorized(f"{known}; {_HOW}.")
         if self._limiter:
-            state["charge"] = partial(self._limiter.check_batch, who)
-            await self._limiter.check(who)
+            state["charge"] = partial(_charge_batch, self._limiter, who)
+            await self._limiter.charge(who)
         if refusal:
             raise refusal
+
+
+async def _charge_batch(limiter: RateLimiter, who: str, images: int) -> None:
+    """Count each image of a batch as a request; the request itself was the first.
+
+    Raises:
+        RateLimited: that is too many for now.
+        TooManyImages: so many are never allowed at once.
+    """
+    if images > limiter.largest_cost:
+        raise TooManyImages(
+            f"Every image counts as a request, and the rate limit allows {limiter.largest_cost} at once: "
+            "send smaller batches.",
+            limit=limiter.largest_cost,
+            value=images,
+        )
+    if images > 1:
+        await limiter.charge(who, images, charged=1)
 
 
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:

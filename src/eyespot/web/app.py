@@ -13,12 +13,12 @@ from starlette.middleware.cors import CORSMiddleware
 from eyespot import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.errors import InvalidSetting
+from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web import STATIC, admin, batches, bodies, problems
 from eyespot.web.access import Admission, Keys, cors_origins
 from eyespot.web.addresses import trusted_networks
-from eyespot.web.limiter import Limiter
 from eyespot.web.middleware import BoundedBody, RequestLog, ShortWay
 from eyespot.web.routes import router
 
@@ -37,7 +37,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     apart = keys.names if settings.cache_scope == "key" else []
     trusted = trusted_networks(settings.trusted_proxies)
     origins = cors_origins(settings.cors_origins)
-    limiter = Limiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
+    limiter = RateLimiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
