@@ -171,7 +171,7 @@ class Recognizer:
         Raises:
             CacheUnavailable, StorageUnavailable, StorageFull: not now; answers may be gone, and the image is not.
         """
-        with self._deletions.under_way(sha256):
+        with self._deletions.running(sha256):
             found = sha256 in self._present
             for key in (*self._apart, None):  # so that nobody joins it, and what is being computed is not remembered
                 self._in_flight.pop((sha256, self._variant(key)), None)

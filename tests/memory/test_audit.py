@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import logging
-import os
 import re
 import sqlite3
 import stat
@@ -17,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,46 +25,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyespot.errors import AuditUnavailable, AuditUnusable
-from eyespot.memory import audit as audit_module
-from eyespot.memory import audit_table, clock
 from eyespot.memory.audit import AuditLog
-from eyespot.memory.audit_address import address_as
-from eyespot.memory.audit_table import SCHEMA_VERSION, AuditTable
-from eyespot.telemetry import Metrics
-from eyespot.types import AuditRow, Prediction
+from eyespot.memory.audit_address import anonymizer
+from eyespot.memory.audit_schema import MIGRATIONS
+from eyespot.memory.audit_table import AuditTable
+from eyespot.memory.clock import SteadyClock
+from eyespot.types import Prediction
 from tests import makers
+from tests.memory.helpers import ADMIN, KEYS, ROW, START, Clock, check, fill, ids, open_log, row, small_disk
 from tests.requests import IMAGE, image, metric, predict
 from tests.services import PostgresServer, postgres_server
 from tests.serving import EYESPOT, FakeEngine, Served, environment, serve_fake, serve_process, until
 from tests.test_pool import until as until_so
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ROW = AuditRow(
-    time=START,
-    request_id="r0",
-    address="192.0.2.1",
-    key="camera",
-    sha256="a" * 64,
-    bytes=1234,
-    format="JPEG",
-    width=500,
-    height=375,
-    model_digest="0" * 64,
-    engine="openvino",
-    precision="f32",
-    top5=[Prediction(281, "n02123045", "tabby", 0.871234), Prediction(1, "n1", 'a "quoted" 名', 0.1)],
-    status=200,
-    code=None,
-    cache="miss",
-    steps={"read": 0.2, "see": 12.3},
-)
-ADMIN = {"Authorization": "Bearer open-sesame"}
-KEYS = "camera:click-clack,boss:open-sesame:admin"
-
-
-def row(number: int, **changes: Any) -> AuditRow:
-    """Another row for every number, a minute later."""
-    return replace(ROW, request_id=f"r{number}", time=START + timedelta(minutes=number), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +66,15 @@ def table(url: str) -> Iterator[AuditTable]:
     table.close()
 
 
-def ids(rows: list[AuditRow]) -> list[str]:
-    return [found.request_id for found in rows]
-
-
 def test_rows_come_back_as_they_were_written(table: AuditTable) -> None:
     refused = row(
         1, format=None, width=None, height=None, top5=[], status=422, code="broken-image", address=None, key=None
     )
     table.insert([ROW, refused])
-    newest, oldest = table.rows(limit=10)
-    assert (replace(oldest, id=0), replace(newest, id=0)) == (ROW, refused)
-    assert newest.id > oldest.id > 0
+    table.insert([refused, refused])  # columns of nulls alone
+    rows = table.rows(limit=10)
+    assert [replace(found, id=0) for found in rows] == [refused, refused, refused, ROW]
+    assert rows[0].id > rows[1].id > rows[2].id > rows[3].id > 0
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
@@ -142,32 +109,28 @@ def test_rows_are_found_by_what_they_hold(table: AuditTable) -> None:
     assert ids(table.rows(limit=9, label="beagle", until=START)) == []
 
 
-def test_all_rows_are_read_in_pieces_oldest_first(table: AuditTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_table, "_READ_AT_ONCE", 4)
+def test_all_rows_are_read_in_pages_oldest_first(table: AuditTable) -> None:
     table.insert([row(number) for number in range(9)])
-    assert ids(list(table.all_rows())) == [f"r{number}" for number in range(9)]
-    assert ids(list(table.all_rows(START + timedelta(minutes=3), START + timedelta(minutes=5)))) == ["r3", "r4"]
+    assert ids(list(table.all_rows(page=4))) == [f"r{number}" for number in range(9)]
+    since, until = START + timedelta(minutes=3), START + timedelta(minutes=5)
+    assert ids(list(table.all_rows(since=since, until=until))) == ["r3", "r4"]
 
 
-def test_old_rows_are_deleted_a_few_at_a_time_and_ids_are_not_given_again(
-    table: AuditTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit_table, "_PRUNED_AT_ONCE", 4)
+def test_old_rows_are_deleted_a_few_at_a_time_and_ids_are_not_given_again(table: AuditTable) -> None:
     table.insert([row(number) for number in range(10)])
     last = table.rows(limit=1)[0].id
-    assert [table.prune(START + timedelta(days=1)) for _ in range(4)] == [4, 4, 2, 0]
+    assert [table.prune(START + timedelta(days=1), limit=4) for _ in range(4)] == [4, 4, 2, 0]
     table.insert([ROW])
     assert table.rows(limit=1)[0].id > last
 
 
-def test_an_older_table_is_brought_forward_with_its_rows(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as older:
-        older.setattr(audit_table, "_FORWARD", audit_table._FORWARD[:1])
-        older.setattr(audit_table, "SCHEMA_VERSION", 1)
-        table = AuditTable(url, Path("/nowhere"))
-        table.prepare()
-        table.insert([ROW])
-        assert indexes(table) == set()
+def test_an_older_table_is_brought_forward_with_its_rows(url: str) -> None:
+    older = AuditTable(url, Path("/nowhere"), migrations=MIGRATIONS[:1])
+    older.prepare()
+    older.insert([ROW])
+    assert indexes(older) == set()
+    older.close()
+    table = AuditTable(url, Path("/nowhere"))
     table.prepare()
     table.prepare()
     assert indexes(table) == {f"eyespot_audit_{column}" for column in ("time", "sha256", "label")}
@@ -181,9 +144,9 @@ def indexes(table: AuditTable) -> set[str | None]:
 
 def test_a_newer_table_is_refused_and_left_alone(table: AuditTable) -> None:
     with table._engine.begin() as connection:
-        connection.execute(sql.text(f"UPDATE eyespot_audit_schema SET version = {SCHEMA_VERSION + 1}"))
+        connection.execute(sql.text(f"UPDATE eyespot_audit_schema SET version = {len(MIGRATIONS) + 1}"))
     for _ in range(2):
-        with pytest.raises(AuditUnusable, match=f"schema version {SCHEMA_VERSION + 1}"):
+        with pytest.raises(AuditUnusable, match=f"schema version {len(MIGRATIONS) + 1}"):
             table.prepare()
 
 
@@ -205,10 +168,6 @@ def test_an_address_that_is_none_is_told_without_its_password(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def log(table: AuditTable, **options: Any) -> AuditLog:
-    return AuditLog(table, Metrics(), **{"days": 30, **options})
-
-
 def test_rows_that_come_while_one_is_written_are_written_together(tmp_path: Path) -> None:
     table = AuditTable("sqlite", tmp_path)
     batches: list[int] = []
@@ -223,7 +182,7 @@ def test_rows_that_come_while_one_is_written_are_written_together(tmp_path: Path
     table.insert = counted  # type: ignore[method-assign]
 
     async def test() -> None:
-        audit = log(table)
+        audit = open_log(table)
         writes = [asyncio.create_task(audit.write(row(0)))]
         await until_so(lambda: bool(batches))
         writes += [asyncio.create_task(audit.write(row(number))) for number in range(1, 50)]
@@ -239,7 +198,7 @@ def test_rows_that_come_while_one_is_written_are_written_together(tmp_path: Path
 
 def test_a_stop_writes_what_has_been_gathered(tmp_path: Path) -> None:
     async def test() -> None:
-        audit = log(AuditTable("sqlite", tmp_path))
+        audit = open_log(AuditTable("sqlite", tmp_path))
         writes = [asyncio.create_task(audit.write(row(number))) for number in range(2500)]
         await asyncio.sleep(0)  # each has put its row down, and the thread has none yet
         await audit.close()
@@ -251,8 +210,7 @@ def test_a_stop_writes_what_has_been_gathered(tmp_path: Path) -> None:
     table.close()
 
 
-def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_module, "_TIMEOUT_SECONDS", 0.1)
+def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path) -> None:
     table = AuditTable("sqlite", tmp_path)
     insert, held, entered = table.insert, threading.Event(), threading.Semaphore(0)
 
@@ -264,14 +222,14 @@ def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path, m
     table.insert = hanging  # type: ignore[method-assign]
 
     async def test() -> None:
-        audit = log(table)
+        audit = open_log(table, timeout=0.1)
         await audit.write(ROW)
         assert entered.acquire(timeout=30)
         await until_so(lambda: not audit.state()[0])
         assert audit.state() == (False, "sqlite, lost: it does not answer; 1 rows could not be written")
         for _ in range(500):
             await audit.write(ROW)  # each at once, or this would take a minute
-        assert not audit._gathered
+        assert audit._pending.empty()
         held.set()
         await until_so(lambda: audit.state()[0])
         await audit.write(row(1))
@@ -281,19 +239,17 @@ def test_a_database_that_hangs_costs_a_moment_and_then_nothing(tmp_path: Path, m
     asyncio.run(test())
 
 
-def test_a_clock_that_is_set_forward_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = {"wall": START.timestamp(), "steady": 1000.0}
-    fake = SimpleNamespace(time=lambda: now["wall"], clock_gettime=lambda _: now["steady"], CLOCK_MONOTONIC=1)
-    monkeypatch.setattr(clock, "time", fake)
+def test_a_clock_that_is_set_forward_deletes_nothing(tmp_path: Path) -> None:
+    wall, elapsed = Clock(START.timestamp()), Clock()
     table = AuditTable("sqlite", tmp_path)
 
     async def test() -> None:
-        audit = log(table, days=30)
+        audit = open_log(table, days=30, now=SteadyClock(wall, elapsed))
         await audit.write(ROW)
 
         def pruned_after(wall_days: float, steady_days: float) -> int:
-            now["wall"] += wall_days * 86400
-            now["steady"] += steady_days * 86400
+            wall.advance(wall_days * 86400)
+            elapsed.advance(steady_days * 86400)
             audit._prune()
             return 1 - len(table.rows(limit=9))
 
@@ -330,11 +286,11 @@ def test_old_rows_are_deleted_at_start_and_told_of(tmp_path: Path, caplog: pytes
     ],
 )
 def test_what_is_written_of_an_address(tmp_path: Path, how: str, address: str | None, written: str | None) -> None:
-    assert address_as(how, tmp_path)(address) == written
+    assert anonymizer(how, tmp_path)(address) == written
 
 
 def test_a_hashed_address_is_the_same_as_long_as_the_secret_is(tmp_path: Path) -> None:
-    one, again = address_as("hashed", tmp_path), address_as("hashed", tmp_path)
+    one, again = anonymizer("hashed", tmp_path), anonymizer("hashed", tmp_path)
     hashed = one("192.0.2.77")
     assert re.fullmatch("[0-9a-f]{16}", hashed or "")
     assert again("192.0.2.77") == hashed != one("192.0.2.78")
@@ -342,9 +298,9 @@ def test_a_hashed_address_is_the_same_as_long_as_the_secret_is(tmp_path: Path) -
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     secret.write_bytes(b"short")
     with pytest.raises(AuditUnusable, match="delete it"):
-        address_as("hashed", tmp_path)
+        anonymizer("hashed", tmp_path)
     secret.unlink()
-    assert address_as("hashed", tmp_path)("192.0.2.77") != hashed
+    assert anonymizer("hashed", tmp_path)("192.0.2.77") != hashed
     assert [path.name for path in tmp_path.iterdir()] == ["audit.secret"]
 
 
@@ -394,24 +350,19 @@ def spoil(tmp_path: Path) -> Callable[[], None]:
     return back
 
 
-def audit_check(client: httpx.Client) -> dict[str, Any]:
-    (check,) = [check for check in client.get("/readyz?verbose").json()["checks"] if check["name"] == "audit"]
-    return check
-
-
 def test_a_row_that_cannot_be_written_is_counted_and_shown(tmp_path: Path) -> None:
     with serve_fake(audit_url="sqlite", data_dir=tmp_path) as served, served.client() as client:
         assert predict(served).status_code == 200
-        assert audit_check(client)["ok"] is True
+        assert check(served, "audit")["ok"] is True
         back = spoil(tmp_path)
         assert [predict(served).status_code for _ in range(3)] == [200] * 3
         assert metric(served, 'eyespot_audit_rows_total{result="lost"}') == 3
-        check = audit_check(client)
-        assert check["ok"] is False
-        assert "3 rows could not be written" in check["detail"]
+        found = check(served, "audit")
+        assert found["ok"] is False
+        assert "3 rows could not be written" in found["detail"]
         assert client.get("/readyz").status_code == 200
         back()
-        until(lambda: audit_check(client)["ok"])
+        until(lambda: check(served, "audit")["ok"])
         assert predict(served).status_code == 200
         assert metric(served, 'eyespot_audit_rows_total{result="written"}') == 2
 
@@ -438,12 +389,12 @@ def test_a_database_that_is_not_there_at_start() -> None:
     url = "postgresql://eyespot:hunter2@127.0.0.1:9/eyespot"
     table = AuditTable(url, Path("/nowhere"))
     with pytest.raises(AuditUnusable) as caught:
-        log(table, required=True)
+        open_log(table, required=True)
     assert "hunter2" not in str(caught.value)
-    with serve_fake(audit_url=url) as served, served.client() as client:
+    with serve_fake(audit_url=url) as served:
         assert predict(served).status_code == 200
-        assert "refused" in audit_check(client)["detail"]
-        assert "hunter2" not in audit_check(client)["detail"]
+        assert "refused" in check(served, "audit")["detail"]
+        assert "hunter2" not in check(served, "audit")["detail"]
 
 
 def acknowledged(served: Served, requests: int, callers: int, during: Callable[[int], None]) -> set[str]:
@@ -503,20 +454,20 @@ def test_a_postgresql_that_was_restarted_while_nobody_asked_loses_no_row() -> No
 
 @pytest.mark.needs("postgres")
 def test_a_postgresql_that_hangs_is_not_waited_for_by_everybody() -> None:
-    with postgres_server() as postgres, serve_fake(audit_url=postgres.url) as served, served.client() as client:
+    with postgres_server() as postgres, serve_fake(audit_url=postgres.url) as served:
         assert predict(served).status_code == 200
         postgres.pause()
         assert [predict(served).status_code for _ in range(20)] == [200] * 20
-        assert audit_check(client)["ok"] is False
+        assert check(served, "audit")["ok"] is False
         postgres.resume()
-        until(lambda: audit_check(client)["ok"])
+        until(lambda: check(served, "audit")["ok"])
         assert predict(served).status_code == 200
 
 
 @pytest.mark.needs("postgres")
 def test_a_postgresql_that_hangs_keeps_nobody_from_ending() -> None:
     async def test(postgres: PostgresServer) -> None:
-        audit = log(AuditTable(postgres.url, Path("/nowhere")))
+        audit = open_log(AuditTable(postgres.url, Path("/nowhere")))
         await audit.write(ROW)
         postgres.pause()
         await asyncio.gather(audit.write(ROW), *(unavailable(audit) for _ in range(5)))
@@ -540,14 +491,14 @@ def test_a_table_that_a_newer_program_changes_is_lost_and_found_again(tmp_path: 
             connection.execute("UPDATE eyespot_audit_schema SET version = ?", (number,))
         connection.close()
 
-    with serve_fake(audit_url="sqlite", data_dir=tmp_path) as served, served.client() as client:
+    with serve_fake(audit_url="sqlite", data_dir=tmp_path) as served:
         back = spoil(tmp_path)
         assert predict(served).status_code == 200
         version(99)
         back()
-        until(lambda: "schema version 99" in audit_check(client)["detail"])
-        version(SCHEMA_VERSION)
-        until(lambda: audit_check(client)["ok"])
+        until(lambda: "schema version 99" in check(served, "audit")["detail"])
+        version(len(MIGRATIONS))
+        until(lambda: check(served, "audit")["ok"])
 
 
 def test_after_a_kill_every_acknowledged_row_is_there(packaged: dict[str, str], tmp_path: Path) -> None:
@@ -577,44 +528,21 @@ def test_after_a_kill_every_acknowledged_row_is_there(packaged: dict[str, str], 
     assert told <= rows
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of 2 MB; only root can make one."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small tmpfs")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Use up what room there is."""
-    path = folder / "ballast"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return path
-
-
 @pytest.mark.needs("make test-all")
-def test_a_full_disk_loses_rows_and_nothing_else(small_disk: Path) -> None:
-    with serve_fake(audit_url="sqlite", data_dir=small_disk) as served, served.client() as client:
-        assert predict(served).status_code == 200
-        ballast = fill(small_disk)
-        until(lambda: predict(served).status_code == 200 and not audit_check(client)["ok"])
-        assert "full" in audit_check(client)["detail"]
-        ballast.unlink()
-        until(lambda: audit_check(client)["ok"])
-        reply = predict(served)
-    table = AuditTable("sqlite", small_disk)
-    rows = ids(table.rows(limit=1000))
-    assert rows[0] == reply.headers["x-request-id"]
-    table.close()
+def test_a_full_disk_loses_rows_and_nothing_else(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        with serve_fake(audit_url="sqlite", data_dir=disk) as served:
+            assert predict(served).status_code == 200
+            ballast = fill(disk)
+            until(lambda: predict(served).status_code == 200 and not check(served, "audit")["ok"])
+            assert "full" in check(served, "audit")["detail"]
+            ballast.unlink()
+            until(lambda: check(served, "audit")["ok"])
+            reply = predict(served)
+        table = AuditTable("sqlite", disk)
+        rows = ids(table.rows(limit=1000))
+        assert rows[0] == reply.headers["x-request-id"]
+        table.close()
 
 
 def test_admins_read_the_log(tmp_path: Path) -> None:
@@ -754,4 +682,4 @@ def test_nobody_waits_for_a_log_that_is_off() -> None:
     engine = FakeEngine()
     with serve_fake(engine) as served:
         assert predict(served).status_code == 200
-        assert "remember" not in predict(served).headers["server-timing"]
+        assert "audit" not in predict(served).headers["server-timing"]

@@ -14,9 +14,8 @@ import httpx
 import pytest
 
 from eyespot.errors import AuditUnavailable
-from eyespot.memory import audit_table
 from eyespot.memory.audit_table import AuditTable
-from tests.memory.test_audit import ADMIN, KEYS, audit_check, ids, log, row
+from tests.memory.helpers import ADMIN, KEYS, check, ids, open_log, row, serve_log
 from tests.requests import image
 from tests.serving import serve_fake, until
 from tests.test_pool import until as until_so
@@ -106,8 +105,8 @@ def test_a_file_that_is_lost_is_told_and_begun_anew(
         ask(client, 0)
         lose(tmp_path)
         until(lambda: "audit_reopened" in caplog.messages)  # without a request that would need a row
-        until(lambda: audit_check(client)["ok"])
-        assert "reopened" in audit_check(client)["detail"]
+        until(lambda: check(served, "audit")["ok"])
+        assert "reopened" in check(served, "audit")["detail"]
         new = [ask(client, number) for number in range(1, 4)]
         page = client.get("/audit", headers=ADMIN).json()
         assert [found["request_id"] for found in page["rows"]] == new[::-1]
@@ -201,7 +200,7 @@ def test_while_there_is_no_file_a_required_row_is_a_503(tmp_path: Path) -> None:
         deleted(tmp_path)
         audit_file(tmp_path).mkdir()
         until(lambda: client.get("/readyz").status_code == 503)
-        assert "audit.sqlite" in audit_check(client)["detail"]
+        assert "audit.sqlite" in check(served, "audit")["detail"]
         refused = client.post("/predict", content=image(1), headers=ADMIN)
         assert (refused.status_code, refused.json()["code"]) == (503, "audit-unavailable")
         audit_file(tmp_path).rmdir()
@@ -213,7 +212,7 @@ def test_a_start_leaves_a_file_alone_that_may_be_somebody_elses(tmp_path: Path) 
     audit_file(tmp_path).write_bytes(GARBAGE)
 
     async def test() -> None:
-        audit = log(AuditTable("sqlite", tmp_path))
+        audit = open_log(AuditTable("sqlite", tmp_path))
         for _ in range(3):
             await audit.write(row(0))
         with pytest.raises(AuditUnavailable):
@@ -225,17 +224,14 @@ def test_a_start_leaves_a_file_alone_that_may_be_somebody_elses(tmp_path: Path) 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"audit.sqlite": GARBAGE}
 
 
-def test_a_question_without_end_does_not_keep_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_table, "READ_SECONDS", 0.2, raising=False)
-    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS}
-
+def test_a_query_without_end_does_not_keep_a_thread(tmp_path: Path) -> None:
     def run(*statements: str) -> None:
         with sqlite3.connect(audit_file(tmp_path)) as connection:
             for statement in statements:
                 connection.execute(statement)
         connection.close()
 
-    with serve_fake(**settings) as served, served.client(headers=ADMIN) as client:
+    with serve_log(AuditTable("sqlite", tmp_path, read_seconds=0.2)) as served, served.client(headers=ADMIN) as client:
         ask(client, 0)
         run(
             "ALTER TABLE eyespot_audit RENAME TO finite",
@@ -259,7 +255,7 @@ def test_a_log_that_cannot_be_pruned_is_written_all_the_same(
     monkeypatch.setattr(table, "prune", locked)
 
     async def test() -> None:
-        audit = log(table, required=True)
+        audit = open_log(table, required=True)
         await until_so(lambda: "audit_not_pruned" in caplog.messages)
         await audit.write(row(0))
         assert audit.state() == (True, "sqlite")
