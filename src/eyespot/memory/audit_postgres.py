@@ -7,11 +7,13 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy import Engine, NullPool
+from sqlalchemy import Connection, Engine, NullPool
 
+_ADVISORY_LOCK = 0x65796573  # "eyes"
 _GRACE_SECONDS = 1  # for PostgreSQL to end a statement by itself
 
 
@@ -19,6 +21,7 @@ class PostgresStore:
     """The writer and the readers share no connection, so that one can be cut without the others."""
 
     kind = "postgresql"
+    placeholder = "%s"
 
     def __init__(self, url: str, *, wait_seconds: int, read_seconds: float) -> None:
         """Connects later. `wait_seconds` limits connecting, waiting for a lock, and writing."""
@@ -50,6 +53,12 @@ class PostgresStore:
 
     def check(self) -> None:
         """Do nothing: without the database, a statement fails."""
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+
+    def timestamp(self, time: datetime) -> datetime:
+        return time
 
     def interrupt(self) -> None:
         """Make the writer's statement fail, even when PostgreSQL hangs and its own timeouts do not work."""

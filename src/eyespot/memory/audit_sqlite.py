@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sql
-from sqlalchemy import NullPool, QueuePool
+from sqlalchemy import Connection, NullPool, QueuePool
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -41,6 +41,7 @@ class SqliteStore:
     """
 
     kind = "sqlite"
+    placeholder = "?"
 
     def __init__(self, path: Path, *, wait_seconds: float, read_seconds: float) -> None:
         """Connects later. `wait_seconds` limits waiting for a lock, `read_seconds` a reader's connection."""
@@ -95,6 +96,13 @@ class SqliteStore:
         if loss:
             self.detail = f"{self.kind}, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
             event("audit_reopened", logging.ERROR, reason=loss)
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def timestamp(self, time: datetime) -> str:
+        """As SQLAlchemy writes it."""
+        return time.strftime("%Y-%m-%d %H:%M:%S.%f")
 
     def interrupt(self) -> None:
         """Do nothing: SQLite waits only for locks, and stops by itself."""

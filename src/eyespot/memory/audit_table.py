@@ -23,14 +23,11 @@ TIMEOUT_SECONDS = 2  # for connecting, waiting for a lock, or a statement that w
 READ_SECONDS = 3  # for one page of rows
 PRUNE_ROWS = 5000  # at once, so that other writers wait for milliseconds
 PAGE_ROWS = 1000
-_ADVISORY_LOCK = 0x65796573  # "eyes"
 _TOP5 = TypeAdapter(list[Prediction])
 _STEPS = TypeAdapter(dict[str, float])
 _CONVERTED = ["time", "label", "top5", "steps"]
 _PLAIN = [column.name for column in audit.c if column.name not in ("id", *_CONVERTED)]
 _COLUMNS = _PLAIN + _CONVERTED
-_SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"  # as SQLAlchemy writes it
-
 _plain = operator.attrgetter(*_PLAIN)
 
 
@@ -71,10 +68,7 @@ class AuditTable:
             AuditUnusable: they are from a newer version.
         """
         with self.store.opened(), self._engine.begin() as connection:
-            if isinstance(self.store, SqliteStore):
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # two servers may start at once
-            else:
-                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            self.store.lock_schema(connection)  # several servers may start at once
             migrate(connection, self._migrations)
 
     def recover(self) -> None:
@@ -99,13 +93,8 @@ class AuditTable:
     def _insert(self, rows: Sequence[AuditRow]) -> None:
         self.store.check()
         with self._engine.connect() as connection:
-            if isinstance(self.store, SqliteStore):
-                statement = _insert_statement(len(rows), "?")
-                values = [_values(row, row.time.strftime(_SQLITE_TIME)) for row in rows]
-            else:
-                statement = _insert_statement(len(rows), "%s")
-                values = [_values(row, row.time) for row in rows]
-            connection.exec_driver_sql(statement, tuple(chain.from_iterable(values)))
+            values = chain.from_iterable(_values(row, self.store.timestamp(row.time)) for row in rows)
+            connection.exec_driver_sql(_insert_statement(len(rows), self.store.placeholder), tuple(values))
             try:
                 connection.commit()
             except DBAPIError as error:
