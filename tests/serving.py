@@ -213,7 +213,7 @@ def serve_fake(
             engine, max_bytes=config.max_bytes, max_pixels=config.max_pixels, formats=config.formats
         )
         if raises:
-            classifier.scores = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
+            classifier.scores = lambda *_: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
         async with open_memory(config, metrics) as memory:
             served.recognizer = Recognizer(classifier, pool, metrics, memory, apart)
             yield served.recognizer

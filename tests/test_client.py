@@ -47,7 +47,7 @@ from eyespot.errors import (
 )
 from eyespot.types import Check, ImageInfo, Label, ModelCard, ModelInfo, Prediction, Readiness, Recognition
 from eyespot.vision.engines import Features, Logits, Pixels
-from eyespot.web.problems import document
+from eyespot.web.gate.problems import document
 from tests import makers
 from tests.requests import IMAGE, image
 from tests.serving import FakeEngine, Served, serve_fake, serve_files, until

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot import pool
-from eyespot.errors import DataDirUnwritable
+from eyespot.errors import DataDirUnwritable, GoldenImageFailed, Refusal
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.audit_address import anonymizer
 from eyespot.memory.cache import open_cache
@@ -52,12 +53,36 @@ async def open_recognizer(settings: Settings, apart: Collection[str] = ()) -> As
         workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
         try:
             recognizer = Recognizer(classifier, workers, metrics, memory, apart)
-            await recognizer.warm_up()
+            await warm_up(classifier, workers)
             compared = classifier.comparison.model_dump() if classifier.comparison else {}
             event("model_ready", **asdict(classifier.info), **compared)
             yield recognizer
         finally:
             await asyncio.to_thread(workers.close)
+
+
+async def warm_up(classifier: Classifier, workers: WorkerPool) -> None:
+    """Run the golden image through every worker.
+
+    Raises:
+        GoldenImageFailed: the model does not recognise it.
+    """
+    barrier = threading.Barrier(workers.workers)  # otherwise one quick thread would do the work of all
+
+    def check() -> None:
+        barrier.wait()
+        classifier.check_golden_image()
+
+    async def run() -> None:
+        job, _ = await workers.submit(check)
+        await job.result()
+
+    try:
+        await asyncio.gather(*(run() for _ in range(workers.workers)))
+    except Refusal as refusal:
+        raise GoldenImageFailed(f"the golden image was refused: {refusal}") from refusal
+    finally:
+        barrier.abort()
 
 
 def open_classifier(settings: Settings, planned: pool.Plan) -> Classifier:

@@ -1,13 +1,14 @@
-"""What an operator sees: events in a log, numbers in `/metrics`."""
+"""What an operator sees: events in a log, metrics, and the trace of a request."""
 
 import json
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,7 +30,7 @@ _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 
 
 
 def event(name: str, level: int = logging.INFO, /, *, exc_info: BaseException | None = None, **facts: object) -> None:
-    """Log that something happened: a name in the past tense, and facts as fields."""
+    """Log an event: its name in the past tense, and its facts as fields."""
     if _logger.isEnabledFor(level):
         traceback = (type(exc_info), exc_info, exc_info.__traceback__) if exc_info else None
         # Not `_logger.log`, which looks for the caller's file and line: a quarter of the time, and nobody reads it.
@@ -101,7 +102,7 @@ class Metrics:
             registry=registry,
         )
         self.step_seconds = Histogram(
-            "eyespot_step_seconds", "Time in one step of the trace.", ["step"], buckets=_SECONDS, registry=registry
+            "eyespot_step_seconds", "Time in one step of a recognition.", ["step"], buckets=_SECONDS, registry=registry
         )
         self.queue_depth = Gauge("eyespot_queue_depth", "Images that wait for a worker.", registry=registry)
         self.workers_busy = Gauge("eyespot_workers_busy", "Workers that are computing.", registry=registry)
@@ -131,6 +132,29 @@ class Metrics:
         )
 
     def observe_steps(self, steps: Mapping[str, float]) -> None:
-        """Count the seconds that an image spent in each step of its trace."""
+        """Observe the seconds of each step of one image."""
         for step, seconds in steps.items():
             child(self.step_seconds, step).observe(seconds)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One request: its id, its client, and the seconds of each step. Each image of a batch has a trace of its own."""
+
+    request_id: str
+    address: str | None = None  # of the client
+    key: str | None = None  # name of the API key
+    started: float = field(default_factory=time.monotonic)  # when the request arrived
+    steps: dict[str, float] = field(default_factory=dict)
+    cache: Literal["hit", "miss", "joined"] | None = None  # None while no image was looked up
+    mark: float = field(default_factory=time.monotonic)  # end of the last step
+
+    def lap(self, step: str, *, until: float | None = None, seconds: float | None = None) -> None:
+        """End a step now, at `until` (of time.monotonic), or after `seconds`; the next step begins there."""
+        end = self.mark + seconds if seconds is not None else max(self.mark, until or time.monotonic())
+        self.steps[step] = end - self.mark
+        self.mark = end
+
+    def milliseconds(self) -> dict[str, float]:
+        """The steps so far, in milliseconds."""
+        return {step: round(seconds * 1000, 1) for step, seconds in self.steps.items()}

@@ -89,7 +89,7 @@ def test_identical_images_in_flight_are_computed_once_and_the_first_caller_may_l
             connection.sendall(head.encode() + IMAGE)
             assert engine.started.acquire(timeout=30)
             joined = [callers.submit(predict, served) for _ in range(3)]
-            until(lambda: [call._waiting for call in list(served.recognizer._in_flight.values())] == [4])
+            until(lambda: [job.waiters for job in list(served.recognizer.pool.twins.values())] == [4])
         until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
         engine.go.set()
         answers = [answer.result() for answer in joined]
@@ -160,11 +160,11 @@ def test_images_in_flight_are_joined_by_everybody_or_by_the_same_key(scope: str,
         ThreadPoolExecutor(4) as callers,
     ):
         assert served.recognizer
-        in_flight = served.recognizer._in_flight
+        twins = served.recognizer.pool.twins
         sent = [
             callers.submit(client.post, "/predict", content=IMAGE, headers=key) for key in (CAMERA, BOSS, BOSS, CAMERA)
         ]
-        until(lambda: sorted(call._waiting for call in list(in_flight.values())) == [4 // calls] * calls)
+        until(lambda: sorted(job.waiters for job in list(twins.values())) == [4 // calls] * calls)
         engine.go.set()
         said = sorted(answer.result().headers["x-cache"] for answer in sent)
         assert said == ["joined"] * (4 - calls) + ["miss"] * calls

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyespot.errors import Forbidden, InvalidSetting, Refusal, TooManyImages, Unauthorized
 from eyespot.memory.rate_limiter import RateLimiter
-from eyespot.web import problems
 from eyespot.web.addresses import Network, client_address
+from eyespot.web.gate import problems
 
 # Probes, which have no key, and pages, which are the same for everybody.
 _OPEN = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
@@ -41,7 +41,7 @@ class Admission:
         if scope["type"] == "http":
             state = scope["state"]
             state["trace"].address = self._address(scope)
-            state["key"], state["admin"], state["charge"] = None, False, None
+            state["key"], state["admin"], state["charge_rate_limit"] = None, False, None
             if self._guards and scope["path"] not in _OPEN and not scope["path"].startswith(_OPEN_BELOW):
                 try:
                     await self._admit(scope)
@@ -83,7 +83,7 @@ class Admission:
                 known = "The API key is not valid" if sent else "An API key is needed"
                 refusal = Unauthorized(f"{known}; {_HOW}.")
         if self._limiter:
-            state["charge"] = partial(_charge_batch, self._limiter, who)
+            state["charge_rate_limit"] = partial(_charge_batch, self._limiter, who)
             await self._limiter.charge(who)
         if refusal:
             raise refusal

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from eyespot.errors import PortTaken
 from eyespot.telemetry import event
-from eyespot.web.protocol import Protocol
+from eyespot.web.gate.protocol import Protocol
 
 _KEEP_ALIVE_SECONDS = (
     75  # longer than the 60 s after which common balancers drop an idle connection, or they meet a reset

@@ -21,10 +21,11 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Trace
 from eyespot.telemetry import Metrics
-from eyespot.web import access, problems
+from eyespot.web import access
 from eyespot.web.access import Admission, Key, Keys, cors_origins, require_admin
 from eyespot.web.addresses import client_address, trusted_networks
-from eyespot.web.middleware import RequestLog
+from eyespot.web.gate import problems
+from eyespot.web.gate.request_log import RequestLog
 
 SECRET = "correct-horse"
 CLIENT = "203.0.113.9"
@@ -282,9 +283,8 @@ def test_a_wrong_origin_is_told(text: str) -> None:
 
 def app_with(keys: str = "", rate: str = "", trusted: str = "") -> FastAPI:
     """An app that answers every path with what the middleware made of the request."""
-    app = FastAPI(openapi_url=None)
-    app.state.recognizer = SimpleNamespace(metrics=Metrics(), pool=SimpleNamespace(draining=False))
-    problems.install(app)
+    app = FastAPI(openapi_url=None, exception_handlers=problems.handlers())
+    app.state.metrics, app.state.pool = Metrics(), SimpleNamespace(draining=False)
     app.add_middleware(
         Admission,
         keys=Keys.read(keys),

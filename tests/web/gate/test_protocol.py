@@ -11,8 +11,9 @@ from http.client import parse_headers
 
 import pytest
 
-from eyespot.web import middleware, protocol
 from eyespot.web import server as web_server
+from eyespot.web.gate import body_limit as middleware
+from eyespot.web.gate import protocol
 from tests import makers
 from tests.serving import FakeEngine, Served, serve_fake
 

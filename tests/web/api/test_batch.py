@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from eyespot.types import Batch, BatchItem
-from eyespot.web import protocol
+from eyespot.web.gate import protocol
 from tests import makers
 from tests.requests import IMAGE, image, metric, predict
 from tests.serving import FakeEngine, Served, serve_fake, until
@@ -281,7 +281,7 @@ def test_two_batches_take_turns() -> None:
         one = Stream(served, form([image(number) for number in range(10)]))
         assert engine.started.acquire(timeout=30)
         other = Stream(served, form([image(100 + number) for number in range(10)]))
-        until(lambda: served.recognizer is not None and len(served.recognizer.pool.batch_turns._waiters or ()) == 3)
+        until(lambda: served.recognizer is not None and len(served.recognizer.pool._permits._waiters or ()) == 3)
         engine.turn.release(6)
         assert [one.line()["index"] for _ in range(3)] == [0, 1, 2]
         assert other.line()["index"] == 0
@@ -299,7 +299,7 @@ def test_bodies_of_batches_leave_room_to_the_others() -> None:
         engine.go.clear()
         batches = [callers.submit(ask, served, form([image(n)])) for n in range(2)]
         assert engine.started.acquire(timeout=30)
-        until(lambda: served.recognizer is not None and bool(served.recognizer.pool.batch_turns._waiters))
+        until(lambda: served.recognizer is not None and bool(served.recognizer.pool._permits._waiters))
         single = callers.submit(predict, served, image(9))
         until(lambda: metric(served, "eyespot_queue_depth") == 1)
         engine.go.set()
@@ -327,7 +327,7 @@ def test_every_image_leaves_a_row_and_a_count(tmp_path: Any) -> None:
         assert sorted(row["status"] for row in rows) == [200, 200, 200, 415]
         assert {row["request_id"] for row in rows} == {reply.headers["x-request-id"]}
         assert {row["key"] for row in rows} == {"boss"}
-        assert metric(served, 'eyespot_step_seconds_count{step="infer"}') == 4
+        assert metric(served, 'eyespot_step_seconds_count{step="decode"}') == 4
         assert metric(served, 'eyespot_refused_total{code="unsupported-format"}') == 1
 
 
@@ -378,9 +378,9 @@ def test_the_log_has_one_line_for_the_batch(fake: Served, caplog: pytest.LogCapt
 
 
 def test_the_documented_items_are_items() -> None:
-    from eyespot.web import openapi
+    from eyespot.web.api import openapi
 
-    documented = openapi.batch_replies()["application/json"]["example"]["results"]
+    documented = openapi.BATCH["responses"][200]["content"]["application/json"]["example"]["results"]
     items = TypeAdapter(list[BatchItem]).validate_python(documented)
     assert [item.problem is None for item in items] == [True, False]
 

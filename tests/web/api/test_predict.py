@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
-from eyespot.web import admin, batches, routes
-from eyespot.web.bodies import NAMES
+from eyespot.settings import Settings
+from eyespot.web.api.parameters import SCHEMA
+from eyespot.web.app import create_app
 from tests import makers
 from tests.serving import Served, serve_fake
 
@@ -42,7 +44,7 @@ def test_the_reply_has_the_shape_of_the_contract(client: httpx.Client) -> None:
     assert body["cached"] is False
     assert body["request_id"] == reply.headers["x-request-id"]
     steps = [part.split(";")[0] for part in reply.headers["server-timing"].split(", ")]
-    assert steps == ["admit", "read", "queue", "infer", "respond", "total"]
+    assert steps == ["admit", "read", "queue", "decode", "infer", "respond", "total"]
     assert reply.headers["x-cache"] == "miss"
 
 
@@ -148,7 +150,7 @@ def test_a_form_is_utf_8_whatever_it_says(client: httpx.Client, charset: str) ->
     assert len(reply.json()["predictions"]) == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCHEMA)
 def test_a_boolean_is_no_number(client: httpx.Client, name: str) -> None:
     reply = client.post("/predict", json={"image": BASE64, name: True})
     assert (reply.status_code, reply.json()["value"]) == (422, "true")
@@ -206,7 +208,8 @@ def test_metrics_count_what_happened() -> None:
         'eyespot_requests_total{route="unmatched",status="404"} 1.0',
         'eyespot_refused_total{code="unsupported-format"} 1.0',
         'eyespot_image_errors_total{code="unsupported-format"} 1.0',
-        'eyespot_step_seconds_count{step="infer"} 2.0',
+        'eyespot_step_seconds_count{step="decode"} 2.0',
+        'eyespot_step_seconds_count{step="infer"} 1.0',
         "eyespot_queue_depth 0.0",
         "eyespot_workers_busy 0.0",
         f'eyespot_model_info{{digest="{"0" * 64}",engine="fake",name="fake",precision="f32"}} 1.0',
@@ -259,7 +262,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 PATHS = {
     "/openapi.json",
     *("/static/page.js", "/static/nope", "/static/predict", "/static/swagger/swagger-ui.css"),
-    *(route.path for one in (routes, batches, admin) for route in one.router.routes),  # type: ignore[attr-defined]
+    *(route.path for route in create_app(Settings()).routes if isinstance(route, APIRoute)),
 }
 
 
@@ -276,7 +279,7 @@ def test_every_method_is_answered_or_told_which_are(client: httpx.Client, path: 
 
 
 def test_parameters_are_those_of_the_contract() -> None:
-    assert NAMES == ("top_k", "min_confidence", "lang")
+    assert tuple(SCHEMA) == ("top_k", "min_confidence", "lang")
 
 
 def test_a_json_body_may_be_as_large_as_its_image_allows() -> None:

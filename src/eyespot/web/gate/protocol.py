@@ -10,7 +10,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from eyespot.errors import BadRequest, HeadTooLarge, Refusal
-from eyespot.web import problems
+from eyespot.web.gate import problems
 
 PIECE_SECONDS = 1  # after which a request is told of what there is of its body, so that slow and gone can be told apart
 # Of a body, for which a request is woken, where uvicorn wakes it for whatever arrives. These bytes are not counted
