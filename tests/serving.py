@@ -197,9 +197,16 @@ def golden(*likeliest: tuple[int, float]) -> Export:
 
 @contextmanager
 def serve_fake(
-    engine: FakeEngine | None = None, *, raises: Exception | None = None, **settings: Any
+    engine: FakeEngine | None = None,
+    *,
+    raises: Exception | None = None,
+    uvicorn: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
-    """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing."""
+    """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing.
+
+    `uvicorn` are options of `uvicorn.Config`.
+    """
     engine = engine or FakeEngine()
     usual = {"workers": 2, "queue": 2, "drain_seconds": 0, "cache_url": "off", "audit_url": "off"}
     config = Settings(**{**usual, **settings})
@@ -221,9 +228,10 @@ def serve_fake(
             pool.close()
 
     bound = bind("127.0.0.1", 0)
-    server = Server(create_app(config, open_fake), bound, config.drain_seconds, config.deadline_seconds)
     ready = threading.Event()
-    thread = threading.Thread(target=server.serve_until_stopped, args=(ready.set,))
+    app = create_app(config, open_fake)
+    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, **uvicorn or {})
+    thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:
         assert ready.wait(30)

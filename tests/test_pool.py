@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from eyespot.errors import DeadlineExceeded, Draining, Overloaded
-from eyespot.pool import ClientDisconnected, Job, Lane, WorkerPool
+from eyespot.job import ClientDisconnected, Job
+from eyespot.pool import Lane, WorkerPool
 from eyespot.telemetry import Metrics
 
 

@@ -4,98 +4,22 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from eyespot.cpus import Plan as Plan
 from eyespot.cpus import available_cpus as available_cpus
 from eyespot.cpus import plan as plan
 from eyespot.errors import DeadlineExceeded, Draining, Overloaded, Refusal
-from eyespot.telemetry import Metrics
+from eyespot.job import Clock, Disconnected, Job, NotStarted
+from eyespot.telemetry import Metrics, Trace
 
 T = TypeVar("T")
 Lane: TypeAlias = Literal["interactive", "batch"]
-Clock: TypeAlias = Callable[[], float]
-Disconnected: TypeAlias = Callable[[], Awaitable[object]]
-"""Returns when the client has closed its connection."""
 
 _MAX_BOOKED_SECONDS = 30  # clients that never come back must not push the others out for ever
 _STUCK_POLL_SECONDS = 1
-
-
-class ClientDisconnected(Exception):
-    """The client closed its connection before its answer was ready."""
-
-
-class _NotStarted(Exception):
-    """The job's turn came after its deadline, or after its last client had left."""
-
-
-class Job(Generic[T]):
-    """An admitted call. Any number of callers may wait for its result, each until its own deadline.
-
-    It is started only while at least one of them still waits.
-    """
-
-    def __init__(self, deadline_seconds: float, lock: threading.Lock, clock: Clock) -> None:
-        self.future: asyncio.Future[T]
-        self.started: float | None = None  # by the clock
-        self._deadline_seconds = deadline_seconds
-        self._lock = lock
-        self._clock = clock
-        self.waiters = 1
-        self._start_by = clock() + deadline_seconds
-
-    def join(self) -> bool:
-        """Add a waiter. False when the job will never start: its last waiter left, or its deadline passed."""
-        with self._lock:
-            if self.started is None and not self._is_wanted():
-                return False
-            self.waiters += 1
-            self._start_by = self._clock() + self._deadline_seconds
-            return True
-
-    def start(self) -> bool:
-        """Called once, by the worker. False when nobody waits any more."""
-        with self._lock:
-            if self._is_wanted():
-                self.started = self._clock()
-            return self.started is not None
-
-    def _is_wanted(self) -> bool:
-        return self.waiters > 0 and self._clock() <= self._start_by
-
-    async def result(self, disconnected: Disconnected | None = None) -> T:
-        """What the call returned or raised. Each waiter calls this once.
-
-        Raises:
-            DeadlineExceeded: the deadline passed first.
-            ClientDisconnected: `disconnected()` returned first.
-        """
-        leaving = [asyncio.ensure_future(disconnected())] if disconnected else []
-        awaited: list[asyncio.Future[Any]] = [self.future, *leaving]
-        try:
-            # The future is never cancelled: its place belongs to the thread, not to this waiter.
-            await asyncio.wait(awaited, timeout=self._deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if self.future.done():
-                # Each waiter raises a copy: a shared traceback would keep every waiter's image in memory.
-                if isinstance(error := self.future.exception(), Refusal):
-                    raise copy(error)
-                return self.future.result()
-        except _NotStarted:
-            pass
-        finally:
-            with self._lock:
-                self.waiters -= 1
-            for task in leaving:
-                task.cancel()
-        if any(task.done() for task in leaving):
-            raise ClientDisconnected
-        raise DeadlineExceeded(
-            f"The image was not recognised within {self._deadline_seconds:g} s.", limit=self._deadline_seconds
-        )
 
 
 class WorkerPool:
@@ -147,18 +71,41 @@ class WorkerPool:
         """Seconds, at least 1, until today's interactive queue will have been served."""
         return max(1, math.ceil(self._admitted["interactive"] * self._service_seconds / self.workers))
 
-    async def submit(
-        self, function: Callable[..., T], *args: object, key: Hashable | None = None, lane: Lane = "interactive"
-    ) -> tuple[Job[T], bool]:
-        """A job for `function(*args)`, to be awaited with `Job.result`, and whether it was already in flight.
+    async def run(
+        self,
+        function: Callable[..., T],
+        *args: object,
+        trace: Trace,
+        key: Hashable | None = None,
+        lane: Lane = "interactive",
+        disconnected: Disconnected | None = None,
+        on_result: Callable[[T], None] | None = None,
+    ) -> T:
+        """`function(*args)` in a worker thread, the wait for it timed as `queue`, until the deadline.
 
-        Jobs with the same `key` (not None) are twins: the second caller joins the first job.
+        Jobs with the same `key` (not None) are twins: the second caller joins the first one's job. `on_result` is
+        called once for each job, even when nobody waits for it any more.
 
         Raises:
             Overloaded: the interactive lane is full.
             Draining: the pool is closed.
-            DeadlineExceeded: the batch lane does not move.
+            DeadlineExceeded: there was no result in time.
+            ClientDisconnected: `disconnected()` returned first.
         """
+        job, joined = await self.submit(function, *args, key=key, lane=lane)
+        if joined:
+            trace.cache = "joined"
+        elif on_result:
+            job.on_result(on_result)
+        try:
+            return await job.result(disconnected)
+        finally:
+            trace.lap("queue", until=None if joined else job.started)
+
+    async def submit(
+        self, function: Callable[..., T], *args: object, key: Hashable | None = None, lane: Lane = "interactive"
+    ) -> tuple[Job[T], bool]:
+        """The first half of `run`: an admitted job, and whether it is a twin's."""
         if twin := self._join(key):
             return twin, True
         if lane == "batch":
@@ -222,7 +169,7 @@ class WorkerPool:
         """Runs in a worker thread."""
         if not job.start():
             self._metrics.cancelled.inc()
-            raise _NotStarted
+            raise NotStarted
         with self._lock:
             self._running.add(job)
         started = self._clock()

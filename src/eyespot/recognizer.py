@@ -10,7 +10,6 @@
 8. respond   web.api: the top-k as JSON
 """
 
-import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -21,11 +20,12 @@ from functools import partial
 
 from eyespot import __version__
 from eyespot.errors import Internal, Refusal
+from eyespot.job import ClientDisconnected, Disconnected
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.cache import Cache
 from eyespot.memory.deletions import Deletions
 from eyespot.memory.uploads import Uploads
-from eyespot.pool import ClientDisconnected, Disconnected, Job, Lane, WorkerPool
+from eyespot.pool import Lane, WorkerPool
 from eyespot.telemetry import Metrics, Trace, child
 from eyespot.types import AuditRow
 from eyespot.vision.classifier import Classifier, Scores
@@ -146,37 +146,30 @@ class Recognizer:
 
     async def _computed(self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane) -> Scores:
         key = (image.sha256, self._variant(trace.key)) if self.cache else None
-        if key and self._deletions.since(image.sha256, trace.started):
-            key = None
-        job, joined = await self.pool.submit(self._decode_and_infer, image.data, key=key, lane=lane)
-        if joined:
-            trace.cache = "joined"
-        elif key:
-            job.future.add_done_callback(partial(self._remember, *key, trace.started))
-        return await self._result(job, joined, trace, disconnected)
+        scores: Scores
+        scores, steps = await self.pool.run(
+            self._decode_and_infer,
+            image.data,
+            trace=trace,
+            key=key,
+            lane=lane,
+            disconnected=disconnected,
+            on_result=partial(self._remember, key, trace.started) if key else None,
+        )
+        if trace.cache != "joined":
+            for step, seconds in steps.items():
+                trace.lap(step, seconds=seconds)
+        return scores
 
     def _decode_and_infer(self, data: bytes) -> tuple[Scores, dict[str, float]]:
         steps: dict[str, float] = {}
         return self.classifier.scores(data, steps), steps
 
-    async def _result(
-        self, job: Job[tuple[Scores, dict[str, float]]], joined: bool, trace: Trace, disconnected: Disconnected | None
-    ) -> Scores:
-        try:
-            scores, steps = await job.result(disconnected)
-        finally:
-            trace.lap("queue", until=None if joined else job.started)
-        if not joined:
-            for step, seconds in steps.items():
-                trace.lap(step, seconds=seconds)
-        return scores
-
-    def _remember(
-        self, sha256: str, variant: str, started: float, done: asyncio.Future[tuple[Scores, dict[str, float]]]
-    ) -> None:
-        """Cache the answer, even when nobody waits for it any more, unless the image was deleted meanwhile."""
-        if not (done.cancelled() or done.exception() or self._deletions.since(sha256, started)) and self.cache:
-            self.cache.put(sha256, variant, done.result()[0].pack())
+    def _remember(self, key: tuple[str, str], started: float, result: tuple[Scores, dict[str, float]]) -> None:
+        """Cache an answer, unless its image was deleted after `started`."""
+        sha256, variant = key
+        if self.cache and not self._deletions.since(sha256, started):
+            self.cache.put(sha256, variant, result[0].pack())
 
     async def _keep(self, image: Image, trace: Trace) -> None:
         if self.uploads:

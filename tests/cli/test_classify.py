@@ -209,7 +209,7 @@ def test_without_a_valid_key_the_run_ends_at_once(tmp_path: Path) -> None:
     with serve_fake(api_keys="me:secretsecret") as served:
         refused = run("classify", "photos", "-o", "x.jsonl", cwd=tmp_path, EYESPOT_URL=served.url)
         assert refused.returncode == 2
-        assert "An API key is needed" in refused.stderr
+        assert "API key required" in refused.stderr
         keys = {"EYESPOT_URL": served.url, "EYESPOT_API_KEY": "secretsecret"}
         assert run("classify", "photos", "-o", "x.jsonl", cwd=tmp_path, **keys).returncode == 1
 

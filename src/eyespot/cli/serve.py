@@ -32,5 +32,5 @@ def serve() -> None:
             typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl -F file=@{SAMPLE} {url}/predict\n")
 
     with bound:
-        Server(fastapi, bound, config.drain_seconds, config.deadline_seconds).serve_until_stopped(ready)
+        Server(fastapi, ready, config.drain_seconds, config.deadline_seconds).run([bound])
     telemetry.event("server_stopped")

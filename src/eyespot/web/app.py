@@ -19,11 +19,12 @@ from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.types import AuditPage
-from eyespot.web.access import Admission, Keys, cors_origins, require_admin
-from eyespot.web.addresses import trusted_networks
 from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict, results
 from eyespot.web.gate import problems
+from eyespot.web.gate.addresses import read_networks
+from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.gate.body_limit import BodyLimit
+from eyespot.web.gate.cors import read_origins
 from eyespot.web.gate.request_log import RequestLog
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
@@ -81,21 +82,19 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     Raises:
         InvalidSetting: an API key, rate, network or origin is malformed, or keys are needed and there are none.
     """
-    keys = Keys.read(settings.api_keys.get_secret_value() if settings.api_keys else None)
+    keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:
         raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
+    apart = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
     limiter = RateLimiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with open_recognizer(settings, keys.names if settings.cache_scope == "key" else []) as recognizer:
+            async with open_recognizer(settings, apart) as recognizer:
                 state = app.state
                 state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
                 yield
-        except BaseException as error:
-            app.state.start_error = error  # ASGI passes on its text only
-            raise
         finally:
             if limiter:
                 await limiter.close()
@@ -105,7 +104,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         Middleware(RequestLog, paths=[route.path for route in routes if isinstance(route, APIRoute)]),
         *_cors(settings),
         Middleware(BodyLimit, limit_of=body.limit_of(settings.max_bytes, settings.batch_max_bytes)),
-        Middleware(Admission, keys=keys, trusted=trusted_networks(settings.trusted_proxies), limiter=limiter),
+        Middleware(Auth, keys=keys, trusted=read_networks(settings.trusted_proxies), limiter=limiter),
     ]
     app = FastAPI(
         title="eyespot",
@@ -126,7 +125,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    origins = cors_origins(settings.cors_origins)
+    origins = read_origins(settings.cors_origins)
     if not origins:
         return []
     return [

@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from eyespot.types import Batch, BatchItem
-from eyespot.web.gate import protocol
+from eyespot.web.gate.protocol import Protocol
 from tests import makers
 from tests.requests import IMAGE, image, metric, predict
 from tests.serving import FakeEngine, Served, serve_fake, until
@@ -227,9 +227,12 @@ def test_the_rest_is_not_computed_for_who_has_left(accept: dict[str, str], caplo
     assert not [record for record in caplog.records if record.message == "request_failed"]
 
 
-def test_a_caller_who_does_not_read_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_UNREAD_SECONDS", 0.1)
-    with serve_fake(batch_max=2000, batch_max_bytes=2**24, cache_url="memory://") as served:
+def test_a_client_that_does_not_read_is_disconnected() -> None:
+    class Impatient(Protocol):
+        unread_seconds = 0.1
+
+    settings = {"batch_max": 2000, "batch_max_bytes": 2**24, "cache_url": "memory://"}
+    with serve_fake(uvicorn={"http": Impatient}, **settings) as served:
         stream = Stream(served, {"files": [("file", ("x" * 3500, IMAGE))] * 1800})  # the names come back
         until(lambda: metric(served, 'eyespot_requests_total{route="/predict/batch",status="200"}') == 1)
         stream.leave()

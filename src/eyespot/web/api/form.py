@@ -1,5 +1,6 @@
 """Multipart bodies (RFC 7578), parsed in memory as they arrive."""
 
+from collections import deque
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -7,12 +8,14 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from eyespot.errors import BadForm, Refusal
+from eyespot.errors import BadForm, NoImage, SeveralImages, TooManyImages
+from eyespot.web.api.image import Item
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_MAX_FIELDS = 100
+_MAX_PARTS = 100  # besides the images of a batch
+_FILE_FIELDS = ("file", "image")
 
 
 @dataclass(slots=True)
@@ -33,11 +36,10 @@ class Part:
 class _Parts:
     """The callbacks of one `MultipartParser`."""
 
-    def __init__(self, max_files: int, too_many_files: Refusal) -> None:
+    def __init__(self, max_images: int | None) -> None:
         self.parts: list[Part] = []
         self.open = False  # within a part, or between two
-        self._max_files = max_files
-        self._too_many_files = too_many_files
+        self._max_images = max_images
         self._files = 0
         self._header, self._value, self._disposition = b"", b"", b""
 
@@ -72,10 +74,11 @@ class _Parts:
             raise BadForm("A part of the form has no name in its Content-Disposition header.")
         filename = _text(options[b"filename"]) if b"filename" in options else None
         self._files += filename is not None
-        if self._files > self._max_files:
-            raise self._too_many_files
-        if len(self.parts) - self._files >= _MAX_FIELDS:
-            raise BadForm(f"The form has more than {_MAX_FIELDS} fields.", limit=_MAX_FIELDS)
+        if self._max_images is not None and self._files > self._max_images:
+            detail = f"The batch has more than {self._max_images:,} images."
+            raise TooManyImages(detail, limit=self._max_images, value=self._files)
+        if len(self.parts) - self._files * (self._max_images is not None) >= _MAX_PARTS:
+            raise BadForm(f"The form has more than {_MAX_PARTS} parts.", limit=_MAX_PARTS)
         self.parts.append(Part(_text(options[b"name"]), filename))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -94,18 +97,18 @@ def _text(value: bytes) -> str:
 
 
 async def read_form(
-    content_type: str, chunks: AsyncIterable[bytes], max_files: int, too_many_files: Refusal
-) -> list[Part]:
-    """The parts of a form, in order.
+    content_type: str, chunks: AsyncIterable[bytes], max_images: int | None
+) -> tuple[deque[Item], dict[str, str]]:
+    """The files of a batch of at most `max_images`, or else the one file, and the fields.
 
     Raises:
         BadForm: it cannot be parsed, or stops before its closing boundary.
-        Refusal: `too_many_files`, when there are more than `max_files`.
+        NoImage, SeveralImages, TooManyImages: it has no file, or too many.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadForm("The Content-Type of the form has no boundary.")
-    found = _Parts(max_files, too_many_files)
+    found = _Parts(max_images)
     try:
         parser = MultipartParser(boundary, found.callbacks())
         async for chunk in chunks:
@@ -114,4 +117,23 @@ async def read_form(
         raise BadForm(f"The form cannot be parsed: {error}") from error
     if found.open:
         raise BadForm("The form ends before its closing boundary.")
-    return found.parts
+    files = _files(found.parts, single=max_images is None)
+    fields = {part.name: part.take().decode(errors="replace") for part in found.parts if part.filename is None}
+    return deque(Item(index, part.take(), part.filename) for index, part in enumerate(files)), fields
+
+
+def _files(parts: list[Part], single: bool) -> list[Part]:
+    # A browser sends a file input in which nothing was chosen as a file without a name and without bytes.
+    files = [part for part in parts if part.filename or (part.filename is not None and any(part.chunks))]
+    if single:
+        if len(files) > 1:
+            raise SeveralImages(f"The form has {len(files)} files; send one.", limit=1, value=len(files))
+        files = [part for part in files if part.name in _FILE_FIELDS]
+    if files:
+        return files
+    if any(part.name in _FILE_FIELDS and part.filename is None for part in parts):
+        raise NoImage("The form's image is text, not a file: with curl, write -F file=@cat.jpg, with the @.")
+    if any(part.filename == "" for part in parts):
+        raise NoImage("No file was chosen in the form.")
+    names = ", ".join(sorted({repr(part.name[:40]) for part in parts})) or "nothing"
+    raise NoImage(f"The form has no file part called `file` or `image`; it has {names}.")

@@ -27,18 +27,15 @@ _PARAMETERS = TypeAdapter(Parameters)
 _DEFAULT = Parameters()
 
 
-def given_in(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The raw parameters among these fields; an empty string, as forms send it, or null is not given."""
-    return {name: fields[name] for name in SCHEMA if fields.get(name) not in (None, "")}
+def parse(query: Mapping[str, Any], body: Mapping[str, Any], classes: int) -> Parameters:
+    """Parameters from raw values, those of the body before those of the query; `top_k` is at most `classes`.
 
-
-def parse(fields: Mapping[str, Any], classes: int) -> Parameters:
-    """Parameters from raw values; `top_k` is at most `classes`.
+    An empty string, as forms send it, or null is not given.
 
     Raises:
         InvalidParameter: a value is out of range.
     """
-    given = given_in(fields) if fields else None
+    given = {**_given(query), **_given(body)}
     if not given:
         return _DEFAULT
     for name, value in given.items():
@@ -57,3 +54,7 @@ def parse(fields: Mapping[str, Any], classes: int) -> Parameters:
     if parameters.top_k > classes:
         raise InvalidParameter(f"top_k: the model has {classes} classes.", limit=classes, value=parameters.top_k)
     return parameters
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in SCHEMA if fields.get(name) not in (None, "")} if fields else {}

@@ -11,12 +11,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
 from eyespot.errors import Internal, Refusal
-from eyespot.pool import ClientDisconnected
+from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace, event
 from eyespot.types import Batch, BatchItem, ImageInfo
 from eyespot.web.api import answer, body
-from eyespot.web.api.body import Body, Item
+from eyespot.web.api.body import Body
+from eyespot.web.api.image import Item, image_of
 from eyespot.web.gate import header, problems
 
 NDJSON = "application/x-ndjson"
@@ -33,7 +34,7 @@ async def predict(request: Request) -> Response:
     recognizer.refuse_early()
     limits = recognizer.classifier.card.limits
     asked = await body.read(request, limits.max_top_k)
-    image = await body.image_of(asked.items.pop(), limits.max_bytes)
+    image = await image_of(asked.items.pop(), limits.max_bytes)
     trace.lap("read")
     state["facts"].update(sha256=image.sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recognize(image, trace, request.receive)  # `receive` returns when the client disconnects
@@ -105,7 +106,7 @@ async def _result(request: Request, item: Item, asked: Body) -> BatchItem:
     trace = Trace(batch.request_id, batch.address, batch.key, batch.started)
     classifier, parameters = recognizer.classifier, asked.parameters
     try:
-        image = await body.image_of(item, classifier.card.limits.max_bytes)
+        image = await image_of(item, classifier.card.limits.max_bytes)
         scores = await recognizer.recognize(image, trace, lane="batch")
         predictions = classifier.top(scores, parameters.top_k, parameters.min_confidence)
         info = ImageInfo(image.sha256, scores.format, scores.width, scores.height)

@@ -23,7 +23,7 @@ async def result(request: Request) -> Response:
     sha256 = request.path_params["sha256"]
     if not _SHA256.fullmatch(sha256):
         raise InvalidParameter("sha256: must be 64 hexadecimal digits in lower case.")
-    asked = parameters.parse(request.query_params, recognizer.classifier.card.limits.max_top_k)
+    asked = parameters.parse(request.query_params, {}, recognizer.classifier.card.limits.max_top_k)
     request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recall(sha256, trace)
     if not scores:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eyespot.errors import Draining, Internal
-from eyespot.pool import ClientDisconnected
+from eyespot.job import ClientDisconnected
 from eyespot.telemetry import Metrics, Trace, child, event
 from eyespot.web.gate import header, problems
 

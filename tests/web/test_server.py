@@ -1,4 +1,4 @@
-"""The process: what it does when it is ready, what it logs, how it stops."""
+"""The process: when it listens, what it logs, how it stops."""
 
 import re
 import signal
@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import httpx
 import pytest
@@ -35,7 +34,7 @@ def names(served: Served) -> list[str]:
     return [event["event"] for event in served.events]
 
 
-def test_it_listens_only_when_the_model_is_ready_and_says_what_it_runs(served: Served) -> None:
+def test_it_listens_once_the_model_is_ready_and_logs_the_plan(served: Served) -> None:
     order = names(served)
     assert order.index("workers_planned") < order.index("model_ready") < order.index("server_ready")
     planned = next(event for event in served.events if event["event"] == "workers_planned")
@@ -66,7 +65,7 @@ def test_sigterm_drains_and_loses_nothing(served: Served) -> None:
         assert draining.headers["connection"] == "close"
         assert client.get("/livez").status_code == 200
         answers = 0
-        while True:  # accepted for as long as the port listens
+        while True:  # until the port closes
             try:
                 with served.client() as another:
                     reply = another.post("/predict", files={"file": IMAGE})
@@ -80,7 +79,7 @@ def test_sigterm_drains_and_loses_nothing(served: Served) -> None:
     assert not [event for event in served.events if event["event"] == "text" or event["level"] == "error"]
 
 
-def test_a_request_that_was_accepted_is_finished_after_the_port_closed(served: Served) -> None:
+def test_an_accepted_request_is_finished_after_the_port_closed(served: Served) -> None:
     assert served.process
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
@@ -98,7 +97,7 @@ def test_a_request_that_was_accepted_is_finished_after_the_port_closed(served: S
     assert served.process.wait(30) == 0
 
 
-def test_a_client_that_connected_before_the_port_closed_and_sends_after_is_answered() -> None:
+def test_a_client_connected_before_the_port_closed_may_send_after_it() -> None:
     with socket.socket() as slow:
         with serve_fake() as served:
             slow.connect(("127.0.0.1", served.port))
@@ -108,7 +107,7 @@ def test_a_client_that_connected_before_the_port_closed_and_sends_after_is_answe
         assert slow.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop new connections without dropping begun ones")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can refuse new connections while begun ones complete")
 def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
     for _ in range(5):
         with serve_fake() as served:
@@ -117,18 +116,18 @@ def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
             assert clients.stdout
             assert clients.stdout.readline() == "begun\n"
             time.sleep(0.2)
-        told, _ = clients.communicate(timeout=60)
-        assert "0 lost" in told
+        output, _ = clients.communicate(timeout=60)
+        assert "0 lost" in output
         assert clients.returncode == 0
 
 
-def test_an_upload_that_never_ends_is_told_that_the_server_stops(packaged: dict[str, str]) -> None:
+def test_an_upload_that_never_ends_gets_a_503_when_the_server_stops(packaged: dict[str, str]) -> None:
     with serve_process(**packaged, EYESPOT_DEADLINE_SECONDS="0.5") as served:
         assert served.process
         with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc")
             with served.client() as client:
-                client.get("/livez")  # what was sent before has arrived
+                client.get("/livez")  # the upload's head has arrived too
             served.process.send_signal(signal.SIGINT)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 503")
@@ -154,56 +153,7 @@ def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
         assert served.process.wait(30) == 0
 
 
-def test_every_worker_is_warm_at_start() -> None:
-    import asyncio
-
-    from eyespot.pool import WorkerPool
-    from eyespot.recognizer import Memory, Recognizer
-    from eyespot.telemetry import Metrics
-    from tests.serving import FakeEngine, fake_classifier
-
-    class Named(FakeEngine):
-        threads: ClassVar[set[str]] = set()
-
-        def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
-            self.threads.add(threading.current_thread().name)
-            return super().infer(pixels, features=features)
-
-    metrics = Metrics()
-    pool = WorkerPool(4, 0, 30, metrics)
-    asyncio.run(Recognizer(fake_classifier(Named()), pool, metrics, Memory()).warm_up())
-    pool.close()
-    assert len(Named.threads) == 4
-
-
-def test_a_start_that_fails_half_way_closes_what_was_opened(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The golden image is not recognised: the pool is closed again, and its threads are gone."""
-    import asyncio
-
-    from eyespot import assembly
-    from eyespot.errors import GoldenImageFailed
-    from eyespot.settings import Settings
-    from eyespot.vision.classifier import Classifier
-
-    def fail(_: Classifier) -> None:
-        raise GoldenImageFailed
-
-    monkeypatch.setattr(Classifier, "check_golden_image", fail)
-    manifest = ROOT / "weights" / "manifest.toml"
-    settings = Settings(data_dir=data_dir, manifest=manifest, model="efficientnet-lite0")
-
-    async def start() -> None:
-        async with assembly.open_recognizer(settings):
-            pytest.fail("it started")
-
-    before = threading.active_count()
-    with pytest.raises(GoldenImageFailed):
-        asyncio.run(start())
-    assert threading.active_count() <= before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-worker")]
-
-
-def test_people_are_told_where_to_go(data_dir: Path) -> None:
+def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_dir: Path) -> None:
     command = "exec eyespot serve"
     settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "PATH": f"{Path(sys.executable).parent}:/bin"}
     process = subprocess.Popen(
@@ -216,16 +166,16 @@ def test_people_are_told_where_to_go(data_dir: Path) -> None:
     )
     try:
         assert process.stdout
-        told = "".join(process.stdout.readline() for _ in range(4))
+        printed = "".join(process.stdout.readline() for _ in range(4))
     finally:
         process.terminate()
         process.terminate()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
-    url = re.search(r"page\s+(http://127\.0\.0\.1:\d+)/\n", told)
+    url = re.search(r"page\s+(http://127\.0\.0\.1:\d+)/\n", printed)
     assert url
-    assert f"docs  {url[1]}/docs" in told
-    sample = re.search(r"curl -F file=@(\S+) ", told)
+    assert f"docs  {url[1]}/docs" in printed
+    sample = re.search(r"curl -F file=@(\S+) ", printed)
     assert sample
     assert Path(sample[1]).is_file()
 
@@ -252,7 +202,7 @@ def test_every_log_line_is_json(served: Served) -> None:
     answered = next(event for event in served.events if event["event"] == "request_answered")
     assert answered["route"] == "/predict"
     assert answered["status"] == 200
-    assert list(answered["steps"]) == ["admit", "read", "cache", "queue", "infer", "audit", "respond"]
+    assert list(answered["steps"]) == ["admit", "read", "cache", "queue", "decode", "infer", "audit", "respond"]
     assert (answered["cache"], answered["model"]) == ("miss", "efficientnet-lite0")
     assert not [event for event in served.events if event["event"] == "text"]
     assert all(event.keys() >= {"time", "level", "event"} for event in served.events)
