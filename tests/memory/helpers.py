@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,13 @@ class Clock:
         self.seconds += seconds
 
 
+async def eventually(true: Callable[[], bool]) -> None:
+    """Wait for that, half a minute at most."""
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "eyespot"]
 
@@ -99,6 +107,20 @@ def check(served: Served, name: str) -> dict[str, Any]:
     with served.client() as client:
         (found,) = [check for check in client.get("/readyz?verbose").json()["checks"] if check["name"] == name]
     return found
+
+
+def spoil(tmp_path: Path) -> Callable[[], None]:
+    """Rename the table; the result renames it back."""
+    with sqlite3.connect(tmp_path / "audit.sqlite") as connection:
+        connection.execute("ALTER TABLE eyespot_audit RENAME TO away")
+    connection.close()
+
+    def back() -> None:
+        with sqlite3.connect(tmp_path / "audit.sqlite") as connection:
+            connection.execute("ALTER TABLE away RENAME TO eyespot_audit")
+        connection.close()
+
+    return back
 
 
 # Disks
@@ -144,6 +166,11 @@ class Disk:
         if next(self._hanging, None) is not None:
             self.syncing.release()
             assert self.go_on.wait(60)
+
+
+def kept(folder: Path) -> set[str]:
+    """Names of the files of an `UploadFolder`."""
+    return {path.name for path in folder.glob("*/*")}
 
 
 # Servers that keep images

@@ -70,7 +70,7 @@ class Sending:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_an_image_that_is_computed_for_the_first_time(tmp_path: Path, cache: str) -> None:
+def test_an_image_that_is_being_computed(tmp_path: Path, cache: str) -> None:
     with serve(cache, tmp_path) as (served, engine), ThreadPoolExecutor(1) as callers:
         engine.go.clear()
         sent = callers.submit(ask, served, "POST", "/predict", IMAGE)
@@ -166,7 +166,7 @@ def test_an_image_that_is_sent_while_the_deletion_waits_for_the_disk(tmp_path: P
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_whatever_comes_together(tmp_path: Path, cache: str) -> None:
+def test_any_interleaving(tmp_path: Path, cache: str) -> None:
     """The last deletion comes when all requests have begun, and some have been answered."""
     with serve(cache, tmp_path) as (served, _), ThreadPoolExecutor(4) as callers:
         for seed in range(40):
