@@ -145,7 +145,9 @@ class Recognizer:
         return scores
 
     async def _computed(self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane) -> Scores:
-        key = (image.sha256, self._variant(trace.key)) if self.cache else None
+        # A request from before a deletion has no twins: its result is not cached, and a younger one's is.
+        joinable = self.cache and not self._deletions.since(image.sha256, trace.started)
+        key = (image.sha256, self._variant(trace.key)) if joinable else None
         scores: Scores
         scores, steps = await self.pool.run(
             self._decode_and_infer,

@@ -147,7 +147,7 @@ def test_every_recognition_is_in_the_log_when_its_reply_arrives(tmp_path: Path) 
     assert (answered.model_digest, answered.engine, answered.precision) == ("0" * 64, "fake", "f32")
     assert len(answered.top5) == 5
     assert answered.top5 == hit.top5
-    assert list(answered.steps) == ["admit", "read", "cache", "queue", "infer"]
+    assert list(answered.steps) == ["admit", "read", "cache", "queue", "decode", "infer"]
     assert list(hit.steps) == ["admit", "read", "cache"]
     assert (broken.status, broken.code, broken.top5, broken.format) == (422, "broken-image", [], None)
     assert (none.status, none.code) == (415, "unsupported-format")
