@@ -20,14 +20,15 @@ import httpx
 import numpy as np
 
 from eyespot.assembly import open_memory
+from eyespot.choices import FORMATS
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
-from eyespot.types import Label, Recipe
+from eyespot.types import Label, Limits, Recipe
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Features, Logits, Pixels
-from eyespot.vision.export import Export, Proof
+from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 from eyespot.web.app import create_app
 from eyespot.web.server import Server, bind
@@ -172,7 +173,14 @@ class FakeEngine:
         return logits, np.zeros((len(pixels), 4, 7, 7), np.float32) if features else None
 
 
-def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
+def fake_classifier(
+    engine: FakeEngine,
+    *,
+    max_bytes: int = 5 * 1024 * 1024,
+    max_pixels: int = 25_000_000,
+    formats: Collection[str] = tuple(FORMATS),
+    record: Export | None = None,
+) -> Classifier:
     entry = Entry(
         name="fake",
         folder=Path("/nowhere"),
@@ -185,14 +193,14 @@ def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
         recipe=RECIPE,
     )
     labels = tuple(Label(i, f"n{i:08}", f"class {i}") for i in range(10))
-    return Classifier(entry, labels, engine, **options)
+    limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
+    return Classifier(entry, labels, engine, limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:
     """The record of an export of which torch finds these (class, confidence) in the sample image."""
-    proof = Proof(images=1, max_logit_difference=0)
     facts = {"digest": "0" * 64, "recipe": RECIPE, "classes": 10, "engine": "openvino", "engine_version": "1"}
-    return Export(**facts, proof=proof, sample="0" * 64, golden=list(likeliest), files={})
+    return Export(**facts, max_logit_difference=0, sample="0" * 64, golden=list(likeliest), files={})
 
 
 @contextmanager

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "eyespot"
 # Each part may import the parts below it that are named here, and its own.
 WORDS = "types errors settings telemetry choices _version"
 BELOW = {
-    **dict.fromkeys(WORDS.split(), "types errors"),
+    **dict.fromkeys(WORDS.split(), "types errors choices"),
     "cpus": "",
     "vision": WORDS,
     "memory": WORDS,
@@ -27,9 +27,10 @@ BELOW = {
     "web.api": f"{WORDS} vision pool job recognizer web.gate",
     "web": f"{WORDS} assembly recognizer web.gate web.api",
     "ordered": "",
-    "client": f"{WORDS} ordered",
+    "images": WORDS,
+    "client": f"{WORDS} ordered images",
     "bench": f"{WORDS} cpus vision client",
-    "cli": f"{WORDS} vision memory cpus assembly web client ordered bench",
+    "cli": f"{WORDS} vision memory cpus assembly web client images ordered bench",
     "": "client",
     "__main__": "cli",
 }

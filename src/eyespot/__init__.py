@@ -9,8 +9,8 @@ Read in this order, each file needing only the ones before it:
 4. `recognizer`: the trace of one image; `assembly` builds it and takes it apart
 5. `web`, `client` and `cli`: the edges
 
-Beside that road: `vision.fetch` downloads weights, `vision.quantize` makes int8, `bench` measures, `ordered` goes
-through many items, `encoding` reads what a program has of an image.
+Beside that road: `vision.fetch` downloads weights, `vision.quantize` makes int8, `bench` measures, `ordered` maps over
+many items, `images` encodes what a program holds.
 
 `from eyespot import Client` is all that another program needs.
 """

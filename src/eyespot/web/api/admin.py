@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Path, Query, Request, Response
 from pydantic import TypeAdapter
 
+from eyespot.choices import FORMATS
 from eyespot.errors import InvalidParameter, NotFound
 from eyespot.recognizer import Recognizer
 from eyespot.types import AuditPage
@@ -54,10 +55,11 @@ async def upload(request: Request, sha256: Sha256) -> Response:
     data = await uploads.get(sha256) if uploads else None
     if data is None:
         raise NotFound("This image is not kept." if uploads else "No images are kept: EYESPOT_UPLOADS is off.")
-    kind = announced_format(data)
+    name = announced_format(data)
+    media_type = FORMATS[name].media_type if name else "application/octet-stream"
     # A client's image is shown; nothing in it runs.
     headers = {"Cache-Control": "private, no-store", "Content-Security-Policy": "default-src 'none'; sandbox"}
-    return Response(data, media_type=f"image/{kind}" if kind else "application/octet-stream", headers=headers)
+    return Response(data, media_type=media_type, headers=headers)
 
 
 async def forget(request: Request, sha256: Sha256) -> Response:

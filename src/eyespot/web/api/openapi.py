@@ -1,46 +1,21 @@
 """What `/openapi.json` says beyond the types: bodies, parameters, errors, and replies that were really given."""
 
-import base64
 import json
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from eyespot import errors
+from eyespot.choices import titles
 from eyespot.errors import Refusal
 from eyespot.types import TYPE_URI, Batch, Label, ModelCard, Problem, Readiness, Recognition
+from eyespot.web.api.examples import RECOGNITION, SMALL_PNG
 from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.api.predict import NDJSON
 from eyespot.web.gate.problems import MEDIA_TYPE
 
-# The reply of EfficientNet-Lite0 to the sample image in the package.
-RECOGNITION: dict[str, Any] = {
-    "predictions": [
-        {"class_id": 967, "wnid": "n07920052", "label": "espresso", "confidence": 0.935503},
-        {"class_id": 968, "wnid": "n07930864", "label": "cup", "confidence": 0.017183},
-        {"class_id": 925, "wnid": "n07584110", "label": "consomme", "confidence": 0.015088},
-    ],
-    "image": {
-        "sha256": "a4b7d92019beb26605cb6f1d3d31242d91c9150fcc3a07c50e39b50271bc7c6f",
-        "format": "JPEG",
-        "width": 480,
-        "height": 320,
-    },
-    "model": {
-        "name": "efficientnet-lite0",
-        "digest": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        "engine": "openvino",
-        "precision": "f32",
-    },
-    "cached": False,
-    "request_id": "6f1c0e9ad3b14a57",
-}
-# The sample image again, as a PNG of 32 x 21 pixels, so that "Try it out" works as it stands.
-SMALL_PNG = base64.b64encode((Path(__file__).parent / "example.png").read_bytes()).decode()
-
-_IMAGE = {"type": "string", "format": "binary", "description": "The encoded image: JPEG, PNG or WebP."}
+_IMAGE = {"type": "string", "format": "binary", "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
 _UNTYPED = ("title", "description", "default")
 # JSON has null for a parameter that is not given.

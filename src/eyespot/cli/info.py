@@ -1,34 +1,29 @@
-"""`eyespot health`, `eyespot model`, `eyespot labels`: what a server, or this machine's network, says of itself."""
+"""`eyespot health`, `eyespot model`, `eyespot labels`: facts about a server, or about the model on this machine."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
 from rich.table import Table
 
-from eyespot import pool
-from eyespot.cli.terminal import load_settings, out
+import eyespot
+from eyespot import cpus
+from eyespot.cli.terminal import Url, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
 
-if TYPE_CHECKING:
-    from eyespot.client import Client
-
-Url = Annotated[
-    str | None, typer.Option(envvar="EYESPOT_URL", help="Ask the server at this address.", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server has it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
 
 
 def health(url: Url = None, as_json: AsJson = False) -> None:
-    """Say whether a server is ready, and what that depends on; by default the one on this machine, port 8000.
+    """Check whether a server is ready; by default the one on this machine at port 8000.
 
-    The exit code is 0 when it is ready, 1 when it is not, 2 when there is none.
+    The exit code is 0 if it is ready, 1 if not, and 2 if no server answers.
 
     Example: `eyespot health --url http://eyespot.example:8000`
     """
-    with _client(url) as client:
+    with eyespot.Client(url) as client:
         readiness = client.health()
     if as_json:
         typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))
@@ -38,32 +33,32 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
         for check in readiness.checks or ():
             table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
         out.print(table)
-        out.print(f"{client.url} is {'ready' if readiness.ready else 'not ready'}", markup=False, soft_wrap=True)
+        say(f"{client.url} is {'ready' if readiness.ready else 'not ready'}")
     if not readiness.ready:
         raise typer.Exit(1)
 
 
 def model(url: Url = None, as_json: AsJson = False) -> None:
-    """Say which network answers, how good it is, and what it accepts.
+    """Show the model: digest, engine, accuracy and limits.
 
-    Without `--url` it is the one that `serve` and `classify` would take here.
+    Without `--url`, the one that `serve` and `classify` load on this machine.
 
     Examples: `eyespot model`, `eyespot model --json | jq .limits`
     """
     if url:
-        with _client(url) as client:
+        with eyespot.Client(url) as client:
             card = client.model()
     else:
         from eyespot import assembly
 
         config = load_settings()
-        card = assembly.open_classifier(config, pool.plan(config.workers, config.threads)).card
+        card = assembly.open_classifier(config, cpus.plan(config.workers, config.threads)).card
     if as_json:
         typer.echo(TypeAdapter(ModelCard).dump_json(card))
         return
-    table = Table("network")
-    name = card.name + (", which stands in for one whose weights are missing" * card.stand_in)
-    table.add_column(name, overflow="fold")  # a digest that is cut off helps nobody
+    table = Table("model")
+    name = card.name + (" (stand-in: the first model's weights are missing)" * card.stand_in)
+    table.add_column(name, overflow="fold")  # a truncated digest is useless
     table.add_row("digest", card.digest)
     table.add_row("architecture", card.architecture)
     table.add_row("engine, precision", f"{card.engine}, {card.precision}")
@@ -78,23 +73,23 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
 
 
 def labels(
-    text: Annotated[str | None, typer.Argument(help="Only those with this in their name.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Argument(help="Only labels that contain this.", show_default=False)] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the classes that the network knows: number, WordNet id and name.
+    """List the model's classes: number, WordNet id and label.
 
     Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
     """
     if url:
-        with _client(url) as client:
-            known: Sequence[Label] = client.labels()
+        with eyespot.Client(url) as client:
+            classes: Sequence[Label] = client.labels()
     else:
         from eyespot.vision.classifier import labels_of
 
         config = load_settings()
-        known = labels_of(weights.choose(weights.read_manifest(config.manifest), config.model), config.labels_dir)
-    found = [label for label in known if not text or text.lower() in label.label.lower()]
+        classes = labels_of(weights.choose(weights.read_manifest(config.manifest), config.model), config.labels_dir)
+    found = [label for label in classes if not text or text.lower() in label.label.lower()]
     if as_json:
         typer.echo(TypeAdapter(list[Label]).dump_json(found))
         return
@@ -102,9 +97,3 @@ def labels(
         typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
     if not found:
         raise typer.Exit(1)
-
-
-def _client(url: str | None) -> "Client":
-    from eyespot.client import Client
-
-    return Client(url)
