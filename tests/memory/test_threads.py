@@ -30,7 +30,7 @@ def test_one_call_too_many_is_refused_and_a_cancelled_one_is_not_begun() -> None
         for cancelled in (calls[0], calls[3]):  # one that has begun, whose thread stays busy, and one that waits
             cancelled.cancel()
         calls.append(asyncio.create_task(threads.run(call, 5)))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         await refused()
         go.set()
         assert await asyncio.gather(*calls[1:3], *calls[4:]) == [1, 2, 4, 5]
