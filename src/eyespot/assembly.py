@@ -1,7 +1,6 @@
 """Builds a recognizer from the settings, and takes it apart."""
 
 import asyncio
-import logging
 import os
 import tempfile
 import threading
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING
 from eyespot import pool
 from eyespot.errors import DataDirUnwritable, GoldenImageFailed, Refusal
 from eyespot.memory.audit import AuditLog
-from eyespot.memory.audit_address import address_as
+from eyespot.memory.audit_address import anonymizer
 from eyespot.memory.cache import open_cache
 from eyespot.memory.upload_folder import UploadFolder
-from eyespot.memory.uploads import SWEEP_SECONDS, Uploads
+from eyespot.memory.uploads import Uploads
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Memory, Recognizer
 from eyespot.settings import Settings
@@ -125,7 +124,7 @@ async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Mem
         uploads = await asyncio.to_thread(open_uploads, settings, metrics)
         if uploads:
             opened.callback(uploads.close)
-            opened.callback(asyncio.create_task(_keep_sweeping(uploads)).cancel)
+            opened.callback(asyncio.create_task(uploads.keep_sweeping()).cancel)
         yield Memory(cache, audit, uploads)
 
 
@@ -143,7 +142,7 @@ def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
         metrics,
         days=settings.audit_days,
         required=settings.audit_required,
-        address=address_as(settings.audit_address, settings.data_dir),
+        address=anonymizer(settings.audit_address, settings.data_dir),
     )
 
 
@@ -162,15 +161,6 @@ def open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
         return None
     folder = UploadFolder(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
     return Uploads(folder, metrics)
-
-
-async def _keep_sweeping(uploads: Uploads) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_SECONDS)
-        try:
-            await uploads.sweep()
-        except OSError as error:
-            event("uploads_not_swept", logging.ERROR, reason=str(error))
 
 
 def check_writable(folder: Path) -> None:

@@ -114,7 +114,7 @@ class Recognizer:
         Raises:
             CacheUnavailable, StorageUnavailable, StorageFull: the upload is not deleted; answers may be.
         """
-        with self._deletions.under_way(sha256):
+        with self._deletions.running(sha256):
             found = sha256 in self._in_progress
             for key in (*self._separate_keys, None):
                 self.pool.forget((sha256, self._variant(key)))
@@ -145,7 +145,9 @@ class Recognizer:
         return scores
 
     async def _computed(self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane) -> Scores:
-        key = (image.sha256, self._variant(trace.key)) if self.cache else None
+        # A request from before a deletion has no twins: its result is not cached, and a younger one's is.
+        joinable = self.cache and not self._deletions.since(image.sha256, trace.started)
+        key = (image.sha256, self._variant(trace.key)) if joinable else None
         scores: Scores
         scores, steps = await self.pool.run(
             self._decode_and_infer,

@@ -1,16 +1,18 @@
 """`eyespot audit …`."""
 
+import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import TypeAdapter
 
 from eyespot.cli.terminal import bar, closed_pipe_ends_it, load_settings, say
 from eyespot.errors import AuditUnusable
-from eyespot.memory import audit_export
+from eyespot.types import AuditRow
 
 if TYPE_CHECKING:
     from eyespot.memory.audit_table import AuditTable
@@ -31,8 +33,27 @@ def export_audit(
     Examples: `eyespot audit export --csv > audit.csv`, `eyespot audit export --since 2026-11-01 | jq .top5[0].label`
     """
     with _audit_table() as table, closed_pipe_ends_it():
-        rows = table.all_rows(*(time and time.replace(tzinfo=UTC) for time in (since, until)))
-        audit_export.write(rows, sys.stdout, as_csv=as_csv)
+        rows = table.all_rows(since=since and since.replace(tzinfo=UTC), until=until and until.replace(tzinfo=UTC))
+        _print_csv(rows) if as_csv else _print_json(rows)
+
+
+def _print_json(rows: Iterable[AuditRow]) -> None:
+    """A JSON object a line, as in `/audit`."""
+    adapter = TypeAdapter(AuditRow)
+    for row in rows:
+        sys.stdout.write(f"{adapter.dump_json(row).decode()}\n")
+
+
+def _print_csv(rows: Iterable[AuditRow]) -> None:
+    """CSV (RFC 4180), with the top five in columns."""
+    columns = [name for name in AuditRow.__dataclass_fields__ if name not in ("id", "time", "top5", "steps")]
+    top5 = [f"{column}{rank}" for rank in range(1, 6) for column in ("label", "confidence")]
+    table = csv.writer(sys.stdout)
+    table.writerow(["id", "time", *columns, *top5])
+    for row in rows:
+        top: list[object] = [value for found in row.top5 for value in (found.label, found.confidence)]
+        top += [None] * (len(top5) - len(top))  # refused, or a model with fewer classes
+        table.writerow([row.id, row.time.isoformat(), *(getattr(row, name) for name in columns), *top])
 
 
 @app.command("prune")

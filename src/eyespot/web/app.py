@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from eyespot import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.errors import InvalidSetting
+from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.types import AuditPage
@@ -25,7 +26,6 @@ from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.gate.body_limit import BodyLimit
 from eyespot.web.gate.cors import read_origins
 from eyespot.web.gate.request_log import RequestLog
-from eyespot.web.limiter import Limiter
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
 
@@ -86,7 +86,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     if settings.cache_scope == "key" and not keys:
         raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
     apart = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
-    limiter = Limiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
+    limiter = RateLimiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
