@@ -2,8 +2,7 @@
 
 python tools/audit.py PIP-AUDIT constraints.txt
 
-pip-audit says "No known vulnerabilities found" even if it could look up nothing, as behind a mirror of packages. This
-says how many packages were looked up.
+pip-audit reports no vulnerabilities even if it could look nothing up; this says how many packages were looked up.
 """
 
 import json

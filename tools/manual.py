@@ -36,14 +36,12 @@ def routes() -> str:
             if parameters := operation.get("parameters"):
                 rows = [[f"`{p['name']}`", values(p["schema"]), p["description"]] for p in parameters]
                 parts.append(table(["parameter", "value", "meaning"], rows))
-            answers = [" ".join([status, *codes(answer)]) for status, answer in sorted(operation["responses"].items())]
+            answers = []
+            for status, answer in sorted(operation["responses"].items()):
+                problem = answer.get("content", {}).get("application/problem+json", {})
+                answers.append(" ".join([status, *(f"`{code}`" for code in problem.get("examples", {}))]))
             parts.append(f"Answers: {', '.join(answers)}.")
     return "\n\n".join(parts)
-
-
-def codes(answer: dict[str, Any]) -> list[str]:
-    problem = answer.get("content", {}).get("application/problem+json", {})
-    return [f"`{code}`" for code in problem.get("examples", {})]
 
 
 def values(schema: dict[str, Any]) -> str:
@@ -101,8 +99,7 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    text = MANUAL.read_text()
-    new = written(text)
-    if "--check" in sys.argv:
-        sys.exit("openapi.md is stale: run `make manual`" if new != text else 0)
+    new = written(MANUAL.read_text())
+    if "--check" in sys.argv and new != MANUAL.read_text():
+        sys.exit("openapi.md is stale: run `make manual`")
     MANUAL.write_text(new)

@@ -1,7 +1,9 @@
 """What a benchmark is given and what it reports."""
 
+import math
 import os
 import platform
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,8 +36,7 @@ class EngineFigures:
     precision: str
     bound: float  # images/s of decode, crop and inference in a loop, one thread per worker: no server exceeds it
     memory_mb: float  # resident, of the process in that loop
-    infer_per_s: float | None = None  # inference alone, all streams busy
-    one_thread_ms: float | None = None
+    one_thread_ms: float | None = None  # inference of one image
     all_threads_ms: float | None = None
     same_top1: float | None = None  # share of the images with torch's top class
     max_difference: float | None = None  # of that class's confidence
@@ -44,24 +45,23 @@ class EngineFigures:
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """A server under load from a number of connections."""
+    """A server under load from a number of connections; NaN, null in JSON, is what could not be measured."""
 
     connections: int
     images_per_s: float
-    p50_ms: float | None
-    p99_ms: float | None
+    p50_ms: float  # of answers with 200
+    p99_ms: float
     failures: dict[str, int]  # number of each outcome other than 200
-    of_bound: float | None = None  # the rate over the bound of this machine, measured just before
+    of_bound: float = math.nan  # the rate over the bound of this machine, measured just before
 
 
 def this_machine() -> dict[str, Any]:
     """The machine and its libraries, now."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     installed = ((found.name.lower(), found.version) for found in metadata.distributions())
     return {
-        "processor": names[0] if names else platform.machine(),
+        "processor": model[1] if model else platform.machine(),
         "cores": pool.available_cpus(),
         "load": round(os.getloadavg()[0], 2),  # average of the minute before: other work spoils the figures
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,7 +10,6 @@ from functools import partial
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -45,7 +44,6 @@ def run(task: Task) -> EngineFigures:
         env={**os.environ, **_HEAP},
         input=TypeAdapter(Task).dump_json(task),
         capture_output=True,
-        check=False,
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
@@ -87,33 +85,26 @@ def measure(
 def measure_engine(task: Task) -> EngineFigures:
     """The figures of one engine, in this process. Memory comes first, since the other figures need some."""
     chosen = {name: value for name in ("model", "engine", "precision") if (value := getattr(task, name))}
-    config, seconds = settings.load().model_copy(update=chosen), task.seconds
-    plan = pool.plan(config.workers, config.threads)
-    images = samples.load(task.images, config.max_bytes)
+    config = settings.load().model_copy(update=chosen)
+    plan, images = pool.plan(config.workers, config.threads), samples.load(task.images, config.max_bytes)
     classifier = assembly.open_classifier(config, plan)
-    info = classifier.info
-    figures = EngineFigures(info.engine, info.precision, *loop(classifier.scores, images, plan.workers, seconds))
+    info, recipe, engine = classifier.info, classifier.recipe, classifier.engine
+    with Threads(plan.workers, lambda number, _: map(classifier.scores, islice(cycle(images), number, None))) as loop:
+        figures = EngineFigures(info.engine, info.precision, loop.rate(task.seconds), resident_mb())
     if task.only_bound:
         return figures
-    engine, single = classifier.engine, assembly.open_classifier(config, pool.Plan(1, 1, 1, 1)).engine
+    single = assembly.open_classifier(config, pool.Plan(1, 1, 1, 1)).engine
     default = assembly.open_classifier(config.model_copy(update={"engine": "auto", "precision": "auto"}), plan)
-    pixels = [preprocess.preprocess(data, classifier.recipe).pixels[None] for data in images]
+    pixels = [preprocess.preprocess(data, recipe).pixels[None] for data in images]
     same_top1, max_difference = agreement(np.stack([softmax(engine.infer(image)[0][0]) for image in pixels]), task)
     return replace(
         figures,
-        infer_per_s=loop(engine.infer, pixels, plan.streams, seconds)[0],
-        one_thread_ms=median_ms(partial(single.infer, pixels[0], exclusive=True), seconds),
-        all_threads_ms=median_ms(partial(engine.infer, pixels[0], exclusive=True), seconds),
+        one_thread_ms=median_ms(partial(single.infer, pixels[0], exclusive=True), task.seconds),
+        all_threads_ms=median_ms(partial(engine.infer, pixels[0], exclusive=True), task.seconds),
         same_top1=same_top1,
         max_difference=max_difference,
         auto=default.info == info,
     )
-
-
-def loop(work: Callable[[Any], object], items: list[Any], threads: int, seconds: float) -> tuple[float, float]:
-    """Calls a second of `work(item)` by that many threads, and the resident memory meanwhile in MB."""
-    with Threads(threads, lambda number, _: map(work, islice(cycle(items), number, None, threads))) as running:
-        return running.rate(seconds), resident_mb()
 
 
 def agreement(confidences: Confidences, task: Task) -> tuple[float, float] | tuple[None, None]:

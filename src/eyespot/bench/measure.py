@@ -20,7 +20,6 @@ class Threads:
     def __init__(self, count: int, work: Callable[[int, Event], Iterator[Any]]) -> None:
         self.results: list[Any] = []
         self.stop = Event()
-        self._count = count
         self._warm = Semaphore(0)
         self._pool = ThreadPoolExecutor(count or 1)
         self._futures = [self._pool.submit(self._collect, work(number, self.stop)) for number in range(count)]
@@ -50,7 +49,7 @@ class Threads:
 
     def rate(self, seconds: float, counts: Callable[[Any], bool] = lambda _: True) -> float:
         """Results per second for which `counts` is true; each thread's first result is warm-up."""
-        for _ in range(self._count):
+        for _ in self._futures:
             self._warm.acquire()
         before = len(self.results)
         self.wait(seconds)

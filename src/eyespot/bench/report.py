@@ -1,6 +1,5 @@
 """Figures as tables or a chart."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,18 @@ def show(report: Report, console: Console) -> None:
     console.print("\n".join(lines), markup=False, soft_wrap=True)
     decoding = [{"decode and crop": name, "ms": figure} for name, figure in report.decode_ms.items()]
     for rows in ([*map(asdict, report.engines)], decoding, [*map(asdict, report.loads)]):
+        table = Table(*(name.replace("_", "\n") for name in (rows or [{}])[0]), padding=0)
+        for row in rows:
+            table.add_row(*map(text, row.values()))
         if rows:
-            console.print(table(rows))
+            console.print(table)
     notes = [f"{what} was not measured: {why}" for what, why in report.skipped.items()]
-    if report.engines or report.bound:
-        notes.append("The bound is decode, crop and inference in a loop: no server on this machine exceeds it.")
+    notes.append("bound: images/s of decode, crop and inference in a loop; no server on this machine exceeds it.")
     if report.engines:
         notes.append("same_top1 and max_difference compare with torch; auto marks what `eyespot serve` chooses here.")
-    if report.bound:
-        notes.append(f"It is {report.bound:.1f} images/s; of_bound is meaningful only if the server runs here too.")
     if report.interrupted:
         notes.append("Interrupted: this was measured until then.")
     console.print("\n".join(notes), markup=False, soft_wrap=True)
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """A line for each row, under its keys."""
-    shown = Table(*(name.replace("_", "\n") for name in rows[0]), padding=0)
-    for row in rows:
-        shown.add_row(*map(text, row.values()))
-    return shown
 
 
 def text(figure: Any) -> str:

@@ -13,7 +13,6 @@ from eyespot.errors import Refusal, TooFewImages
 from eyespot.types import Recipe
 from eyespot.vision import export, preprocess
 
-MAX_IMAGES = 100
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _ANY_RECIPE = Recipe(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _RUN, _NUMBERS = os.urandom(8), count()
@@ -30,7 +29,7 @@ def load(folder: Path | None, max_bytes: int) -> list[bytes]:
         return [encode(sample.rotate(angle)) for angle in range(0, 360, 45)]
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     images = []
-    for path in paths[:: -(-len(paths) // MAX_IMAGES) or 1]:
+    for path in paths[:: -(-len(paths) // 100) or 1]:
         with suppress(Refusal):
             preprocess.preprocess(data := path.read_bytes(), _ANY_RECIPE)
             images += [data] if len(data) <= max_bytes else []

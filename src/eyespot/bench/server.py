@@ -1,9 +1,8 @@
 """The figures of a running server, beside what this machine could do at most."""
 
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -46,31 +45,19 @@ class Connection:
         self._path = url.path.rstrip("/")
         self.close = self._http.close
 
-    def post(
-        self, path: str, body: bytes, headers: dict[str, str] = RAW, each_line: Callable[[bytes], object] = id
-    ) -> Answer:
-        """Send one request; `each_line` is called with each line of the answer as it arrives."""
-        started, cached = time.perf_counter(), False
+    def post(self, path: str, body: bytes, headers: dict[str, str] = RAW) -> Answer:
+        """Send one request and read its answer."""
+        started = time.perf_counter()
         try:
             self._http.request("POST", self._path + path, body, headers)
             response = self._http.getresponse()
-            for line in response:
-                each_line(line)
-                cached |= b'"cached":true' in line
-            response.read()  # after the last line the connection would not be ready for the next request
+            outcome = f"{response.status}" + " cached" * (b'"cached":true' in response.read())
         except (OSError, HTTPException) as error:
             self.close()
             time.sleep(0.05)  # a server that is gone needs no thousands of attempts
             return Answer(type(error).__name__)
         milliseconds = (time.perf_counter() - started) * 1000
-        return Answer(f"{response.status}{' cached' * cached}", milliseconds, response.headers.get("Retry-After", ""))
-
-
-def numbers(connections: str) -> list[int]:
-    """`1,8,32` as numbers. Raises `StartError` if it is anything else."""
-    if not re.fullmatch(r"[1-9]\d{0,2}(,[1-9]\d{0,2})*", connections):
-        raise StartError(f"--connections {connections}: give numbers from 1 to 999, separated by commas")
-    return [int(number) for number in connections.split(",")]
+        return Answer(outcome, milliseconds, response.headers.get("Retry-After", ""))
 
 
 def load(url: httpx.URL, images: list[bytes], connections: int, seconds: float) -> LoadFigures:
@@ -83,8 +70,8 @@ def load(url: httpx.URL, images: list[bytes], connections: int, seconds: float) 
 
     with Threads(connections, post) as threads:
         rate = threads.rate(seconds, lambda answer: answer.outcome == "200")
-    times = [answer.milliseconds for answer in threads.results if answer.outcome == "200"]
-    p50, p99 = np.percentile(times, (50, 99), method="inverted_cdf").tolist() if times else (None, None)
+    times = [answer.milliseconds for answer in threads.results if answer.outcome == "200"] or [np.nan]
+    p50, p99 = np.percentile(times, (50, 99), method="inverted_cdf").tolist()
     failures = Counter(answer.outcome for answer in threads.results if answer.outcome != "200")
     return LoadFigures(connections, rate, p50, p99, dict(failures))
 
@@ -126,8 +113,7 @@ def measure(
 
 def medians(rows: Sequence[LoadFigures]) -> LoadFigures:
     """One row from those of all rounds, with all their failures."""
-    columns = zip(*((row.images_per_s, row.p50_ms, row.p99_ms, row.of_bound) for row in rows), strict=True)
-    known = [[figure for figure in column if figure is not None] for column in columns]
-    rate, p50, p99, of_bound = (median(column) if column else None for column in known)
+    figures = [(row.images_per_s, row.p50_ms, row.p99_ms, row.of_bound) for row in rows]
+    rate, p50, p99, of_bound = np.median(figures, axis=0).tolist()
     failures = sum((Counter(row.failures) for row in rows), Counter[str]())
-    return LoadFigures(rows[0].connections, rate or 0, p50, p99, dict(failures), of_bound)
+    return LoadFigures(rows[0].connections, rate, p50, p99, dict(failures), of_bound)

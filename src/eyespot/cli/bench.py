@@ -13,7 +13,7 @@ def bench(
     url: Annotated[str | None, typer.Option(help="Measure the server at this address instead.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images to measure with; at most 100 are used.")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Only this engine; may be repeated.")] = None,
-    connections: Annotated[str, typer.Option(help="Connections to the server, one load after the other.")] = "1,8,32",
+    connections: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; by default 1, 8, 32.")] = None,
     seconds: Annotated[float, typer.Option(min=0.05, max=600, help="Seconds per measurement.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds with a server; medians are shown.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -26,19 +26,18 @@ def bench(
     `EYESPOT_MODEL` and the other settings choose the model. Ctrl-C shows what was measured until then.
 
     Examples: `eyespot bench --images photos/`, `eyespot bench --engine openvino --plot speed.png`,
-    `eyespot bench --url http://localhost:8000 --connections 1,8 --json`
+    `eyespot bench --url http://localhost:8000 --connections 8 --json`
     """
     from eyespot.bench import figures, machine, report, server  # 25 ms that `serve` need not spend
 
-    config, task, found = (
-        load_settings(),
-        figures.Task(seconds, images),
-        figures.Report(seconds, url, rounds if url else 1),
-    )
-    numbers = server.numbers(connections)
+    config, task = load_settings(), figures.Task(seconds, images)
+    found = figures.Report(seconds, url, rounds if url else 1)
     if plot:
         report.check_chart(plot)
-    steps = server.measure(found, config, task, numbers) if url else machine.measure(found, config, task, engine or ())
+    if url:
+        steps = server.measure(found, config, task, connections or (1, 8, 32))
+    else:
+        steps = machine.measure(found, config, task, engine or ())
     with err.status("") as status:
         try:
             for step in steps:
