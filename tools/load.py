@@ -70,7 +70,7 @@ def fairness(url: Url, images: Images | None = None, seconds: float = 5, rounds:
 
 
 @app.command()
-def folder(images: Images, files: int = 2000, rounds: int = 3) -> None:
+def folder(images: Images, files: int = 2000, seconds: float = 5, rounds: int = 3) -> None:
     """The rate of `eyespot classify` over many files beside the bound of this machine, and its memory."""
     sources = sorted(path.resolve() for path in images.iterdir() if path.suffix.lower() in samples.SUFFIXES)
     with tempfile.TemporaryDirectory() as place, suppress(KeyboardInterrupt):
@@ -78,7 +78,8 @@ def folder(images: Images, files: int = 2000, rounds: int = 3) -> None:
             source = sources[number % len(sources)]
             Path(place, f"{number:07}{source.suffix}").symlink_to(source)
         for number in range(rounds):
-            bound, times, memory = machine.run(Task(5, images, only_bound=True)).bound, list[float](), list[float]()
+            bound = machine.run(Task(seconds, images, only_bound=True)).bound
+            times, memory = list[float](), list[float]()
             command = [str(Path(sys.executable).with_name("eyespot")), "classify", place, "--format", "jsonl"]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603
                 for _ in process.stdout or ():
@@ -109,7 +110,7 @@ def patience(
                     answer = connection.post("/predict", body)
                     refused = answer.outcome in ("503", "429")
                     pause = int(answer.retry_after) if refused and answer.retry_after.isdecimal() else 0
-                    yield answer.outcome + f" Retry-After {answer.retry_after}" * refused, time.perf_counter() - first
+                    yield answer.outcome + f" Retry-After {answer.retry_after!r}" * refused, time.perf_counter() - first
                     if pause:
                         connection.close()  # a client that waits takes nothing of the server
                         stop.wait(pause)
@@ -121,7 +122,7 @@ def patience(
     taken = time.perf_counter() - begun
     calm = medians([calm, load(url, [sample], connections, seconds)])
     waits = [waited for outcome, waited in threads.results if outcome == "200"]
-    show("requests", **Counter(outcome for outcome, _ in threads.results))
+    show("requests", outcomes=Counter(outcome for outcome, _ in threads.results))
     show("got through", images=len(waits), of=clients * images, longest_wait_s=max(waits, default=None))
     show("images/s", rate=len(waits) / taken, of_load_that_fits=len(waits) / taken / (calm.images_per_s or np.nan))
     raise typer.Exit(len(waits) != clients * images)
@@ -172,7 +173,7 @@ def soak(url: Url, pid: Pid, requests: int = 200_000, connections: int = 8, max_
             except OSError:
                 threads.results.append(f"no process {pid}")
                 break
-    show("requests", **Counter(threads.results))
+    show("requests", outcomes=Counter(threads.results))
     done, resident = np.array([point for point in memory if point[0] >= len(threads.results) / 10] or memory).T
     slope = error = np.nan
     if len(done) > 2:

@@ -34,11 +34,7 @@ _HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_T
 
 
 def run(task: Task) -> EngineFigures:
-    """`measure_engine` in a new process, whose memory is then the engine's alone.
-
-    Raises:
-        EngineUnavailable: the process failed; its last line says why.
-    """
+    """`measure_engine` in a new process, whose memory is the engine's alone. Raises `EngineUnavailable` if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "eyespot.bench.machine"],
         env={**os.environ, **_HEAP},

@@ -13,9 +13,9 @@ from eyespot.errors import EngineUnavailable, StartError
 
 def show(report: Report, console: Console) -> None:
     """Print the tables, and what one needs to know to read them."""
-    lines = [", ".join(f"{name} {value}" for name, value in report.host.items())]
-    lines.append(f"{report.url or report.model}, {report.images} images, {report.rounds} x {report.seconds:g} s")
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    about = f"{report.url or report.model}, {report.images} images, {report.rounds} x {report.seconds:g} s"
+    host = ", ".join(f"{name} {value}" for name, value in report.host.items())
+    console.print(f"{host}\n{about}", markup=False, soft_wrap=True)
     decoding = [{"decode and crop": name, "ms": figure} for name, figure in report.decode_ms.items()]
     for rows in ([*map(asdict, report.engines)], decoding, [*map(asdict, report.loads)]):
         table = Table(*(name.replace("_", "\n") for name in (rows or [{}])[0]), padding=0)

@@ -19,10 +19,9 @@ _RUN, _NUMBERS = os.urandom(8), count()
 
 
 def load(folder: Path | None, max_bytes: int) -> list[bytes]:
-    """At most 100 valid images, spread evenly over the folder; by default the sample image at 8 angles.
+    """At most 100 images that are valid, spread evenly over the folder; without one, the sample image at 8 angles.
 
-    Raises:
-        TooFewImages: the folder has none.
+    Raises `TooFewImages` if the folder has none.
     """
     if folder is None:
         sample = Image.open(export.SAMPLE).convert("RGB")

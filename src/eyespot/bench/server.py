@@ -34,10 +34,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A kept-alive connection, opened anew after an error.
-
-    http.client, because server and load may share a processor: it takes 0.4 ms of it per request.
-    """
+    """A kept-alive connection; http.client takes the least time of the processor that the server may share."""
 
     def __init__(self, url: httpx.URL) -> None:
         kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
