@@ -45,8 +45,7 @@ def post(connection: Connection, url: httpx.URL, path: str, **content: Any) -> A
 @app.command()
 def fairness(url: Url, images: Images | None = None, seconds: float = 5, rounds: int = 3) -> None:
     """How long one connection waits for an image: alone, beside batches of 64, and beside 64 connections."""
-    data = samples.load(images, sys.maxsize)
-    turns = cycle(data)
+    turns = cycle(data := samples.load(images, sys.maxsize))
 
     def batches(*_: object) -> Iterator[Answer]:
         with closing(Connection(url)) as connection:
@@ -87,8 +86,7 @@ def folder(images: Images, files: int = 2000, seconds: float = 5, rounds: int = 
                     with suppress(OSError):  # it has just ended
                         memory.append(resident_mb(process.pid))
             rate = (len(times) - 1) / (times[-1] - times[0])  # without the start
-            memory_mb = {"max_mb": max(memory), "last_mb": memory[-1]}
-            show(f"round {number + 1}", bound=bound, classify=rate, of_bound=rate / bound, **memory_mb)
+            show(f"round {number + 1}", bound=bound, classify=rate, of_bound=rate / bound, memory_mb=max(memory))
 
 
 @app.command()

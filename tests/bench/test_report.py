@@ -39,7 +39,7 @@ def test_the_figures_of_a_server() -> None:
     text = shown(Report(1, "http://server", 3, loads=LOADS, bound=1300, interrupted=True))
     assert rows(text) == [
         ["8", "1,234.5", "0.25", "12.3", "2 x 503", "0.934"],
-        ["1", "0", "nan", "nan", "0", "nan"],
+        ["1", "0", "", "", "0", ""],
     ]
     assert "http://server" in text
     assert "Interrupted" in text

@@ -111,6 +111,6 @@ def test_ctrl_c_shows_what_was_measured_until_then(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("rate", [0, 7])
-def test_a_server_that_recognized_nothing_was_not_measured(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+def test_a_server_that_recognised_nothing_was_not_measured(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     measuring(server, monkeypatch, LoadFigures(1, rate, 1, 1, {}), False)
     assert CliRunner().invoke(app, ["bench", "--url", "http://server"]).exit_code == (0 if rate else 1)

@@ -141,7 +141,7 @@ def test_classify_is_measured_beside_the_bound(tmp_path: Path, packaged: dict[st
     assert done.returncode == 0, done.stderr
     bound, rate = figure("bound", "round 1", done), figure("classify", "round 1", done)
     assert figure("of_bound", "round 1", done) == pytest.approx(rate / bound, rel=0.01)
-    assert figure("max_mb", "round 1", done) > 50
+    assert figure("memory_mb", "round 1", done) > 50
 
 
 @pytest.mark.parametrize(("limit", "code"), [(1e9, 0), (-1e9, 1)])

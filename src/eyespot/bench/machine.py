@@ -52,8 +52,7 @@ def measure(
 ) -> Iterator[str]:
     """Fill the report with decoding, and all engines or those named. Yields the name of each step before it is taken.
 
-    Raises:
-        StartError: the model or an engine is unknown, or there are no images.
+    Raises `StartError` if the model or an engine is unknown, or there are no images.
     """
     if unknown := [engine for engine in engines if engine not in ENGINES]:
         raise EngineUnavailable(f"unknown engine {unknown[0]!r}; known are {', '.join(ENGINES)}")

@@ -2,9 +2,11 @@
 
 import resource
 import sys
+import time
 import timeit
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from threading import Event, Semaphore
@@ -35,7 +37,7 @@ class Threads:
 
     def _collect(self, results: Iterator[Any]) -> None:
         try:
-            self.results += [next(results)]
+            self.results += islice(results, 1)
         finally:
             self._warm.release()
         for result in results:
@@ -57,8 +59,12 @@ class Threads:
 
 
 def median_ms(work: Callable[[], object], seconds: float) -> float:
-    """Median milliseconds of `work()`, over 3 calls and 20 more for each of `seconds`."""
-    return median(timeit.repeat(work, number=1, repeat=3 + int(20 * seconds))) * 1000
+    """Median milliseconds of `work()`, repeated for `seconds` and at least 3 times."""
+    end = time.perf_counter() + seconds
+    times = timeit.repeat(work, number=1, repeat=3)
+    while time.perf_counter() < end:
+        times += timeit.repeat(work, number=1, repeat=1)
+    return median(times) * 1000
 
 
 def resident_mb(process: int | None = None) -> float:

@@ -24,7 +24,8 @@ def show(report: Report, console: Console) -> None:
         if rows:
             console.print(table)
     notes = [f"{what} was not measured: {why}" for what, why in report.skipped.items()]
-    notes.append("bound: images/s of decode, crop and inference in a loop; no server on this machine exceeds it.")
+    value = f"{report.bound:.1f} " if report.bound else ""
+    notes.append(f"bound: {value}images/s of decode, crop and inference in a loop, which no server here exceeds.")
     if report.engines:
         notes.append("same_top1 and max_difference compare with torch; auto marks what `eyespot serve` chooses here.")
     if report.interrupted:
@@ -36,8 +37,8 @@ def text(figure: Any) -> str:
     """A figure as people read it."""
     if isinstance(figure, dict):
         return ", ".join(f"{times:,} x {what}" for what, times in figure.items()) or "0"
-    if isinstance(figure, bool) or figure is None:
-        return "*" if figure else ""
+    if isinstance(figure, bool) or figure is None or figure != figure:  # the last is NaN
+        return "*" if figure is True else ""
     if isinstance(figure, float):
         return f"{figure:,.1f}" if abs(figure) >= 10 else f"{figure:.3g}"
     return f"{figure:,}" if isinstance(figure, int) else str(figure)

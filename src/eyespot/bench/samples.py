@@ -19,10 +19,7 @@ _RUN, _NUMBERS = os.urandom(8), count()
 
 
 def load(folder: Path | None, max_bytes: int) -> list[bytes]:
-    """At most 100 images that are valid, spread evenly over the folder; without one, the sample image at 8 angles.
-
-    Raises `TooFewImages` if the folder has none.
-    """
+    """At most 100 valid images of the folder, or the sample image at 8 angles. Raises `TooFewImages` if it has none."""
     if folder is None:
         sample = Image.open(export.SAMPLE).convert("RGB")
         return [encode(sample.rotate(angle)) for angle in range(0, 360, 45)]

@@ -81,8 +81,7 @@ def measure(
     In each round and for each number of connections, the bound of this machine comes first and then the server:
     machines are noisy, so each ratio is of two measurements made one right after the other.
 
-    Raises:
-        EyespotError: the server is not ready or refuses an image, or there are no images.
+    Raises `EyespotError` if the server is not ready or refuses an image, or there are no images.
     """
     images = samples.load(task.images, config.max_bytes)
     with Client(report.url, retry_seconds=0) as client:

@@ -34,10 +34,9 @@ def bench(
     found = figures.Report(seconds, url, rounds if url else 1)
     if plot:
         report.check_chart(plot)
+    steps = machine.measure(found, config, task, engine or ())
     if url:
         steps = server.measure(found, config, task, connections or (1, 8, 32))
-    else:
-        steps = machine.measure(found, config, task, engine or ())
     with err.status("") as status:
         try:
             for step in steps:
