@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from eyespot.vision import export, weights
+from eyespot.vision import export, exporter, weights
 from tests.services import which
 from tests.serving import EVAL, ROOT, Served, serve_fake, serve_process
 
@@ -51,14 +51,15 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 def data_dir(pytestconfig: pytest.Config) -> Path:
     """A data folder with the export of the packaged network; it outlives the run, until the exporting code changes."""
     vision = ROOT / "src" / "eyespot" / "vision"
-    sources = [vision / "export.py", *sorted((vision / "engines").glob("*.py")), export.SAMPLE]
+    names = ("export.py", "exporter.py", "preprocess.py", "crop.py")
+    sources = [*(vision / name for name in names), *sorted((vision / "engines").glob("*.py")), export.SAMPLE]
     code = b"".join(path.read_bytes() for path in sources)
     folder = pytestconfig.cache.mkdir(f"data-{hashlib.sha256(code).hexdigest()[:12]}")
     entry = weights.read_manifest(ROOT / "weights" / "manifest.toml")["efficientnet-lite0"]
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of the test processes makes it, the others wait
         if not export.find(entry, 1000, "openvino", [folder / "exports"]):
-            export.make(entry, 1000, folder / "exports")
+            exporter.make(entry, 1000, folder / "exports")
     return folder
 
 

@@ -20,14 +20,15 @@ import httpx
 import numpy as np
 
 from eyespot.assembly import open_memory
+from eyespot.choices import FORMATS
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
-from eyespot.types import Label, Recipe
+from eyespot.types import Label, Limits, Recipe
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Features, Logits, Pixels
-from eyespot.vision.export import Export, Proof
+from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 from eyespot.web.app import create_app
 from eyespot.web.server import Server, bind
@@ -172,7 +173,14 @@ class FakeEngine:
         return logits, np.zeros((len(pixels), 4, 7, 7), np.float32) if features else None
 
 
-def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
+def fake_classifier(
+    engine: FakeEngine,
+    *,
+    max_bytes: int = 5 * 1024 * 1024,
+    max_pixels: int = 25_000_000,
+    formats: Collection[str] = tuple(FORMATS),
+    record: Export | None = None,
+) -> Classifier:
     entry = Entry(
         name="fake",
         folder=Path("/nowhere"),
@@ -185,21 +193,28 @@ def fake_classifier(engine: FakeEngine, **options: Any) -> Classifier:
         recipe=RECIPE,
     )
     labels = tuple(Label(i, f"n{i:08}", f"class {i}") for i in range(10))
-    return Classifier(entry, labels, engine, **options)
+    limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
+    return Classifier(entry, labels, engine, limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:
     """The record of an export of which torch finds these (class, confidence) in the sample image."""
-    proof = Proof(images=1, max_logit_difference=0)
     facts = {"digest": "0" * 64, "recipe": RECIPE, "classes": 10, "engine": "openvino", "engine_version": "1"}
-    return Export(**facts, proof=proof, sample="0" * 64, golden=list(likeliest), files={})
+    return Export(**facts, max_logit_difference=0, sample="0" * 64, golden=list(likeliest), files={})
 
 
 @contextmanager
 def serve_fake(
-    engine: FakeEngine | None = None, *, raises: Exception | None = None, **settings: Any
+    engine: FakeEngine | None = None,
+    *,
+    raises: Exception | None = None,
+    uvicorn: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
-    """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing."""
+    """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing.
+
+    `uvicorn` are options of `uvicorn.Config`.
+    """
     engine = engine or FakeEngine()
     usual = {"workers": 2, "queue": 2, "drain_seconds": 0, "cache_url": "off", "audit_url": "off"}
     config = Settings(**{**usual, **settings})
@@ -213,7 +228,7 @@ def serve_fake(
             engine, max_bytes=config.max_bytes, max_pixels=config.max_pixels, formats=config.formats
         )
         if raises:
-            classifier.scores = lambda _: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
+            classifier.scores = lambda *_: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
         async with open_memory(config, metrics) as memory:
             served.recognizer = Recognizer(classifier, pool, metrics, memory, apart)
             yield served.recognizer
@@ -221,9 +236,10 @@ def serve_fake(
             pool.close()
 
     bound = bind("127.0.0.1", 0)
-    server = Server(create_app(config, open_fake), bound, config.drain_seconds, config.deadline_seconds)
     ready = threading.Event()
-    thread = threading.Thread(target=server.serve_until_stopped, args=(ready.set,))
+    app = create_app(config, open_fake)
+    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, **uvicorn or {})
+    thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:
         assert ready.wait(30)

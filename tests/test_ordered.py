@@ -1,4 +1,4 @@
-"""Several at once, answered in order, and no more is taken than was said."""
+"""`in_order`: several at once, in order, in bounded memory."""
 
 import itertools
 import threading
@@ -20,7 +20,7 @@ def ours() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-ordered")]
 
 
-def test_answers_come_in_the_order_of_the_items_and_not_in_that_of_their_ends() -> None:
+def test_answers_come_in_the_order_of_the_items() -> None:
     last = threading.Event()
 
     def work(number: int) -> int:
@@ -34,8 +34,8 @@ def test_answers_come_in_the_order_of_the_items_and_not_in_that_of_their_ends() 
     ]
 
 
-def test_no_more_threads_than_that_are_at_work_and_no_fewer() -> None:
-    together = threading.Barrier(3)  # which a fourth would break, and which two would wait at for ever
+def test_all_threads_work_and_no_more() -> None:
+    together = threading.Barrier(3)  # a fourth thread would break it, and two would wait for ever
 
     def work(_: int) -> int:
         together.wait(30)
@@ -44,7 +44,7 @@ def test_no_more_threads_than_that_are_at_work_and_no_fewer() -> None:
     assert len({future.result() for _, future in in_order(work, range(9), 3, 6)}) == 3
 
 
-def test_of_an_endless_input_no_more_is_taken_than_was_said() -> None:
+def test_at_most_ahead_items_of_an_endless_input_are_taken() -> None:
     go, taken, at_work = threading.Event(), list[int](), threading.Semaphore(0)
 
     def work(_: int) -> None:
@@ -61,7 +61,7 @@ def test_of_an_endless_input_no_more_is_taken_than_was_said() -> None:
     answers.close()
 
 
-def test_what_is_done_is_handed_out_before_more_is_taken() -> None:
+def test_a_finished_item_is_yielded_before_the_next_is_taken() -> None:
     taken: list[int] = []
     done: set[int] = set()
 
@@ -76,14 +76,14 @@ def test_what_is_done_is_handed_out_before_more_is_taken() -> None:
     answers.close()
 
 
-def test_an_exception_is_in_its_future_and_the_others_are_answered() -> None:
+def test_an_exception_stays_in_its_future() -> None:
     answers = [future for _, future in in_order(lambda number: 6 // number, [1, 0, 2], 2, 4)]
     assert [answers[0].result(), answers[2].result()] == [6, 3]
     with pytest.raises(ZeroDivisionError):
         answers[1].result()
 
 
-def test_an_exception_of_the_input_is_raised_and_leaves_no_thread() -> None:
+def test_an_exception_of_the_input_leaves_no_thread() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise OSError("the folder is gone")
@@ -93,7 +93,7 @@ def test_an_exception_of_the_input_is_raised_and_leaves_no_thread() -> None:
     until(lambda: not ours())
 
 
-def test_closing_drops_what_has_not_begun_and_waits_for_nobody() -> None:
+def test_closing_drops_what_has_not_begun_and_waits_for_nothing() -> None:
     go, begun = threading.Event(), list[int]()
     first = threading.Event()
 
@@ -112,11 +112,11 @@ def test_closing_drops_what_has_not_begun_and_waits_for_nobody() -> None:
     assert begun == [0]
 
 
-def test_nothing_is_taken_before_the_first_answer_is_asked_for() -> None:
+def test_nothing_is_taken_before_the_first_next() -> None:
     taken: list[int] = []
     in_order(abs, counted(taken), 2, 4)
     assert taken == []
 
 
-def test_no_items_are_no_answers() -> None:
+def test_no_items_yield_nothing() -> None:
     assert list(in_order(abs, [], 2, 4)) == []

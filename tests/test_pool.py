@@ -1,22 +1,24 @@
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from eyespot import pool
 from eyespot.errors import DeadlineExceeded, Draining, Overloaded
-from eyespot.pool import ClientDisconnected, Plan, WorkerPool
+from eyespot.job import ClientDisconnected, Job
+from eyespot.pool import Lane, WorkerPool
 from eyespot.telemetry import Metrics
 
 
 @contextmanager
-def opened(workers: int = 1, queue: int = 0, deadline: float = 30) -> Iterator[WorkerPool]:
-    opened = WorkerPool(workers, queue, deadline, Metrics())
+def opened(
+    workers: int = 1, queue: int = 0, deadline: float = 30, clock: Callable[[], float] = time.monotonic
+) -> Iterator[WorkerPool]:
+    opened = WorkerPool(workers, queue, deadline, Metrics(), clock)
     yield opened
     opened.close()
 
@@ -44,6 +46,16 @@ def cancelled(pool: WorkerPool) -> float | None:
     return pool._metrics.registry.get_sample_value("eyespot_cancelled_total")
 
 
+async def start(pool: WorkerPool, call: Callable[..., Any], *args: object, lane: Lane = "interactive") -> Job[Any]:
+    job, joined = await pool.submit(call, *args, lane=lane)
+    assert not joined
+    return job
+
+
+async def result(pool: WorkerPool, call: Callable[..., Any], *args: object, lane: Lane = "interactive") -> Any:
+    return await (await start(pool, call, *args, lane=lane)).result()
+
+
 def run(test: Coroutine[None, None, None]) -> None:
     asyncio.run(test)
 
@@ -51,10 +63,10 @@ def run(test: Coroutine[None, None, None]) -> None:
 def test_a_result_and_an_exception_come_back() -> None:
     async def test() -> None:
         with opened() as pool:
-            assert await pool.run(lambda a, b: a + b, 2, 3) == 5
+            assert await result(pool, lambda a, b: a + b, 2, 3) == 5
             with pytest.raises(ZeroDivisionError):
-                await pool.run(lambda: 1 / 0)
-            assert await pool.run(lambda: "still here") == "still here"
+                await result(pool, lambda: 1 / 0)
+            assert await result(pool, lambda: "still here") == "still here"
 
     run(test())
 
@@ -63,18 +75,18 @@ def test_a_full_pool_refuses_at_once_and_says_when_to_come_back() -> None:
     async def test() -> None:
         with opened(workers=2, queue=3) as pool:
             held = [Held() for _ in range(5)]
-            tasks = [asyncio.create_task(pool.run(call)) for call in held]
+            tasks = [asyncio.create_task(result(pool, call)) for call in held]
             await until(lambda: held[0].begun.is_set() and held[1].begun.is_set())
             assert pool.waiting == 3
             with pytest.raises(Overloaded) as caught:
-                await pool.run(lambda: None)
+                await result(pool, lambda: None)
             assert caught.value.retry_after is not None
             assert caught.value.retry_after >= 1
             assert caught.value.limit == 5
             for call in held:
                 call.go.set()
             assert [await task for task in tasks] == ["done"] * 5
-            assert await pool.run(lambda: "again") == "again"
+            assert await result(pool, lambda: "again") == "again"
 
     run(test())
 
@@ -83,16 +95,16 @@ def test_a_caller_who_gives_up_does_not_free_the_place() -> None:
     async def test() -> None:
         with opened() as pool:
             held = Held()
-            task = asyncio.create_task(pool.run(held))
+            task = asyncio.create_task(result(pool, held))
             await until(held.begun.is_set)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             with pytest.raises(Overloaded):
-                await pool.run(lambda: None)
+                await result(pool, lambda: None)
             held.go.set()
-            await until(lambda: pool._taken == 0)
-            assert await pool.run(lambda: "free") == "free"
+            await until(lambda: pool.admitted == 0)
+            assert await result(pool, lambda: "free") == "free"
 
     run(test())
 
@@ -102,11 +114,11 @@ def test_a_deadline_frees_the_caller_and_not_the_place() -> None:
         with opened(deadline=0.05) as pool:
             held = Held()
             with pytest.raises(DeadlineExceeded):
-                await pool.run(held)
+                await result(pool, held)
             with pytest.raises(Overloaded):
-                await pool.run(lambda: None)
+                await result(pool, lambda: None)
             held.go.set()
-            await until(lambda: pool._taken == 0)
+            await until(lambda: pool.admitted == 0)
 
     run(test())
 
@@ -116,9 +128,9 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
     async def test() -> None:
         with opened(queue=2, deadline=0.2 if late else 30) as pool:
             held, second = Held(), Held()
-            first = asyncio.create_task(pool.run(held))
+            first = asyncio.create_task(result(pool, held))
             await until(held.begun.is_set)
-            waiting = asyncio.create_task(pool.run(second))
+            waiting = asyncio.create_task(result(pool, second))
             await until(lambda: pool.waiting == 1)
             if not late:
                 waiting.cancel()
@@ -127,7 +139,7 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
             assert pool.waiting == 1  # it keeps its place until its turn, so that the queue stays bounded
             held.go.set()
             await asyncio.wait([first])
-            await until(lambda: pool._taken == 0)
+            await until(lambda: pool.admitted == 0)
             assert not second.begun.is_set()
             assert cancelled(pool) == 1
             first.exception()
@@ -137,17 +149,16 @@ def test_what_is_late_or_whose_caller_left_is_not_begun(late: bool, caplog: pyte
     assert not caplog.records  # asyncio tells of an exception that nobody looked at
 
 
-def test_whoever_is_refused_is_told_to_come_back_behind_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: 1000.0))  # no second passes meanwhile
+def test_whoever_is_refused_is_told_to_come_back_behind_those_before() -> None:
 
     async def test() -> None:
-        with opened(workers=1) as pool:
+        with opened(workers=1, clock=lambda: 1000.0) as pool:  # no second passes meanwhile
             held = Held()
-            first = pool.start(held)
+            first = await start(pool, held)
             told: list[int] = []
             for _ in range(2000):
                 with pytest.raises(Overloaded) as caught:
-                    pool.start(held)
+                    await start(pool, held)
                 told.append(caught.value.retry_after or 0)
             assert told == sorted(told)
             assert set(told) == set(range(1, 31))  # and no later, for those who never come back
@@ -161,7 +172,7 @@ def test_a_call_is_computed_once_for_all_who_wait_for_it() -> None:
     async def test() -> None:
         with opened() as pool:
             held = Held()
-            call = pool.start(held)
+            call = await start(pool, held)
             first = asyncio.create_task(call.result())
             assert call.join()
             second = asyncio.create_task(call.result())
@@ -179,9 +190,9 @@ def test_a_call_is_begun_as_long_as_one_waits_for_it(others: int) -> None:
     async def test() -> None:
         with opened(queue=1) as pool:
             held, second = Held(), Held()
-            first = asyncio.create_task(pool.run(held))
+            first = asyncio.create_task(result(pool, held))
             await until(held.begun.is_set)
-            call = pool.start(second)
+            call = await start(pool, second)
             waiting = [asyncio.create_task(call.result())]
             for _ in range(others):
                 assert call.join()
@@ -193,7 +204,7 @@ def test_a_call_is_begun_as_long_as_one_waits_for_it(others: int) -> None:
             held.go.set()
             second.go.set()
             await asyncio.wait([first])
-            await until(lambda: pool._taken == 0)
+            await until(lambda: pool.admitted == 0)
             assert second.begun.is_set() is bool(others)
             assert cancelled(pool) == (0 if others else 1)
             await asyncio.wait(waiting)
@@ -201,16 +212,15 @@ def test_a_call_is_begun_as_long_as_one_waits_for_it(others: int) -> None:
     run(test())
 
 
-def test_whoever_joins_late_has_a_deadline_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_joins_late_has_a_deadline_of_its_own() -> None:
     clock = [1000.0]
-    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     async def test() -> None:
-        with opened(queue=1, deadline=30) as pool:
+        with opened(queue=1, deadline=30, clock=lambda: clock[0]) as pool:
             held, second = Held(), Held()
-            first = asyncio.create_task(pool.run(held))
+            first = asyncio.create_task(result(pool, held))
             await until(held.begun.is_set)
-            call = pool.start(second)
+            call = await start(pool, second)
             clock[0] += 29
             assert call.join()
             clock[0] += 29  # the first has waited for 58 seconds, the second for 29
@@ -226,13 +236,13 @@ def test_a_caller_who_leaves_is_told_apart_from_one_who_is_late() -> None:
     async def test() -> None:
         with opened() as pool:
             held, left = Held(), asyncio.Event()
-            waiting = asyncio.create_task(pool.start(held).result(left.wait))
+            waiting = asyncio.create_task((await start(pool, held)).result(left.wait))
             await until(held.begun.is_set)
             left.set()
             with pytest.raises(ClientDisconnected):
                 await waiting
             held.go.set()
-            await until(lambda: pool._taken == 0)
+            await until(lambda: pool.admitted == 0)
 
     run(test())
 
@@ -241,11 +251,11 @@ def test_callers_who_leave_cannot_make_the_queue_grow() -> None:
     async def test() -> None:
         with opened(queue=3) as pool:
             held = Held()
-            first = asyncio.create_task(pool.run(held))
+            first = asyncio.create_task(result(pool, held))
             await until(held.begun.is_set)
             refused = 0
             for _ in range(50):
-                task = asyncio.create_task(pool.run(lambda: None))
+                task = asyncio.create_task(result(pool, lambda: None))
                 await asyncio.sleep(0)
                 task.cancel()
                 refused += isinstance((await asyncio.gather(task, return_exceptions=True))[0], Overloaded)
@@ -262,7 +272,7 @@ def test_stuck_is_full_and_silent_for_longer_than_the_deadline() -> None:
         with opened(deadline=0.05) as pool:
             assert not pool.is_stuck()
             held = Held()
-            task = asyncio.create_task(pool.run(held))
+            task = asyncio.create_task(result(pool, held))
             await until(held.begun.is_set)
             await until(pool.is_stuck)
             held.go.set()
@@ -279,64 +289,125 @@ def test_a_closed_pool_says_that_it_drains() -> None:
             pool.close()
             assert pool.draining
             with pytest.raises(Draining) as caught:
-                await pool.run(lambda: None)
+                await result(pool, lambda: None)
             assert caught.value.retry_after == 1
-            assert pool._taken == 0
+            assert pool.admitted == 0
 
     run(test())
 
 
-def cgroup(tmp_path: Path, line: str, files: dict[str, str]) -> int:
-    (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "self" / "cgroup").write_text(line)
-    for name, content in files.items():
-        path = tmp_path / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return pool.available_cpus(tmp_path / "proc", tmp_path / "cgroup")
+def test_twins_share_a_job_until_it_is_forgotten() -> None:
+    async def test() -> None:
+        with opened(queue=2) as pool:
+            held = Held()
+            first, joined = await pool.submit(held, key="image")
+            assert not joined
+            assert await pool.submit(Held(), key="image") == (first, True)
+            assert pool.admitted == 1
+            pool.forget("image")
+            other, joined = await pool.submit(lambda: "another", key="image")
+            assert not joined
+            held.go.set()
+            assert await first.result() == "done"
+            assert await other.result() == "another"
+            await until(lambda: not pool.twins)
+
+    run(test())
 
 
-@pytest.mark.parametrize(
-    ("line", "files", "cpus"),
-    [
-        ("0::/\n", {"cpu.max": "max 100000"}, 16),
-        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
-        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
-        ("0::/\n", {"cpu.max": "10000 100000"}, 1),
-        ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
-        ("0::/host/path/that/is/not/here\n", {"cpu.max": "400000 100000"}, 4),
-        ("4:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "100000"}, 3),
-        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
-        ("4:memory:/\n0::/\n", {"cpu.max": "garbage"}, 16),
-        ("", {}, 16),
-        ("0::/\n", {"cpu.max": "9900000 100000"}, 16),
-    ],
-)
-def test_cpus_are_the_affinity_cut_to_the_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: dict[str, str], cpus: int
-) -> None:
-    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr(pool.os, "cpu_count", lambda: 99)
-    assert cgroup(tmp_path, line, files) == cpus
+@pytest.mark.parametrize("how", ["late", "left"])
+def test_a_permit_comes_back_with_the_thread_and_not_with_its_caller(how: str) -> None:
+    async def test() -> None:
+        with opened(workers=2, queue=9, deadline=0.05 if how == "late" else 30) as pool:
+            held = [Held(), Held()]
+            waiting = [asyncio.create_task(result(pool, call, lane="batch")) for call in held]
+            await until(lambda: all(call.begun.is_set() for call in held))
+            for task in waiting:
+                if how == "left":
+                    task.cancel()
+                with pytest.raises(DeadlineExceeded if how == "late" else asyncio.CancelledError):
+                    await task
+            others = [asyncio.create_task(result(pool, lambda: "next", lane="batch")) for _ in range(5)]
+            await asyncio.sleep(0.02)
+            assert pool.admitted == 2
+            for call in held:
+                call.go.set()
+            if how == "left":
+                assert await asyncio.gather(*others) == ["next"] * 5
+            await asyncio.wait(others)
+            await until(lambda: pool.admitted == 0)
+            assert await result(pool, lambda: "free", lane="batch") == "free"
+
+    run(test())
 
 
-@pytest.mark.parametrize(
-    ("given", "cpus", "planned"),
-    [
-        ((None, None), 1, Plan(2, 1, 1, 1)),
-        ((None, None), 2, Plan(3, 2, 1, 2)),
-        ((None, None), 4, Plan(5, 4, 1, 4)),
-        ((None, None), 8, Plan(9, 8, 1, 8)),
-        ((None, None), 16, Plan(17, 16, 1, 16)),
-        ((None, None), 64, Plan(65, 64, 1, 16)),
-        ((None, 4), 8, Plan(3, 2, 4, 8)),
-        ((2, None), 8, Plan(2, 2, 4, 8)),
-        ((1, None), 64, Plan(1, 1, 64, 64)),
-        ((3, None), 2, Plan(3, 3, 1, 2)),
-        ((3, 5), 2, Plan(3, 3, 5, 5)),
-        ((1, 1), 4, Plan(1, 1, 1, 1)),
-        ((None, 32), 64, Plan(3, 2, 32, 32)),
-    ],
-)
-def test_the_plan_uses_the_cpus_and_no_more(given: tuple[int | None, int | None], cpus: int, planned: Plan) -> None:
-    assert pool.plan(*given, cpus=cpus) == planned
+def test_a_hung_pool_is_stuck_however_much_is_submitted_and_batches_do_not_wait_for_ever() -> None:
+    async def test() -> None:
+        with opened(workers=2, queue=100, deadline=0.05) as pool:
+            held = [Held(), Held()]
+            jobs = [await start(pool, call, lane="batch") for call in held]
+            await until(lambda: all(call.begun.is_set() for call in held))
+            others = []
+            async with asyncio.timeout(30):
+                while not pool.is_stuck():
+                    others.append(asyncio.create_task(result(pool, lambda: None, lane="batch")))
+                    others.append(asyncio.create_task(result(pool, lambda: None)))
+                    await asyncio.sleep(0.01)
+            with pytest.raises(DeadlineExceeded):
+                await result(pool, lambda: None, lane="batch")
+            outcomes = await asyncio.gather(*others, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {DeadlineExceeded}
+            for call in held:
+                call.go.set()
+            await until(lambda: not pool.is_stuck())
+            await asyncio.gather(*(job.result() for job in jobs))
+
+    run(test())
+
+
+def test_one_hung_worker_of_two_is_not_stuck() -> None:
+    async def test() -> None:
+        with opened(workers=2, deadline=0.05) as pool:
+            held = Held()
+            job = await start(pool, held)
+            await asyncio.sleep(0.1)
+            assert not pool.is_stuck()
+            held.go.set()
+            await job.result()
+
+    run(test())
+
+
+def test_a_batch_waits_its_turn_behind_another_and_interactive_jobs_do_not() -> None:
+    async def test() -> None:
+        with opened(queue=1) as pool:
+            order: list[str] = []
+            held = Held()
+            first = await start(pool, held, lane="batch")
+            batch = [asyncio.create_task(result(pool, order.append, name, lane="batch")) for name in ("b1", "b2")]
+            await asyncio.sleep(0)
+            interactive = await start(pool, order.append, "i")
+            held.go.set()
+            await asyncio.gather(first.result(), interactive.result(), *batch)
+            assert order == ["i", "b1", "b2"]
+
+    run(test())
+
+
+def test_a_pool_that_closes_refuses_what_waits_for_a_permit() -> None:
+    async def test() -> None:
+        with opened() as pool:
+            held = Held()
+            job = await start(pool, held, lane="batch")
+            await until(held.begun.is_set)
+            waiting = asyncio.create_task(result(pool, lambda: None, lane="batch"))
+            await asyncio.sleep(0)
+            closing = asyncio.create_task(asyncio.to_thread(pool.close))
+            await until(lambda: pool.draining)
+            held.go.set()
+            assert await job.result() == "done"
+            with pytest.raises(Draining):
+                await waiting
+            await closing
+
+    run(test())

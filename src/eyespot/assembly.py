@@ -1,9 +1,9 @@
 """Builds a recognizer from the settings, and takes it apart."""
 
 import asyncio
-import logging
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot import pool
-from eyespot.errors import DataDirUnwritable
+from eyespot.errors import DataDirUnwritable, GoldenImageFailed, Refusal
 from eyespot.memory.audit import AuditLog
-from eyespot.memory.audit_address import address_as
+from eyespot.memory.audit_address import anonymizer
 from eyespot.memory.cache import open_cache
 from eyespot.memory.upload_folder import UploadFolder
-from eyespot.memory.uploads import SWEEP_SECONDS, Uploads
+from eyespot.memory.uploads import Uploads
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Memory, Recognizer
 from eyespot.settings import Settings
@@ -53,12 +53,36 @@ async def open_recognizer(settings: Settings, apart: Collection[str] = ()) -> As
         workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
         try:
             recognizer = Recognizer(classifier, workers, metrics, memory, apart)
-            await recognizer.warm_up()
+            await warm_up(classifier, workers)
             compared = classifier.comparison.model_dump() if classifier.comparison else {}
             event("model_ready", **asdict(classifier.info), **compared)
             yield recognizer
         finally:
             await asyncio.to_thread(workers.close)
+
+
+async def warm_up(classifier: Classifier, workers: WorkerPool) -> None:
+    """Run the golden image through every worker.
+
+    Raises:
+        GoldenImageFailed: the model does not recognise it.
+    """
+    barrier = threading.Barrier(workers.workers)  # otherwise one quick thread would do the work of all
+
+    def check() -> None:
+        barrier.wait()
+        classifier.check_golden_image()
+
+    async def run() -> None:
+        job, _ = await workers.submit(check)
+        await job.result()
+
+    try:
+        await asyncio.gather(*(run() for _ in range(workers.workers)))
+    except Refusal as refusal:
+        raise GoldenImageFailed(f"the golden image was refused: {refusal}") from refusal
+    finally:
+        barrier.abort()
 
 
 def open_classifier(settings: Settings, planned: pool.Plan) -> Classifier:
@@ -100,7 +124,7 @@ async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Mem
         uploads = await asyncio.to_thread(open_uploads, settings, metrics)
         if uploads:
             opened.callback(uploads.close)
-            opened.callback(asyncio.create_task(_keep_sweeping(uploads)).cancel)
+            opened.callback(asyncio.create_task(uploads.keep_sweeping()).cancel)
         yield Memory(cache, audit, uploads)
 
 
@@ -118,7 +142,7 @@ def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
         metrics,
         days=settings.audit_days,
         required=settings.audit_required,
-        address=address_as(settings.audit_address, settings.data_dir),
+        address=anonymizer(settings.audit_address, settings.data_dir),
     )
 
 
@@ -137,15 +161,6 @@ def open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
         return None
     folder = UploadFolder(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
     return Uploads(folder, metrics)
-
-
-async def _keep_sweeping(uploads: Uploads) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_SECONDS)
-        try:
-            await uploads.sweep()
-        except OSError as error:
-            event("uploads_not_swept", logging.ERROR, reason=str(error))
 
 
 def check_writable(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Everything that eyespot says no with.
+"""All errors that eyespot raises.
 
 EyespotError
-├── StartError                    the process cannot begin; one line and exit code 2
+├── StartError                    the process cannot start: one line, exit code 2
 │   ├── InvalidSetting
 │   ├── BadManifest
 │   ├── UnknownModel
@@ -16,12 +16,12 @@ EyespotError
 │   ├── AuditUnusable
 │   ├── PortTaken
 │   └── OutputUnusable
-├── SidecarUnreadable             an XMP file of somebody else's cannot be added to
-├── NoAnswer                      a server that was asked did not say what eyespot says
+├── SidecarUnreadable             keywords cannot be added to an XMP file
+├── NoAnswer                      a server gave no answer that eyespot would give
 │   ├── ServerUnavailable
 │   ├── ServerSilent
 │   └── NotEyespot
-└── Refusal                       a request is refused; a status, a code and a sentence
+└── Refusal                       a request is refused with a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
     ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled
@@ -33,7 +33,7 @@ EyespotError
     ├── 503  Overloaded  Draining  AuditUnavailable  CacheUnavailable  StorageUnavailable  StorageFull
     └── 504  DeadlineExceeded
 
-A class is a status, a code, a title, and a docstring: the sentence a user gets when there is nothing more exact to say.
+A refusal's docstring is the sentence that users get when there is nothing more exact to say.
 """
 
 import inspect
@@ -53,15 +53,15 @@ class StartError(EyespotError):
 
 
 class InvalidSetting(StartError):
-    """A setting has a value that it cannot have."""
+    """A setting has an invalid value."""
 
 
 class BadManifest(StartError):
-    """The manifest of networks cannot be read."""
+    """The manifest cannot be read."""
 
 
 class UnknownModel(StartError):
-    """The manifest has no network of that name."""
+    """The manifest has no model of that name."""
 
 
 class WeightsMissing(StartError):
@@ -69,7 +69,7 @@ class WeightsMissing(StartError):
 
 
 class WeightsCorrupt(StartError):
-    """The weight file is not the one that the manifest names."""
+    """The weight file does not match the manifest."""
 
 
 class FetchFailed(StartError):
@@ -77,23 +77,23 @@ class FetchFailed(StartError):
 
 
 class EngineUnavailable(StartError):
-    """The engine is not installed, or cannot do what was asked."""
+    """The engine is not installed, or does not support what was asked."""
 
 
 class ExportRefused(StartError):
-    """The exported network does not answer as the original does."""
+    """The export does not give the original's answers."""
 
 
 class TooFewImages(StartError):
-    """There are not enough images to calibrate or to measure with."""
+    """There are too few images to calibrate and measure with."""
 
 
 class GoldenImageFailed(StartError):
-    """The network does not recognise the image that every start is checked with."""
+    """The model does not recognise the golden image, which every start checks."""
 
 
 class DataDirUnwritable(StartError):
-    """The data directory cannot be written."""
+    """The data folder is not writable."""
 
 
 class AuditUnusable(StartError):
@@ -101,23 +101,23 @@ class AuditUnusable(StartError):
 
 
 class PortTaken(StartError):
-    """The address cannot be listened on."""
+    """The server cannot listen on this address."""
 
 
 class OutputUnusable(StartError):
-    """The file of results cannot be written, or gone on with."""
+    """The results file cannot be written or resumed."""
 
 
 class SidecarUnreadable(EyespotError):
-    """The XMP file beside the image is none that keywords can be added to."""
+    """Keywords cannot be added to the XMP file beside the image."""
 
 
 class NoAnswer(EyespotError):
-    """A server that was asked gave no answer of eyespot's."""
+    """A server gave no answer that eyespot would give."""
 
 
 class ServerUnavailable(NoAnswer):
-    """There is no server at that address, it is not ready, or the connection broke."""
+    """No server answers at this address, it is not ready, or the connection broke."""
 
 
 class ServerSilent(NoAnswer):
@@ -125,7 +125,7 @@ class ServerSilent(NoAnswer):
 
 
 class NotEyespot(NoAnswer):
-    """Whatever answered at that address is no eyespot."""
+    """The server at this address is not eyespot."""
 
 
 class Refusal(EyespotError):
@@ -146,7 +146,7 @@ class Refusal(EyespotError):
         value: float | str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        """`limit` and `value` are the limit that was broken and what broke it; `retry_after` is in seconds."""
+        """`limit` is the limit that `value` broke; `retry_after` is in seconds."""
         super().__init__(detail)
         self.limit = limit
         self.value = value
@@ -154,12 +154,12 @@ class Refusal(EyespotError):
 
     @property
     def per_image(self) -> bool:
-        """Whether it says something of one image alone, so that the next may well be answered."""
+        """Whether it concerns one image only, so that the next may well be answered."""
         return self.status in (400, 413, 415, 422, 500, 504) and not isinstance(self, InvalidParameter)
 
 
 class BadRequest(Refusal, status=400, code="bad-request", title="Bad request"):
-    """This is no HTTP/1.1 request that can be answered here."""
+    """This is not a valid HTTP/1.1 request."""
 
 
 class NoImage(Refusal, status=400, code="no-image", title="No image"):
@@ -167,7 +167,7 @@ class NoImage(Refusal, status=400, code="no-image", title="No image"):
 
 
 class SeveralImages(Refusal, status=400, code="several-images", title="Several images"):
-    """The form holds several files where one image belongs."""
+    """The form has several files; send one."""
 
 
 class BadJson(Refusal, status=400, code="bad-json", title="Broken JSON"):
@@ -187,19 +187,19 @@ class Unauthorized(Refusal, status=401, code="unauthorized", title="Unauthorized
 
 
 class Forbidden(Refusal, status=403, code="forbidden", title="Forbidden"):
-    """This API key does not allow that."""
+    """This API key may not do that."""
 
 
 class NotFound(Refusal, status=404, code="not-found", title="Not found"):
-    """There is nothing at this path; /docs lists what there is."""
+    """There is nothing at this path; see /docs."""
 
 
 class MethodNotAllowed(Refusal, status=405, code="method-not-allowed", title="Method not allowed"):
-    """This path does not answer that method."""
+    """This path does not support that method."""
 
 
 class UploadStalled(Refusal, status=408, code="upload-stalled", title="Upload stalled"):
-    """Nothing more of the body has arrived for too long."""
+    """The body stopped arriving."""
 
 
 class ImageTooLarge(Refusal, status=413, code="image-too-large", title="Image too large"):
@@ -211,19 +211,19 @@ class BodyTooLarge(Refusal, status=413, code="body-too-large", title="Body too l
 
 
 class TooManyImages(Refusal, status=413, code="too-many-images", title="Too many images"):
-    """The batch holds too many images."""
+    """The batch has too many images."""
 
 
 class UnsupportedBody(Refusal, status=415, code="unsupported-body", title="Unsupported body"):
-    """The content type is none that is read here: send multipart/form-data, application/json, or an image."""
+    """This content type is not supported: send multipart/form-data, application/json or an image."""
 
 
 class UnsupportedFormat(Refusal, status=415, code="unsupported-format", title="Unsupported image format"):
-    """The bytes are no image of a supported format."""
+    """This is not an image in a supported format."""
 
 
 class BrokenImage(Refusal, status=422, code="broken-image", title="Broken image"):
-    """The image cannot be decoded: it is damaged or incomplete."""
+    """The image is damaged or incomplete."""
 
 
 class TooManyPixels(Refusal, status=422, code="too-many-pixels", title="Too many pixels"):
@@ -239,11 +239,11 @@ class TooManyScans(Refusal, status=422, code="too-many-scans", title="Too many s
 
 
 class TooMuchMemory(Refusal, status=422, code="too-much-memory", title="Too much memory"):
-    """Decoding the progressive JPEG would take too much memory: save it as a baseline JPEG, or make it smaller."""
+    """Decoding the progressive JPEG would need too much memory: save it as a baseline JPEG, or make it smaller."""
 
 
 class InvalidParameter(Refusal, status=422, code="invalid-parameter", title="Invalid parameter"):
-    """A parameter has a value that it cannot have."""
+    """A parameter has an invalid value."""
 
 
 class RateLimited(Refusal, status=429, code="rate-limited", title="Rate limited"):
@@ -251,40 +251,40 @@ class RateLimited(Refusal, status=429, code="rate-limited", title="Rate limited"
 
 
 class HeadTooLarge(Refusal, status=431, code="head-too-large", title="Head too large"):
-    """The head of the request, its URL and headers, or its trailers have too many bytes."""
+    """The URL, headers or trailers of the request have too many bytes."""
 
 
 class Internal(Refusal, status=500, code="internal", title="Internal error"):
-    """Something went wrong here, not in the request. The log has it under the request id."""
+    """Something went wrong on the server. Its log has the details under the request id."""
 
 
 class Overloaded(Refusal, status=503, code="overloaded", title="Overloaded"):
-    """Too many images are waiting; try again later."""
+    """Too many images are waiting; try again after Retry-After."""
 
 
 class Draining(Refusal, status=503, code="draining", title="Draining"):
-    """This server is stopping; try again, and another will answer."""
+    """This server is stopping; try again, and another one will answer."""
 
 
 class AuditUnavailable(Refusal, status=503, code="audit-unavailable", title="Audit log unavailable"):
-    """The answer could not be written to the audit log, which is required here."""
+    """The answer could not be written to the audit log, which this server requires."""
 
 
 class CacheUnavailable(Refusal, status=503, code="cache-unavailable", title="Cache unavailable"):
-    """The cache, which holds what is to be forgotten, cannot be reached; try again later."""
+    """The cache cannot be reached, so the answer cannot be deleted; try again later."""
 
 
 class StorageUnavailable(Refusal, status=503, code="storage-unavailable", title="Storage unavailable"):
-    """The disk with the kept images does not answer; try again later."""
+    """The disk with the uploads does not respond; try again later."""
 
 
 class StorageFull(Refusal, status=503, code="storage-full", title="Storage full"):
-    """There is no room left to keep the image."""
+    """The image could not be stored."""
 
 
 class DeadlineExceeded(Refusal, status=504, code="deadline-exceeded", title="Deadline exceeded"):
-    """The image could not be recognised within the deadline."""
+    """The image was not recognised within the deadline."""
 
 
 REFUSALS: dict[str, type[Refusal]] = {kind.code: kind for kind in Refusal.__subclasses__()}
-"""Every kind of refusal by its code; how a client finds the class of a problem it was sent."""
+"""Every refusal by its code, so that a client can raise what the server raised."""

@@ -1,4 +1,4 @@
-"""A function over many items: several at once, answered in order, in bounded memory."""
+"""Map a function over many items with several threads, in order and in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -12,10 +12,10 @@ T = TypeVar("T")
 def in_order(
     function: Callable[[S], T], items: Iterable[S], threads: int, ahead: int
 ) -> Generator[tuple[S, Future[T]], None, None]:
-    """Each item and the future of `function(item)`, in the order of the items; `items` may be without end.
+    """Yield each item with the future of `function(item)`, in the order of `items`, which may be endless.
 
-    At most `ahead` items are taken before the first of them is handed out, so that a slow one holds up no thread
-    unless `ahead` is small. When the iterator is closed, what has not begun is dropped, and nobody waits for the rest.
+    At most `ahead` items are in flight, so a slow one stalls the other threads only if `ahead` is small. Closing the
+    generator drops what has not started and waits for nothing.
     """
     executor = ThreadPoolExecutor(threads, "eyespot-ordered")
     pending: deque[tuple[S, Future[T]]] = deque()

@@ -1,98 +1,108 @@
-"""What an operator can set: environment variables `EYESPOT_*`, each with its unit, its range and one sentence."""
+"""The settings: environment variables `EYESPOT_*`, each with its unit, range and description."""
 
 import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eyespot.choices import ENGINES, FORMATS
 from eyespot.errors import InvalidSetting
 
 PREFIX = "EYESPOT_"
 _OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
-# Kubernetes sets these in every pod beside a Service that is called `eyespot`, EYESPOT_PORT=tcp://… among them.
+# Kubernetes sets these, EYESPOT_PORT=tcp://… included, in every pod if a Service is called `eyespot`.
 _SERVICE_LINK = re.compile(r"EYESPOT_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 _MIB = 1024 * 1024
 
+if TYPE_CHECKING:
+    EngineName = str
+    FormatName = str
+else:  # a type checker cannot read the tables
+    EngineName, FormatName = Literal["auto", *ENGINES], Literal[*FORMATS]
+
 
 class Settings(BaseSettings):
-    """Everything that can be set, in the order of DESIGN section 7."""
+    """All settings, in the order of the manual."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every IPv4 address.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
 
-    model: str = Field("auto", description="Entry of the manifest; `auto` is the first whose weights are here.")
-    manifest: Path = Field(Path("weights/manifest.toml"), description="File that says which networks exist.")
-    labels_dir: Path = Field(Path("labels"), description="Folder of label files that are not beside the manifest.")
-    data_dir: Path = Field(Path("data"), description="Folder for what the server writes; made when missing.")
+    model: str = Field("auto", description="Entry of the manifest; `auto` is the first whose weight file exists.")
+    manifest: Path = Field(Path("weights/manifest.toml"), description="File that lists the models.")
+    labels_dir: Path = Field(Path("labels"), description="Folder for label files that are not beside the manifest.")
+    data_dir: Path = Field(Path("data"), description="Folder for all that the server writes; created if it is missing.")
 
-    engine: Literal["auto", "openvino", "torch", "onnxruntime", "torchscript"] = Field(
+    engine: EngineName = Field(
         "auto",
-        description="Library that computes; `auto` is openvino, torch is the reference, the others are extras.",
+        description="Library that runs the model; `auto` is openvino, torch is the reference, the others are extras.",
     )
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(
         "auto",
-        description="Number format; `auto` is bf16 where it was measured to be faster, else f32. `eyespot quantize` "
-        "makes int8.",
+        description="Number format; `auto` is bf16 if measured to be faster, else f32. int8 needs `eyespot quantize`.",
     )
-    workers: int | None = Field(None, ge=1, le=1024, description="Images in the works at once; by default planned.")
-    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads for each image; by default planned.")
-    queue: int = Field(64, ge=0, le=100_000, description="Images that may wait; one more is refused.")
-    deadline_seconds: float = Field(10, gt=0, le=3600, description="Seconds that a caller waits at most for an image.")
-    drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds between SIGTERM and the closing of the port.")
+    workers: int | None = Field(None, ge=1, le=1024, description="Images processed at once; planned by default.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads per image; planned by default.")
+    queue: int = Field(64, ge=0, le=100_000, description="Maximum number of waiting images.")
+    deadline_seconds: float = Field(10, gt=0, le=3600, description="Maximum seconds to wait for an image.")
+    drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds from SIGTERM until the port closes.")
 
-    max_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB, description="Bytes of one encoded image.")
-    max_pixels: int = Field(25_000_000, ge=1024, le=1_000_000_000, description="Pixels of one JPEG; others half.")
-    formats: Annotated[tuple[Literal["jpeg", "png", "webp"], ...], NoDecode] = Field(
-        ("jpeg", "png", "webp"), min_length=1, description="Image formats that are read, separated by commas."
+    max_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB, description="Maximum bytes of an encoded image.")
+    max_pixels: int = Field(
+        25_000_000, ge=1024, le=1_000_000_000, description="Maximum pixels of a JPEG; half of it for other formats."
     )
-    batch_max: int = Field(64, ge=1, le=10_000, description="Images in one batch.")
-    batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Bytes of the body of one batch.")
+    formats: Annotated[tuple[FormatName, ...], NoDecode] = Field(
+        tuple(FORMATS), min_length=1, description="Accepted image formats, separated by commas."
+    )
+    batch_max: int = Field(64, ge=1, le=10_000, description="Maximum images in a batch.")
+    batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Maximum bytes of a batch's body.")
 
     cache_url: str = Field(
         "memory://",
         pattern=r"^(memory://.*|rediss?://.+|off)$",
-        description="Where answers are remembered: `memory://` (`memory://?max_bytes=67108864`), `redis://…`, `off`.",
+        description="Cache for results: `memory://` (`memory://?max_bytes=67108864`), `redis://…`, `off`.",
     )
     cache_scope: Literal["shared", "key"] = Field(
-        "shared", description="Who shares remembered answers: everybody, or only requests with the same API key."
+        "shared", description="Who shares cached results: all clients, or only those with the same API key."
     )
     audit_url: str = Field(
         "sqlite",
         pattern=r"^(sqlite(:///.+)?|postgresql(\+\w+)?://.+|off)$",
-        description="Where recognitions are recorded: `sqlite` (in the data folder), `postgresql://…` or `off`.",
+        description="Audit log: `sqlite` (in the data folder), `postgresql://…` or `off`.",
     )
-    audit_days: int = Field(30, ge=1, le=36_500, description="Days that a record is kept.")
-    audit_required: bool = Field(False, description="Refuse what cannot be recorded.")
+    audit_days: int = Field(30, ge=1, le=36_500, description="Days that audit records are kept.")
+    audit_required: bool = Field(False, description="Refuse requests that cannot be recorded.")
     audit_address: Literal["full", "truncated", "hashed", "none"] = Field(
-        "full", description="What is recorded of a client's address; truncated is to /24 or /48."
+        "full", description="How client addresses are recorded; `truncated` keeps /24 or /48."
     )
-    uploads: Literal["off", "on"] = Field("off", description="Keep the images that are recognised, in the data folder.")
+    uploads: Literal["off", "on"] = Field("off", description="Keep recognised images in the data folder.")
     uploads_days: int = Field(30, ge=1, le=36_500, description="Days that an image is kept after it was last sent.")
-    uploads_max_bytes: int = Field(1024 * _MIB, ge=0, description="Bytes of kept images; the oldest go first.")
+    uploads_max_bytes: int = Field(
+        1024 * _MIB, ge=0, description="Maximum bytes of kept images; the oldest are deleted first."
+    )
 
     api_keys: SecretStr | None = Field(
-        None, description="`name:secret[:admin],…`, or `@/file` with one a line. Without keys everybody may ask."
+        None, description="`name:secret[:admin],…`, or `@/file` with one key per line. Without keys the API is open."
     )
     rate_limit: str | None = Field(
-        None, description="Requests of one key or address, such as `100/minute` or `10/second;1000/hour`."
+        None, description="Maximum requests per key or address, such as `100/minute` or `10/second;1000/hour`."
     )
     trusted_proxies: str | None = Field(
-        None, description="Addresses and networks, separated by commas, whose X-Forwarded-For is believed."
+        None, description="Proxies whose X-Forwarded-For is trusted: addresses and networks, separated by commas."
     )
     cors_origins: str | None = Field(
-        None, description="Origins, separated by commas, whose pages may call the API; `*` is every one."
+        None, description="Origins whose pages may call the API, separated by commas; `*` is all."
     )
 
     log_format: Literal["auto", "lines", "json"] = Field(
-        "auto", description="`lines` for people, `json` for programs; `auto` is lines on a terminal."
+        "auto", description="`lines` for people, `json` for programs; `auto` is `lines` on a terminal, else `json`."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
 
     @field_validator("formats", mode="before")
     @classmethod
@@ -112,10 +122,10 @@ def variable(name: str) -> str:
 
 
 def load() -> Settings:
-    """The settings of this process's environment.
+    """The settings in this process's environment.
 
     Raises:
-        InvalidSetting: a name is unknown (the nearest known one is named), or a value cannot be.
+        InvalidSetting: a name is unknown (the message suggests the nearest one), or a value is invalid.
     """
     known = {variable(name) for name in Settings.model_fields} | _OF_THE_CLIENT
     for name in sorted(os.environ):

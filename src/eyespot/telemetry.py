@@ -1,13 +1,14 @@
-"""What an operator sees: events in a log, numbers in `/metrics`."""
+"""What an operator sees: events in a log, metrics, and the trace of a request."""
 
 import json
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import TypeVar
+from functools import lru_cache, partial
+from typing import Literal, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,36 +24,35 @@ _logger = logging.getLogger("eyespot")
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter, which nobody asked for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter
 
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 def event(name: str, level: int = logging.INFO, /, *, exc_info: BaseException | None = None, **facts: object) -> None:
-    """Log that something happened: a name in the past tense, and facts as fields."""
+    """Log an event: its name in the past tense, and its facts as fields."""
     if _logger.isEnabledFor(level):
         traceback = (type(exc_info), exc_info, exc_info.__traceback__) if exc_info else None
-        # Not `_logger.log`, which looks for the caller's file and line: a quarter of the time, and nobody reads it.
+        # Not `_logger.log`, which spends a quarter of its time on the caller's file and line.
         record = logging.LogRecord(_logger.name, level, "", 0, name, None, traceback)
         record.facts = facts
         _logger.handle(record)
 
 
 def configure_logging(log_format: str, level: str) -> None:
-    """Send events to standard error: `lines` for people, `json` for programs, `auto` for whichever is looking."""
+    """Log to standard error: `lines` for people, `json` for programs, `auto` by whether it is a terminal."""
     people = log_format == "lines" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines() if people else _Json())
     _logger.setLevel(level.upper())
-    # Nobody reads these, and finding them out takes time (Python's logging HOWTO, Optimization).
+    # Unused, and collecting them takes time (Python's logging HOWTO, Optimization).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # What libraries say comes out in the same form, or it would not be JSON; from warnings on, since uvicorn's words
-    # about start and stop are our own with fewer facts.
+    # Libraries log in the same format; from warnings on, since uvicorn's start and stop events repeat ours.
     logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _logger.level))
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is odd in a client's form
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # oddities of a client's form
 
 
 _ENCODER = json.JSONEncoder(default=str)  # json.dumps would make one for each line
@@ -81,56 +81,65 @@ class _Lines(logging.Formatter):
 
 @lru_cache(maxsize=1000)
 def child(metric: M, *labels: object) -> M:
-    """`metric.labels(…)`, remembered: looking it up anew takes longer than counting."""
+    """`metric.labels(…)`, cached: the lookup takes longer than counting."""
     return metric.labels(*labels)
 
 
 class Metrics:
-    """The numbers of one server, in a registry of its own, so that two servers in one process do not mix."""
+    """The metrics of one server, in a registry of its own: two servers in one process do not mix."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter("eyespot_requests", "Requests answered.", ["route", "status"], registry=registry)
-        self.request_seconds = Histogram(
-            "eyespot_request_seconds",
-            "From the first byte to the last.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        self.requests = counter("eyespot_requests", "Requests answered.", ["route", "status"])
+        self.request_seconds = histogram(
+            "eyespot_request_seconds", "From the head of the request to the end of the reply.", ["route"]
         )
-        self.step_seconds = Histogram(
-            "eyespot_step_seconds", "Time in one step of the trace.", ["step"], buckets=_SECONDS, registry=registry
+        self.step_seconds = histogram("eyespot_step_seconds", "Time in one step of a recognition.", ["step"])
+        self.queue_depth = gauge("eyespot_queue_depth", "Images waiting for a worker.")
+        self.workers_busy = gauge("eyespot_workers_busy", "Workers that are busy.")
+        self.refused = counter("eyespot_refused", "Requests refused.", ["code"])
+        self.cancelled = counter(
+            "eyespot_cancelled", "Images not started: past their deadline, or their client had disconnected."
         )
-        self.queue_depth = Gauge("eyespot_queue_depth", "Images that wait for a worker.", registry=registry)
-        self.workers_busy = Gauge("eyespot_workers_busy", "Workers that are computing.", registry=registry)
-        self.refused = Counter("eyespot_refused", "Requests refused.", ["code"], registry=registry)
-        self.cancelled = Counter(
-            "eyespot_cancelled", "Images not begun, since they were late or their caller had left.", registry=registry
+        self.image_errors = counter("eyespot_image_errors", "Images that could not be recognised.", ["code"])
+        self.cache = counter(
+            "eyespot_cache", "Recognitions: answered from the cache, computed, or joined to a twin.", ["result"]
         )
-        self.image_errors = Counter(
-            "eyespot_image_errors", "Images that could not be recognised.", ["code"], registry=registry
-        )
-        self.cache = Counter(
-            "eyespot_cache",
-            "Recognitions answered or refused: remembered, computed, or computed for another request too.",
-            ["result"],
-            registry=registry,
-        )
-        self.cache_errors = Counter("eyespot_cache_errors", "What the cache could not do.", registry=registry)
-        self.audit_rows = Counter("eyespot_audit_rows", "Rows of the audit log.", ["result"], registry=registry)
-        self.uploads_not_kept = Counter(
-            "eyespot_uploads_not_kept", "Images that the disk did not take in time.", registry=registry
-        )
-        self.model_info = Gauge(
-            "eyespot_model_info",
-            "The network that answers; always 1.",
-            ["name", "digest", "engine", "precision"],
-            registry=registry,
+        self.cache_errors = counter("eyespot_cache_errors", "Cache operations that failed.")
+        self.audit_rows = counter("eyespot_audit_rows", "Audit rows, written or lost.", ["result"])
+        self.uploads_not_kept = counter("eyespot_uploads_not_kept", "Uploads that the disk did not take in time.")
+        self.model_info = gauge(
+            "eyespot_model_info", "The model that answers; always 1.", ["name", "digest", "engine", "precision"]
         )
 
     def observe_steps(self, steps: Mapping[str, float]) -> None:
-        """Count the seconds that an image spent in each step of its trace."""
+        """Observe the seconds of each step of one image."""
         for step, seconds in steps.items():
             child(self.step_seconds, step).observe(seconds)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One request: its id, its client, and the seconds of each step. Each image of a batch has a trace of its own."""
+
+    request_id: str
+    address: str | None = None  # of the client
+    key: str | None = None  # name of the API key
+    started: float = field(default_factory=time.monotonic)  # when the request arrived
+    steps: dict[str, float] = field(default_factory=dict)
+    cache: Literal["hit", "miss", "joined"] | None = None  # None while no image was looked up
+    mark: float = field(default_factory=time.monotonic)  # end of the last step
+
+    def lap(self, step: str, *, until: float | None = None, seconds: float | None = None) -> None:
+        """End a step now, at `until` (of time.monotonic), or after `seconds`; the next step begins there."""
+        end = self.mark + seconds if seconds is not None else max(self.mark, until or time.monotonic())
+        self.steps[step] = end - self.mark
+        self.mark = end
+
+    def milliseconds(self) -> dict[str, float]:
+        """The steps so far, in milliseconds."""
+        return {step: round(seconds * 1000, 1) for step, seconds in self.steps.items()}

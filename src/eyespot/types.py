@@ -11,7 +11,7 @@ TYPE_URI = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an image becomes the pixels of one network; the numbers travel with its weights.
+    """How an image becomes the input of a model; the numbers belong to its weights.
 
     `resize` and `crop` are pixels; `mean` and `std` are per RGB channel, of values scaled to [0, 1].
     """
@@ -25,21 +25,21 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One class that the network knows."""
+    """One class of a model."""
 
-    class_id: Annotated[int, Field(ge=0, description="Index of the class in the network's output.")]
+    class_id: Annotated[int, Field(ge=0, description="Index of the class in the model's output.")]
     wnid: Annotated[str, Field(description="WordNet 3.0 id of the class.")]
     label: Annotated[str, Field(description="Name of the class; unique.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class, and how sure the network is of it."""
+    """One class, and its confidence."""
 
-    class_id: Annotated[int, Field(ge=0, description="Index of the class in the network's output.")]
+    class_id: Annotated[int, Field(ge=0, description="Index of the class in the model's output.")]
     wnid: Annotated[str, Field(description="WordNet 3.0 id of the class.")]
     label: Annotated[str, Field(description="Name of the class.")]
-    confidence: Annotated[float, Field(ge=0, le=1, description="Softmax of the logits; all classes together make 1.")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="Softmax of the logits; all classes sum to 1.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,18 @@ class ImageInfo:
     """The image that was recognised."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes, as they were sent.")]
-    format: Annotated[str, Field(description="JPEG, PNG or WEBP, told from the first bytes.")]
+    format: Annotated[str, Field(description="Detected from the first bytes, such as JPEG.")]
     width: Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
     height: Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The network that answered."""
+    """The model that answered."""
 
     name: Annotated[str, Field(description="Entry of the manifest.")]
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the weight file.")]
-    engine: Annotated[str, Field(description="Library that computes: openvino, torch, onnxruntime or torchscript.")]
+    engine: Annotated[str, Field(description="Library that runs the model, such as openvino.")]
     precision: Annotated[str, Field(description="Number format of the computation: f32, bf16 or int8.")]
 
 
@@ -136,7 +136,7 @@ class AuditRow:
     key: Annotated[str | None, Field(description="Name of the API key.")]
     sha256: Annotated[str, Field(description="Of the encoded bytes.")]
     bytes: Annotated[int, Field(description="Size of the encoded image.")]
-    format: Annotated[str | None, Field(description="JPEG, PNG or WEBP; null when it was refused.")]
+    format: Annotated[str | None, Field(description="Such as JPEG; null if the image was refused.")]
     width: Annotated[int | None, Field(description="Pixels of the upright image.")]
     height: Annotated[int | None, Field(description="Pixels of the upright image.")]
     model_digest: Annotated[str, Field(description="sha256 of the weight file.")]
@@ -169,41 +169,43 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How the int8 network answers beside the float32 one, on images that it was not calibrated on."""
+    """How an int8 model compares with its float32 original."""
 
-    preset: Annotated[str, Field(description="Calibration preset: the best of several on these images.")]
-    calibrated_on: Annotated[int, Field(description="Images that it was calibrated on.")]
-    measured_on: Annotated[int, Field(description="Other images, on which the rest was measured.")]
-    agreement: Annotated[float, Field(ge=0, le=1, description="Share of them with the same likeliest class.")]
-    mean_difference: Annotated[float, Field(description="Mean difference of that class's confidence.")]
-    worst_difference: Annotated[float, Field(description="Largest difference of that class's confidence.")]
-    images_per_second: Annotated[float, Field(description="Inferences a second in int8, on all cores, one by one.")]
+    preset: Annotated[str, Field(description="Calibration preset: the best of several.")]
+    calibrated_on: Annotated[int, Field(description="Number of images that calibrated it.")]
+    measured_on: Annotated[int, Field(description="Number of other images, on which the rest is measured.")]
+    agreement: Annotated[float, Field(ge=0, le=1, description="Share of them with the same top-1.")]
+    mean_difference: Annotated[float, Field(description="Mean difference of its confidence.")]
+    worst_difference: Annotated[float, Field(description="Largest difference of its confidence.")]
+    images_per_second: Annotated[float, Field(description="In int8, one after another, each on all cores.")]
     images_per_second_before: Annotated[float, Field(description="The same in float32.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may be."""
+    """The limits of a request."""
 
-    max_bytes: Annotated[int, Field(description="Bytes of one encoded image.")]
-    max_pixels: Annotated[int, Field(description="Width times height of a JPEG; a PNG or WebP may have half of it.")]
-    formats: Annotated[list[str], Field(description="Formats that are read.")]
+    max_bytes: Annotated[int, Field(description="Maximum bytes of an encoded image.")]
+    max_pixels: Annotated[
+        int, Field(description="Maximum width times height of a JPEG; other formats may have half of it.")
+    ]
+    formats: Annotated[list[str], Field(description="Accepted image formats.")]
     max_top_k: Annotated[int, Field(description="Largest top_k.")]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The network and what it accepts: the reply of `/model`."""
+    """The model and what it accepts: the reply of `/model`."""
 
     name: str
     digest: str
     architecture: str
     engine: str
     precision: str
-    input_size: Annotated[int, Field(description="Side of the square that the network sees, in pixels.")]
+    input_size: Annotated[int, Field(description="Side of the square input, in pixels.")]
     classes: Annotated[int, Field(description="Number of classes.")]
     accuracy: Accuracy | None
     license: str
-    stand_in: Annotated[bool, Field(description="Whether this network stands in for one whose weights are missing.")]
+    stand_in: Annotated[bool, Field(description="Whether it stands in for a model whose weights are missing.")]
     limits: Limits
-    quantization: Annotated[Quantization | None, Field(description="Of an int8 network.")] = None
+    quantization: Annotated[Quantization | None, Field(description="Of an int8 model.")] = None

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import eyespot
+from tests.manifests import CONTENT, ENTRY, PACKAGED
 from tests.serving import EYESPOT, ROOT, environment, run, serve_files, shown_on_terminal
-from tests.vision.test_weights import CONTENT, ENTRY, PACKAGED
 
 
 @pytest.fixture
@@ -69,22 +69,22 @@ def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:
     assert run("weights", "verify", "net", cwd=folder).returncode == 0
     again = run("weights", "fetch", "--url", "http://127.0.0.1:9/net.pth", cwd=folder)
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout == "net: weights/net.pth is here and right; nothing to fetch\n"
+    assert again.stdout == "net: weights/net.pth is correct; nothing to fetch\n"
 
 
-def test_weights_that_are_wrong_are_fetched_anew(folder: Path) -> None:
+def test_wrong_weights_are_fetched_again(folder: Path) -> None:
     (folder / "copy.pth").write_bytes(CONTENT)
     (folder / "weights" / "net.pth").write_bytes(b"x" + CONTENT[1:])
     gone = run("weights", "fetch", "--from", "gone.pth", cwd=folder)
     assert gone.returncode == 2
     assert (folder / "weights" / "net.pth").read_bytes() == b"x" + CONTENT[1:]
     fetched = run("weights", "fetch", "--from", "copy.pth", cwd=folder)
-    assert (fetched.returncode, fetched.stdout) == (0, "net: weights/net.pth is here and right\n")
+    assert (fetched.returncode, fetched.stdout) == (0, "net: weights/net.pth is correct\n")
     assert "weights/net.pth has sha256" in fetched.stderr
     assert (folder / "weights" / "net.pth").read_bytes() == CONTENT
 
 
-def test_progress_is_shown_on_a_terminal_alone(folder: Path) -> None:
+def test_only_a_terminal_shows_progress(folder: Path) -> None:
     def handler(*args: Any) -> http.server.SimpleHTTPRequestHandler:
         return Quiet(*args, directory=str(folder))
 
@@ -111,7 +111,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "no network is called 'other'"),
+        (["weights", "verify", "other"], "unknown model 'other'"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
@@ -119,7 +119,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         (["classify", "cat.jpg"], "packaged"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(folder: Path, words: list[str], told: str) -> None:
+def test_an_error_is_one_line_and_exit_code_2(folder: Path, words: list[str], told: str) -> None:
     done = run(*words, cwd=folder)
     assert done.returncode == 2, done.stdout
     assert "Traceback" not in done.stderr

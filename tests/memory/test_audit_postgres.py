@@ -14,10 +14,8 @@ import pytest
 import sqlalchemy as sql
 
 from eyespot.errors import AuditUnavailable
-from eyespot.memory import audit as audit_module
-from eyespot.memory import audit_table
 from eyespot.memory.audit_table import AuditTable
-from tests.memory.test_audit import ADMIN, KEYS, ids, log, row
+from tests.memory.helpers import ADMIN, KEYS, ids, open_log, row, serve_log
 from tests.requests import image, metric
 from tests.services import PostgresServer, postgres_server
 from tests.serving import serve_fake, until
@@ -102,7 +100,7 @@ def write(client: httpx.Client, number: int = 0) -> int:
     return client.post("/predict", content=image(number % 10), headers=ADMIN).status_code
 
 
-def test_slow_readers_cost_no_row(database: Database) -> None:
+def test_slow_readers_lose_no_row(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         assert write(client) == 200
         database.slow_down_readers(1.7)
@@ -122,11 +120,9 @@ def test_slow_readers_cost_no_row(database: Database) -> None:
     assert database.run("SELECT count(*) FROM eyespot_audit") == [(len(written),)]
 
 
-def test_a_reader_that_is_late_is_refused_and_the_next_is_answered(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit_table, "READ_SECONDS", 0.5, raising=False)
-    with serve_fake(**settings(database)) as served, served.client(headers=ADMIN) as client:
+def test_a_slow_reader_is_refused_and_the_next_is_answered(database: Database) -> None:
+    table = AuditTable(database.url, Path("/nowhere"), read_seconds=0.5)
+    with serve_log(table) as served, served.client(headers=ADMIN) as client:
         assert write(client) == 200
         writer = database.backends(reading=False)
         database.slow_down_readers(60)
@@ -139,11 +135,9 @@ def test_a_reader_that_is_late_is_refused_and_the_next_is_answered(
         assert database.backends(reading=False) == writer
 
 
-def test_a_reader_whose_backend_hangs_is_cut_and_the_writer_is_not(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit_table, "READ_SECONDS", 0.5, raising=False)
-    with serve_fake(**settings(database)) as served, served.client() as client:
+def test_a_reader_whose_backend_hangs_is_cut_and_the_writer_is_not(database: Database) -> None:
+    table = AuditTable(database.url, Path("/nowhere"), read_seconds=0.5)
+    with serve_log(table) as served, served.client() as client:
         assert write(client) == 200
         writer = database.backends(reading=False)
         database.slow_down_readers(60)
@@ -179,7 +173,7 @@ def test_a_writer_whose_backend_hangs_is_cut_and_a_reader_is_not(database: Datab
         assert write(client) == 200
 
 
-def test_a_connection_that_was_ended_between_two_rows_costs_none(database: Database) -> None:
+def test_a_connection_lost_between_two_rows_loses_none(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         for number in range(5):
             assert write(client, number) == 200
@@ -187,7 +181,7 @@ def test_a_connection_that_was_ended_between_two_rows_costs_none(database: Datab
             assert database.run(f"SELECT pg_terminate_backend({idle}, 9000)") == [(True,)]
 
 
-def test_a_row_whose_connection_breaks_is_written_over_another(database: Database) -> None:
+def test_a_row_whose_connection_breaks_is_retried(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         assert write(client) == 200
         database.end_backend_once("")
@@ -196,7 +190,7 @@ def test_a_row_whose_connection_breaks_is_written_over_another(database: Databas
     assert database.run("SELECT count(*) FROM eyespot_audit") == [(4,)]
 
 
-def test_a_row_whose_commit_had_no_answer_is_not_written_again(database: Database) -> None:
+def test_a_row_whose_commit_had_no_reply_is_not_retried(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         assert write(client) == 200
         database.end_backend_once("DEFERRABLE INITIALLY DEFERRED")  # with COMMIT
@@ -204,10 +198,10 @@ def test_a_row_whose_commit_had_no_answer_is_not_written_again(database: Databas
     assert database.attempts() == 3
 
 
-def test_rows_that_are_refused_cost_no_others(database: Database) -> None:
+def test_a_rejected_row_loses_no_other(database: Database) -> None:
     async def test() -> None:
         table = AuditTable(database.url, Path("/nowhere"))
-        audit = log(table, required=True)
+        audit = open_log(table, required=True)
         await audit.write(row(0))
         database.run("ALTER TABLE eyespot_audit ADD CHECK (request_id <> 'r1')")
         with pytest.raises(AuditUnavailable):
@@ -219,10 +213,7 @@ def test_rows_that_are_refused_cost_no_others(database: Database) -> None:
     asyncio.run(test())
 
 
-def test_nobody_waits_while_a_database_that_is_gone_is_looked_for(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit_module, "_TIMEOUT_SECONDS", 3600)
+def test_replies_do_not_wait_for_attempts_to_reconnect(database: Database) -> None:
     table = AuditTable(database.url, Path("/nowhere"))
     prepare, looked, held = table.prepare, threading.Semaphore(0), threading.Event()
 
@@ -232,7 +223,7 @@ def test_nobody_waits_while_a_database_that_is_gone_is_looked_for(
         prepare()
 
     async def test() -> None:
-        audit = log(table)
+        audit = open_log(table, timeout=3600)
         await audit.write(row(0))
         database.run("ALTER TABLE eyespot_audit RENAME TO away")
         await audit.write(row(1))
@@ -248,7 +239,7 @@ def test_nobody_waits_while_a_database_that_is_gone_is_looked_for(
     asyncio.run(test())
 
 
-def test_one_reader_too_many_is_told_at_once(database: Database) -> None:
+def test_one_reader_too_many_is_refused_at_once(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         assert write(client) == 200
         assert served.recognizer

@@ -14,12 +14,10 @@ import httpx
 import pytest
 
 from eyespot.errors import AuditUnavailable
-from eyespot.memory import audit_table
 from eyespot.memory.audit_table import AuditTable
-from tests.memory.test_audit import ADMIN, KEYS, audit_check, ids, log, row
+from tests.memory.helpers import ADMIN, KEYS, check, eventually, ids, open_log, row, serve_log
 from tests.requests import image
 from tests.serving import serve_fake, until
-from tests.test_pool import until as until_so
 
 GARBAGE = random.Random(1).randbytes(100_000)
 
@@ -98,16 +96,14 @@ def set_aside(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("lose", [*LOSSES, halved])
-def test_a_file_that_is_lost_is_told_and_begun_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, lose: Loss
-) -> None:
+def test_a_lost_file_is_reported_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture, lose: Loss) -> None:
     settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS, "audit_required": True}
     with serve_fake(**settings) as served, served.client() as client:
         ask(client, 0)
         lose(tmp_path)
         until(lambda: "audit_reopened" in caplog.messages)  # without a request that would need a row
-        until(lambda: audit_check(client)["ok"])
-        assert "reopened" in audit_check(client)["detail"]
+        until(lambda: check(served, "audit")["ok"])
+        assert "reopened" in check(served, "audit")["detail"]
         new = [ask(client, number) for number in range(1, 4)]
         page = client.get("/audit", headers=ADMIN).json()
         assert [found["request_id"] for found in page["rows"]] == new[::-1]
@@ -118,7 +114,7 @@ def test_a_file_that_is_lost_is_told_and_begun_anew(
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_row_that_comes_before_anybody_noticed_is_in_the_new_file(tmp_path: Path, lose: Loss) -> None:
+def test_a_row_written_before_the_loss_is_noticed_is_in_the_new_file(tmp_path: Path, lose: Loss) -> None:
     table = AuditTable("sqlite", tmp_path)
     table.prepare()
     table.insert([row(0)])
@@ -133,7 +129,7 @@ def test_a_row_that_comes_before_anybody_noticed_is_in_the_new_file(tmp_path: Pa
 @pytest.mark.parametrize(
     ("lose", "left"), [(overwritten, len(GARBAGE)), (overwritten_by_less, 10), (replaced, len(GARBAGE))]
 )
-def test_what_was_in_a_damaged_file_is_kept_beside_it(tmp_path: Path, lose: Loss, left: int) -> None:
+def test_a_damaged_file_is_kept(tmp_path: Path, lose: Loss, left: int) -> None:
     table = AuditTable("sqlite", tmp_path)
     table.prepare()
     lose(tmp_path)
@@ -144,7 +140,7 @@ def test_what_was_in_a_damaged_file_is_kept_beside_it(tmp_path: Path, lose: Loss
 
 
 @pytest.mark.parametrize("lose", [moved, without_wal, emptied])
-def test_the_rows_of_a_file_that_was_sound_are_all_in_it(tmp_path: Path, lose: Loss) -> None:
+def test_a_sound_file_keeps_all_its_rows(tmp_path: Path, lose: Loss) -> None:
     table = AuditTable("sqlite", tmp_path)
     table.prepare()
     table.insert([row(number) for number in range(500)])
@@ -173,7 +169,7 @@ def test_damage_that_only_sqlite_finds_is_set_aside_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [deleted, overwritten, replaced])
-def test_servers_that_notice_at_once_go_on_in_one_file(tmp_path: Path, lose: Loss) -> None:
+def test_servers_that_notice_a_loss_together_share_one_new_file(tmp_path: Path, lose: Loss) -> None:
     tables = [AuditTable("sqlite", tmp_path) for _ in range(4)]
     for table in tables:
         table.prepare()
@@ -194,14 +190,14 @@ def test_servers_that_notice_at_once_go_on_in_one_file(tmp_path: Path, lose: Los
         table.close()
 
 
-def test_while_there_is_no_file_a_required_row_is_a_503(tmp_path: Path) -> None:
+def test_without_a_file_a_required_row_is_a_503(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS, "audit_required": True}
     with serve_fake(**settings) as served, served.client() as client:
         ask(client, 0)
         deleted(tmp_path)
         audit_file(tmp_path).mkdir()
         until(lambda: client.get("/readyz").status_code == 503)
-        assert "audit.sqlite" in audit_check(client)["detail"]
+        assert "audit.sqlite" in check(served, "audit")["detail"]
         refused = client.post("/predict", content=image(1), headers=ADMIN)
         assert (refused.status_code, refused.json()["code"]) == (503, "audit-unavailable")
         audit_file(tmp_path).rmdir()
@@ -209,11 +205,11 @@ def test_while_there_is_no_file_a_required_row_is_a_503(tmp_path: Path) -> None:
         ask(client, 1)
 
 
-def test_a_start_leaves_a_file_alone_that_may_be_somebody_elses(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_left_alone_at_start(tmp_path: Path) -> None:
     audit_file(tmp_path).write_bytes(GARBAGE)
 
     async def test() -> None:
-        audit = log(AuditTable("sqlite", tmp_path))
+        audit = open_log(AuditTable("sqlite", tmp_path))
         for _ in range(3):
             await audit.write(row(0))
         with pytest.raises(AuditUnavailable):
@@ -225,17 +221,14 @@ def test_a_start_leaves_a_file_alone_that_may_be_somebody_elses(tmp_path: Path) 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"audit.sqlite": GARBAGE}
 
 
-def test_a_question_without_end_does_not_keep_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_table, "READ_SECONDS", 0.2, raising=False)
-    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS}
-
+def test_a_query_without_end_does_not_keep_a_thread(tmp_path: Path) -> None:
     def run(*statements: str) -> None:
         with sqlite3.connect(audit_file(tmp_path)) as connection:
             for statement in statements:
                 connection.execute(statement)
         connection.close()
 
-    with serve_fake(**settings) as served, served.client(headers=ADMIN) as client:
+    with serve_log(AuditTable("sqlite", tmp_path, read_seconds=0.2)) as served, served.client(headers=ADMIN) as client:
         ask(client, 0)
         run(
             "ALTER TABLE eyespot_audit RENAME TO finite",
@@ -249,7 +242,7 @@ def test_a_question_without_end_does_not_keep_a_thread(tmp_path: Path, monkeypat
         assert len(client.get("/audit").json()["rows"]) == 1
 
 
-def test_a_log_that_cannot_be_pruned_is_written_all_the_same(
+def test_a_log_that_cannot_be_pruned_is_still_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def locked(_: object) -> int:
@@ -259,8 +252,8 @@ def test_a_log_that_cannot_be_pruned_is_written_all_the_same(
     monkeypatch.setattr(table, "prune", locked)
 
     async def test() -> None:
-        audit = log(table, required=True)
-        await until_so(lambda: "audit_not_pruned" in caplog.messages)
+        audit = open_log(table, required=True)
+        await eventually(lambda: "audit_not_pruned" in caplog.messages)
         await audit.write(row(0))
         assert audit.state() == (True, "sqlite")
         await audit.close()

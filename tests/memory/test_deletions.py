@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.memory.deletions import Deletions
-from tests.memory.test_uploads import Disk, ask, name, serving, serving_from
+from tests.memory.helpers import Disk, ask, name, serve_uploads, serve_uploads_from
 from tests.requests import IMAGE, image
 from tests.services import redis_server
 from tests.serving import FakeEngine, Served, until
@@ -23,17 +23,17 @@ CACHES = ["memory://", pytest.param("redis", marks=pytest.mark.needs("redis-serv
 
 
 @contextmanager
-def serving_with(
+def serve(
     cache: str, folder: Path, engine: FakeEngine | None = None, workers: int = 2
 ) -> Iterator[tuple[Served, FakeEngine]]:
     """A server with that cache, which keeps images in that folder."""
     engine = engine or FakeEngine()
     settings = {"engine": engine, "audit_url": "off", "queue": 64, "workers": workers}
     if cache != "redis":
-        with serving(folder, cache_url=cache, **settings) as served:
+        with serve_uploads(folder, cache_url=cache, **settings) as served:
             yield served, engine
         return
-    with redis_server() as redis, serving(folder, cache_url=redis.url, **settings) as served:
+    with redis_server() as redis, serve_uploads(folder, cache_url=redis.url, **settings) as served:
         yield served, engine
 
 
@@ -70,8 +70,8 @@ class Sending:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_an_image_that_is_computed_for_the_first_time(tmp_path: Path, cache: str) -> None:
-    with serving_with(cache, tmp_path) as (served, engine), ThreadPoolExecutor(1) as callers:
+def test_an_image_that_is_being_computed(tmp_path: Path, cache: str) -> None:
+    with serve(cache, tmp_path) as (served, engine), ThreadPoolExecutor(1) as callers:
         engine.go.clear()
         sent = callers.submit(ask, served, "POST", "/predict", IMAGE)
         assert engine.started.acquire(timeout=30)
@@ -85,7 +85,7 @@ def test_an_image_that_is_computed_for_the_first_time(tmp_path: Path, cache: str
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("known", [False, True])
 def test_an_image_that_is_still_arriving(tmp_path: Path, cache: str, known: bool) -> None:
-    with serving_with(cache, tmp_path) as (served, _):
+    with serve(cache, tmp_path) as (served, _):
         if known:
             ask(served, "POST", "/predict", IMAGE)
         sending = Sending(served)
@@ -98,7 +98,7 @@ def test_an_image_that_is_still_arriving(tmp_path: Path, cache: str, known: bool
 def test_an_image_that_waits_behind_another_on_its_connection(tmp_path: Path) -> None:
     head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nAuthorization: Bearer open-sesame\r\n"
     first = image(1)
-    with serving_with("memory://", tmp_path) as (served, engine):
+    with serve("memory://", tmp_path) as (served, engine):
         engine.go.clear()
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(f"{head}Content-Length: {len(first)}\r\n\r\n".encode() + first)
@@ -117,7 +117,7 @@ def test_an_image_that_waits_behind_another_on_its_connection(tmp_path: Path) ->
 @pytest.mark.parametrize("position", [1, -1])
 def test_an_image_of_a_batch(tmp_path: Path, position: int) -> None:
     """Whether it has been read, and waits for its turn, or not yet."""
-    with serving_with("memory://", tmp_path, workers=1) as (served, engine), ThreadPoolExecutor(1) as callers:
+    with serve("memory://", tmp_path, workers=1) as (served, engine), ThreadPoolExecutor(1) as callers:
         images = [image(number) for number in range(8)]
         images[position] = IMAGE
         with served.client() as client:
@@ -134,7 +134,7 @@ def test_an_image_of_a_batch(tmp_path: Path, position: int) -> None:
 
 
 def test_what_is_sent_after_the_deletion_is_new(tmp_path: Path) -> None:
-    with serving_with("memory://", tmp_path) as (served, engine), ThreadPoolExecutor(2) as callers:
+    with serve("memory://", tmp_path) as (served, engine), ThreadPoolExecutor(2) as callers:
         older = Sending(served)
         assert ask(served, "DELETE", UPLOAD).status_code == 404
         engine.go.clear()
@@ -151,7 +151,7 @@ def test_what_is_sent_after_the_deletion_is_new(tmp_path: Path) -> None:
 
 def test_an_image_that_is_sent_while_the_deletion_waits_for_the_disk(tmp_path: Path) -> None:
     pipe = tmp_path / "uploads" / name(image(1))[:2] / name(image(1))
-    with serving_from(Disk(hanging=0), tmp_path) as (served, uploads), ThreadPoolExecutor(9) as callers:
+    with serve_uploads_from(Disk(hanging=0), tmp_path) as (served, uploads), ThreadPoolExecutor(9) as callers:
         pipe.parent.mkdir(parents=True)
         os.mkfifo(pipe)  # whoever reads it waits for somebody to write
         for _ in range(8):  # as many threads
@@ -166,9 +166,9 @@ def test_an_image_that_is_sent_while_the_deletion_waits_for_the_disk(tmp_path: P
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_whatever_comes_together(tmp_path: Path, cache: str) -> None:
+def test_any_interleaving(tmp_path: Path, cache: str) -> None:
     """The last deletion comes when all requests have begun, and some have been answered."""
-    with serving_with(cache, tmp_path) as (served, _), ThreadPoolExecutor(4) as callers:
+    with serve(cache, tmp_path) as (served, _), ThreadPoolExecutor(4) as callers:
         for seed in range(40):
             chance = random.Random(seed)
             sending = [Sending(served) for _ in range(chance.randrange(1, 5))]
@@ -194,11 +194,11 @@ def test_deletions_are_remembered_within_a_bound() -> None:
     deletions = Deletions(max_remembered=2)
     began = time.monotonic()
     for sha256 in ("a", "b"):
-        with deletions.under_way(sha256):
+        with deletions.running(sha256):
             pass
     assert [deletions.since(sha256, began) for sha256 in "abc"] == [True, True, False]
     meanwhile = time.monotonic()
-    with deletions.under_way("c"):
+    with deletions.running("c"):
         assert deletions.since("c", time.monotonic())
     assert [deletions.since(sha256, began) for sha256 in "abcd"] == [True] * 4  # of a request so old it is not known
     assert [deletions.since(sha256, meanwhile) for sha256 in "abcd"] == [False, False, True, False]
@@ -207,8 +207,8 @@ def test_deletions_are_remembered_within_a_bound() -> None:
 
 def test_a_deletion_counts_until_the_last_of_several_has_ended() -> None:
     deletions = Deletions()
-    with deletions.under_way("a"):
-        with deletions.under_way("a"):
+    with deletions.running("a"):
+        with deletions.running("a"):
             pass
         assert deletions.since("a", time.monotonic() + 1)
     assert not deletions.since("a", time.monotonic() + 1)

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import transforms
 
 from eyespot.errors import BrokenImage, EngineUnavailable, GoldenImageFailed, WeightsMissing
-from eyespot.vision import export
+from eyespot.vision import export, exporter
 from eyespot.vision.classifier import Classifier, Scores
 from eyespot.vision.engines import softmax
 from eyespot.vision.engines.openvino import has_bf16
@@ -42,19 +42,19 @@ def test_photographs_are_recognised(classifier: Classifier, name: str, labels: s
 
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut", "hubble_deep_field", "retina"])
-def test_engines_and_imaging_agree_with_torch_and_torchvision(
+def test_openvino_and_preprocess_agree_with_torch_and_torchvision(
     classifier: Classifier, reference: Classifier, name: str
 ) -> None:
-    """The reference: torchvision's own transforms, and torch."""
+    """The reference is torch with torchvision's own transforms."""
     data = makers.jpeg(name)
     bicubic = transforms.InterpolationMode.BICUBIC
     view = transforms.Compose([transforms.Resize(256, interpolation=bicubic), transforms.CenterCrop(224)])
     pixels = np.asarray(view(Image.open(io.BytesIO(data)).convert("RGB")))
     expected = softmax(reference.engine.infer(pixels[None])[0][0])
     best = int(expected.argmax())
-    for seen in (classifier.scores(data), reference.scores(data)):
-        assert seen.class_ids[0] == best
-        assert abs(float(seen.confidences[0] - expected[best])) <= 0.03
+    for scores in (classifier.scores(data), reference.scores(data)):
+        assert scores.class_ids[0] == best
+        assert abs(float(scores.confidences[0] - expected[best])) <= 0.03
 
 
 @pytest.mark.parametrize("orientation", makers.ORIENTATIONS)
@@ -67,7 +67,7 @@ def test_a_photograph_is_the_same_in_every_orientation(classifier: Classifier, o
 
 def test_many_threads_get_their_own_answers(classifier: Classifier) -> None:
     names = ["chelsea", "coffee", "rocket", "astronaut"] * 6
-    alone = {name: classifier.classify(makers.jpeg(name)) for name in set(names)}
+    expected = {name: classifier.classify(makers.jpeg(name)) for name in set(names)}
     together: dict[int, object] = {}
 
     def work(i: int) -> None:
@@ -78,7 +78,7 @@ def test_many_threads_get_their_own_answers(classifier: Classifier) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(together[i] == alone[name] for i, name in enumerate(names))
+    assert all(together[i] == expected[name] for i, name in enumerate(names))
 
 
 def test_confidences_are_ordered_and_sum_to_one(classifier: Classifier) -> None:
@@ -106,11 +106,11 @@ def test_the_stand_in_says_so(data_dir: Path, caplog: pytest.LogCaptureFixture) 
         assert "eyespot weights fetch resnet18" in record.facts["remedy"]  # type: ignore[attr-defined]
 
 
-def test_a_network_that_was_asked_for_by_name_is_no_stand_in(classifier: Classifier) -> None:
+def test_a_model_chosen_by_name_is_not_a_stand_in(classifier: Classifier) -> None:
     assert not classifier.card.stand_in
 
 
-def test_a_named_network_without_weights_is_an_error(tmp_path: Path) -> None:
+def test_a_model_chosen_by_name_needs_its_weights(tmp_path: Path) -> None:
     (tmp_path / "manifest.toml").write_text(MANIFEST.read_text())
     with pytest.raises(WeightsMissing, match="resnet18-f37072fd"):
         Classifier.open(tmp_path / "manifest.toml", "resnet18")
@@ -122,9 +122,10 @@ def test_a_named_network_without_weights_is_an_error(tmp_path: Path) -> None:
         ({"precision": "int8"}, "eyespot quantize"),
         ({"engine": "torch", "precision": "int8"}, "torch computes in f32"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "onnxruntime computes in f32"),
+        ({"engine": "tensorrt"}, "unknown engine 'tensorrt'; the engines are openvino, torch"),
     ],
 )
-def test_what_cannot_be_had_is_an_error(tmp_path: Path, choice: dict[str, str], reason: str) -> None:
+def test_an_unavailable_engine_or_precision_is_an_error(tmp_path: Path, choice: dict[str, str], reason: str) -> None:
     with pytest.raises(EngineUnavailable, match=reason):
         Classifier.open(MANIFEST, "efficientnet-lite0", data_dir=tmp_path, **choice)
 
@@ -137,24 +138,22 @@ def test_bf16_differs_from_torch_only_where_torch_is_undecided(
         pytest.skip("this processor does not compute in bf16 natively")
     bf16 = Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir, latency_threads=2)
     data = makers.jpeg(name)
-    expected, seen = reference.scores(data), bf16.preprocess(data)
+    expected, scores = reference.scores(data), bf16.scores(data)
     confidence = dict(zip(expected.class_ids.tolist(), expected.confidences.tolist(), strict=True))
-    assert confidence[int(seen.class_ids[0])] >= expected.confidences[0] / 2
-    assert abs(float(seen.confidences[0]) - confidence[int(seen.class_ids[0])]) <= 0.05
+    assert confidence[int(scores.class_ids[0])] >= expected.confidences[0] / 2
+    assert abs(float(scores.confidences[0]) - confidence[int(scores.class_ids[0])]) <= 0.05
 
 
 @pytest.mark.needs("make test-all")
 @pytest.mark.parametrize("engine", ["onnxruntime", "torchscript"])
-def test_the_engines_that_people_ask_for_answer_as_torch_does(
-    reference: Classifier, data_dir: Path, engine: str
-) -> None:
+def test_other_engines_answer_as_torch_does(reference: Classifier, data_dir: Path, engine: str) -> None:
     other = Classifier.open(MANIFEST, "efficientnet-lite0", engine=engine, data_dir=data_dir, latency_threads=2)
     assert (other.info.engine, other.info.precision) == (engine, "f32")
     other.check_golden_image()
-    images = export.proof_images(other.recipe)[:3]
+    images = exporter.proof_images(other.recipe)[:3]
     expected, maps = reference.engine.infer(images, features=True)
-    for alone in (True, False):
-        actual, features = other.engine.infer(images, features=True, exclusive=alone)
+    for exclusive in (True, False):
+        actual, features = other.engine.infer(images, features=True, exclusive=exclusive)
         np.testing.assert_allclose(actual, expected, atol=1e-3)
         assert features is not None
         assert maps is not None
@@ -162,7 +161,7 @@ def test_the_engines_that_people_ask_for_answer_as_torch_does(
     assert other.engine.infer(images)[1] is None
 
 
-def test_an_image_that_is_alone_is_computed_so_and_two_at_once_are_not() -> None:
+def test_a_single_image_is_exclusive_and_two_at_once_are_not() -> None:
     engine = FakeEngine()
     fake = fake_classifier(engine)
     fake.scores(makers.jpeg("coffee"))
@@ -182,39 +181,39 @@ def test_an_image_that_is_alone_is_computed_so_and_two_at_once_are_not() -> None
     assert engine.exclusive == [True, True, False, True, True]
 
 
-def test_the_golden_image_is_not_held_to_the_limits_of_a_request() -> None:
+def test_the_limits_of_requests_do_not_apply_to_the_golden_image() -> None:
     fake_classifier(FakeEngine(), max_pixels=1024, formats=["png"]).check_golden_image()
 
 
-def test_the_golden_image_goes_through_both_forms_of_the_engine() -> None:
+def test_the_golden_image_is_computed_shared_and_exclusive() -> None:
     engine = FakeEngine()
     fake_classifier(engine).check_golden_image()
     assert engine.exclusive == [True, False]
 
 
-def test_the_golden_image_catches_a_network_that_sees_something_else() -> None:
+def test_the_golden_image_catches_a_model_that_recognises_something_else() -> None:
     fake = fake_classifier(FakeEngine(), record=golden((9, 0.5), (4, 0.4)))
     with pytest.raises(GoldenImageFailed, match="class 9"):
         fake.check_golden_image()
 
 
 @pytest.mark.parametrize(("precision", "likely"), [("f32", False), ("bf16", True), ("int8", True)])
-def test_less_precision_may_take_a_class_that_torch_finds_half_as_likely(precision: str, likely: bool) -> None:
+def test_below_f32_a_class_may_win_that_torch_finds_half_as_likely(precision: str, likely: bool) -> None:
     engine = FakeEngine()
     engine.precision = precision
-    seen = int(fake_classifier(engine).preprocess(export.SAMPLE.read_bytes()).class_ids[0])
-    close = fake_classifier(engine, record=golden((9, 0.5), (seen, 0.26)))
+    scores = int(fake_classifier(engine).scores(export.SAMPLE.read_bytes()).class_ids[0])
+    close = fake_classifier(engine, record=golden((9, 0.5), (scores, 0.26)))
     if likely:
         close.check_golden_image()
     else:
         with pytest.raises(GoldenImageFailed):
             close.check_golden_image()
     with pytest.raises(GoldenImageFailed):
-        fake_classifier(engine, record=golden((9, 0.5), (seen, 0.24))).check_golden_image()
-    fake_classifier(engine, record=golden((seen, 0.5), (9, 0.5))).check_golden_image()
+        fake_classifier(engine, record=golden((9, 0.5), (scores, 0.24))).check_golden_image()
+    fake_classifier(engine, record=golden((scores, 0.5), (9, 0.5))).check_golden_image()
 
 
-def test_the_golden_image_catches_what_is_not_a_number() -> None:
+def test_the_golden_image_catches_nan() -> None:
     class Broken(FakeEngine):
         def infer(self, pixels, *, features=False, exclusive=False):  # type: ignore[no-untyped-def]
             return np.full((1, 10), np.nan, np.float32), None
@@ -223,18 +222,18 @@ def test_the_golden_image_catches_what_is_not_a_number() -> None:
         fake_classifier(Broken()).check_golden_image()
 
 
-def test_what_was_seen_is_the_same_when_it_was_packed() -> None:
-    seen = fake_classifier(FakeEngine()).preprocess(makers.encode(makers.flat((300, 200)), "WEBP"))
-    packed = seen.pack()
+def test_packed_scores_unpack_to_the_same() -> None:
+    scores = fake_classifier(FakeEngine()).scores(makers.encode(makers.flat((300, 200)), "WEBP"))
+    packed = scores.pack()
     again = Scores.unpack(packed, 10)
-    assert (again.class_ids == seen.class_ids).all()
-    assert (again.confidences == seen.confidences).all()
+    assert (again.class_ids == scores.class_ids).all()
+    assert (again.confidences == scores.confidences).all()
     assert (again.format, again.width, again.height) == ("WEBP", 300, 200)
 
 
-@given(st.binary(max_size=200) | st.integers(0, 99).map(lambda size: b"eye1" + bytes(size)), st.integers(1, 20))
+@given(st.binary(max_size=200) | st.integers(0, 99).map(lambda size: b"eye2" + bytes(size)), st.integers(1, 20))
 def test_other_bytes_are_not_unpacked(data: bytes, classes: int) -> None:
-    if len(data) == 20 + 8 * classes and data.startswith(b"eye1"):
+    if len(data) == 24 + 8 * classes and data.startswith(b"eye2"):
         return
     with pytest.raises(ValueError, match="packed"):
         Scores.unpack(data, classes)

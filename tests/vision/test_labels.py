@@ -28,17 +28,17 @@ def row(class_id: int, name: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ([row(0, "a"), row(1, "a")], "unique"),
         ([row(1, "a"), row(0, "b")], "order"),
-        ([{"label": "a"}], "no label file"),
-        ("{", "no label file"),
+        ([{"label": "a"}], "not a label file"),
+        ("{", "not a label file"),
     ],
 )
-def test_a_bad_file_is_told(tmp_path: Path, content: object, told: str) -> None:
+def test_a_bad_file_is_an_error(tmp_path: Path, content: object, message: str) -> None:
     (tmp_path / "own.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(BadManifest, match=told):
+    with pytest.raises(BadManifest, match=message):
         load_labels("own", [tmp_path])
 
 

@@ -1,4 +1,4 @@
-"""The orientation is found wherever Pillow finds it, and nothing else is read."""
+"""The orientation is found wherever Pillow finds it."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ def test_xmp_counts_when_exif_says_nothing(xmp: bytes) -> None:
         b"II+" + exif(6)[3:],
     ],
 )
-def test_what_says_nothing_that_can_be_is_upright(broken: bytes) -> None:
+def test_an_invalid_orientation_is_upright(broken: bytes) -> None:
     assert orientation(broken, b"") == 1
 
 
@@ -102,8 +102,8 @@ def test_every_place_is_read_as_pillow_reads_it(name: str) -> None:
     data = TURNED[name]
     with Image.open(io.BytesIO(data)) as image:
         assert image.getexif().get(0x0112) == 6
-    seen = preprocess.preprocess(data, RECIPE)
-    assert (seen.width, seen.height) == makers.photograph().size[::-1]
+    result = preprocess.preprocess(data, RECIPE)
+    assert (result.width, result.height) == makers.photograph().size[::-1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which of f32 and bf16 is taken: by what was measured, not by what the processor is said to have."""
+"""The choice between f32 and bf16: by measurement, whatever the processor reports."""
 
 import json
 import logging
@@ -23,26 +23,26 @@ Events = Callable[[], list[tuple[str, dict[str, Any]]]]
 
 
 class Timed:
-    """An engine that sees one class, and takes so many milliseconds of a clock that nothing else moves."""
+    """An engine that always recognises one class, and moves a clock by its milliseconds."""
 
     name = "openvino"
 
-    def __init__(self, precision: str, milliseconds: float, sees: int, now: list[float]) -> None:
+    def __init__(self, precision: str, milliseconds: float, recognises: int, now: list[float]) -> None:
         self.precision = precision
-        self._milliseconds, self._sees, self._now = milliseconds, sees, now
+        self._milliseconds, self._recognises, self._now = milliseconds, recognises, now
 
     def infer(
         self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
     ) -> tuple[Logits, Features | None]:
         self._now[0] += self._milliseconds / 1000
-        return np.eye(10, dtype=np.float32)[[self._sees]] * 9, None
+        return np.eye(10, dtype=np.float32)[[self._recognises]] * 9, None
 
 
 class Machine:
-    """A processor on which an inference takes `f32` or `bf16` milliseconds; None is one that cannot compile bf16."""
+    """A processor on which an inference takes `f32` or `bf16` milliseconds; None cannot compile bf16."""
 
-    def __init__(self, f32: float, bf16: float | None, sees: int = 3) -> None:
-        self.f32, self.bf16, self.sees = f32, bf16, sees
+    def __init__(self, f32: float, bf16: float | None, recognises: int = 3) -> None:
+        self.f32, self.bf16, self.recognises = f32, bf16, recognises
         self.now = [0.0]
         self.loaded: list[bool] = []
 
@@ -52,7 +52,7 @@ class Machine:
             return Timed("f32", self.f32, 3, self.now)
         if self.bf16 is None:
             raise RuntimeError("Exception from src/core.cpp:131:\nSupported primitive descriptors list is empty\n")
-        return Timed("bf16", self.bf16, self.sees, self.now)
+        return Timed("bf16", self.bf16, self.recognises, self.now)
 
     def choose(self, data_dir: Path, platform: str = "this processor", record: Export = RECORD) -> str:
         return precision.load_fastest(self.load, record, platform, data_dir, clock=lambda: self.now[0])[0].precision
@@ -72,22 +72,22 @@ def events(caplog: pytest.LogCaptureFixture) -> Events:
         (Machine(31, 16), "bf16"),
         (Machine(25, 35), "f32"),
         (Machine(25, 24), "f32"),  # not worth its rounding
-        (Machine(25, 4.4, sees=7), "f32"),  # wrong
+        (Machine(25, 4.4, recognises=7), "f32"),  # wrong
         (Machine(25, None), "f32"),
     ],
 )
-def test_bf16_is_taken_where_it_is_faster_and_right(machine: Machine, chosen: str, tmp_path: Path) -> None:
+def test_bf16_is_chosen_if_it_is_faster_and_right(machine: Machine, chosen: str, tmp_path: Path) -> None:
     assert machine.choose(tmp_path) == chosen
 
 
-def test_both_figures_are_told_when_they_were_measured(tmp_path: Path, events: Events) -> None:
+def test_a_new_comparison_is_logged_with_both_figures(tmp_path: Path, events: Events) -> None:
     for _ in range(2):
         Machine(31, 16).choose(tmp_path)
     figures = {"precision": "bf16", "f32_ms": 31.0, "bf16_ms": 16.0, "golden": True}
     assert events() == [("precision_compared", figures)]
 
 
-def test_a_model_that_does_not_compile_in_bf16_is_one_warning(tmp_path: Path, events: Events) -> None:
+def test_a_model_that_does_not_compile_in_bf16_logs_one_warning(tmp_path: Path, events: Events) -> None:
     for _ in range(2):
         assert Machine(31, None).choose(tmp_path) == "f32"
     (warning, facts), *others = events()
@@ -97,7 +97,7 @@ def test_a_model_that_does_not_compile_in_bf16_is_one_warning(tmp_path: Path, ev
     assert [name for name, _ in others] == ["precision_compared"]
 
 
-def test_a_comparison_is_remembered_for_its_processor_and_export(tmp_path: Path) -> None:
+def test_a_comparison_is_kept_for_its_processor_and_export(tmp_path: Path) -> None:
     machine = Machine(31, 16)
     assert machine.choose(tmp_path) == "bf16"
     assert machine.loaded == [False, True]
@@ -111,7 +111,7 @@ def test_a_comparison_is_remembered_for_its_processor_and_export(tmp_path: Path)
     assert len(json.loads((tmp_path / "precision.json").read_text())) == 3
 
 
-def test_what_is_remembered_and_cannot_run_any_more_is_compared_anew(tmp_path: Path) -> None:
+def test_a_kept_choice_that_no_longer_compiles_is_compared_again(tmp_path: Path) -> None:
     machine = Machine(31, 16)
     assert machine.choose(tmp_path) == "bf16"
     machine.bf16 = None
@@ -120,22 +120,22 @@ def test_what_is_remembered_and_cannot_run_any_more_is_compared_anew(tmp_path: P
     assert machine.choose(tmp_path) == "f32"
 
 
-@pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"this processor": 1}'])
-def test_a_damaged_memory_is_made_anew(left: bytes, tmp_path: Path) -> None:
-    (tmp_path / "precision.json").write_bytes(left)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"this processor": 1}'])
+def test_a_damaged_file_is_rewritten(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "precision.json").write_bytes(content)
     assert Machine(31, 16).choose(tmp_path) == "bf16"
     assert [path.name for path in tmp_path.iterdir()] == ["precision.json"]
     assert len(json.loads((tmp_path / "precision.json").read_text())) == 1
 
 
-def test_where_nothing_can_be_written_it_is_measured_each_time(tmp_path: Path) -> None:
+def test_without_a_writable_folder_every_start_compares(tmp_path: Path) -> None:
     machine = Machine(31, 16)
     for _ in range(2):
         assert machine.choose(tmp_path / "missing") == "bf16"
     assert machine.loaded == [False, True] * 2
 
 
-def test_bf16_that_was_asked_for_and_cannot_be_had_is_an_error(data_dir: Path) -> None:
+def test_bf16_by_name_is_an_error_if_it_is_unavailable(data_dir: Path) -> None:
     if has_bf16():
         with pytest.raises(EngineUnavailable, match="cannot run this model in bf16"):
             precision.load_engine("bf16", Machine(31, None).load, RECORD, data_dir)
@@ -145,8 +145,8 @@ def test_bf16_that_was_asked_for_and_cannot_be_had_is_an_error(data_dir: Path) -
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE", ""])
-def test_a_server_starts_whatever_instructions_the_processor_has(packaged: dict[str, str], instructions: str) -> None:
-    """OpenVINO goes on naming bf16 where oneDNN is kept from it: with AVX2 the model does not compile then."""
+def test_a_server_starts_with_any_instruction_set(packaged: dict[str, str], instructions: str) -> None:
+    """OpenVINO still reports bf16 when oneDNN may not use it; with AVX2 the model then does not compile."""
     settings = {**packaged, "EYESPOT_PRECISION": "auto"} | (
         {"ONEDNN_MAX_CPU_ISA": instructions} if instructions else {}
     )

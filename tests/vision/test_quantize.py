@@ -1,4 +1,4 @@
-"""int8 from a folder of images: the command as a person types it, and what it chooses, measures and refuses."""
+"""int8 from a folder of images: the command, and what it chooses, measures and refuses."""
 
 import shutil
 import subprocess
@@ -12,21 +12,21 @@ from PIL import Image
 
 from eyespot.errors import EngineUnavailable, ExportRefused, TooFewImages
 from eyespot.types import Quantization
-from eyespot.vision import export, quantize, weights
+from eyespot.vision import export, exporter, quantize, weights
 from eyespot.vision.classifier import Classifier
-from eyespot.vision.engines import Engine
+from eyespot.vision.engines import Engine, Threads
 from eyespot.vision.quantize import Images
 from eyespot.vision.weights import Entry
 from tests import makers
+from tests.recorder import recorder_in
 from tests.serving import EYESPOT, RECIPE, ROOT, FakeEngine, environment
-from tests.whole.test_calls_home import recorder_in
 
 MANIFEST = ROOT / "weights" / "manifest.toml"
 PHOTOGRAPHS = ["chelsea", "coffee", "rocket", "astronaut", "hubble_deep_field", "retina", "camera", "moon"]
 
 
 def views(photograph: Image.Image) -> list[Image.Image]:
-    """Five small images of one photograph: all of it, its mirror image and three parts."""
+    """Five small images from one photograph: the whole, its mirror image and three parts."""
     small = photograph.resize((320, 320 * photograph.height // photograph.width))
     width, height = small.size
     parts = [(0, 0, 240, height * 3 // 4), (80, height // 4, width, height), (40, height // 8, 280, height * 7 // 8)]
@@ -81,7 +81,7 @@ def base(entry: Entry, data_dir: Path) -> tuple[Path, export.Export]:
 
 
 def older(entry: Entry, base: tuple[Path, export.Export], data_dir: Path) -> Path:
-    """A data folder's whole int8 export from an earlier time: the float32 one by another name, without a report."""
+    """An older int8 export in a data folder: the float32 one under another name, without a report."""
 
     def write(unfinished: Path) -> export.Export:
         for name in base[1].files:
@@ -97,7 +97,7 @@ def older(entry: Entry, base: tuple[Path, export.Export], data_dir: Path) -> Pat
 def quantized(
     entry: Entry, base: tuple[Path, export.Export], images_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Quantized:
-    """One real run, where an older int8 export is, watched for whom it calls."""
+    """One real run over an older int8 export, with its network calls recorded."""
     folder = tmp_path_factory.mktemp("quantized")
     older(entry, base, folder / "data")
     settings = {"EYESPOT_MODEL": entry.name, "EYESPOT_DATA_DIR": str(folder / "data"), "COLUMNS": "120"}
@@ -105,7 +105,7 @@ def quantized(
     with pytest.MonkeyPatch.context() as patch:
         recorder = recorder_in(folder, patch)
         done = subprocess.run(
-            # Forced, since images so few and so odd decide nothing.
+            # Forced, because these images are too few and too odd.
             [EYESPOT, "quantize", "--images", images_dir, "--force"],
             env=environment(**settings, **recorder),
             capture_output=True,
@@ -121,17 +121,17 @@ def test_the_report_is_printed_and_is_on_the_card(quantized: Quantized) -> None:
     report = quantized.report
     rows = [line.split("│")[1:3] for line in quantized.done.stdout.splitlines() if line.startswith("│")]
     table = {name.strip(): value.strip() for name, value in rows}
-    assert table["the best way"] == report.preset
-    assert table["images calibrated on, measured on"] == f"{report.calibrated_on}, {report.measured_on}"
+    assert table["best preset"] == report.preset
+    assert table["images to calibrate, to compare"] == f"{report.calibrated_on}, {report.measured_on}"
     assert table["same likeliest class"] == f"{report.agreement:.1%}"
-    apart = f"{report.mean_difference:.3f}, {report.worst_difference:.3f}"
-    assert table["confidence apart, mean and worst"] == apart
-    speeds = f"{report.images_per_second_before:.1f}, {report.images_per_second:.1f}"
-    assert table["images a second, before and after"] == speeds
+    assert table["confidence difference, mean"] == f"{report.mean_difference:.3f}"
+    assert table["confidence difference, worst"] == f"{report.worst_difference:.3f}"
+    assert table["images/s in float32"] == f"{report.images_per_second_before:.1f}"
+    assert table["images/s in int8"] == f"{report.images_per_second:.1f}"
 
 
 @REAL
-def test_every_different_image_is_either_calibrated_or_measured_on(quantized: Quantized) -> None:
+def test_every_distinct_image_calibrates_or_measures(quantized: Quantized) -> None:
     report = quantized.report
     assert (report.calibrated_on, report.measured_on) == (26, 14)
     assert report.preset in quantize.PRESETS
@@ -141,8 +141,8 @@ def test_every_different_image_is_either_calibrated_or_measured_on(quantized: Qu
 
 @REAL
 def test_a_file_that_is_no_image_is_named(quantized: Quantized, images_dir: Path) -> None:
-    named = [line for line in quantized.done.stderr.splitlines() if "no image that can be read" in line]
-    assert named == [f"{images_dir / 'notes.txt'}: no image that can be read"]
+    named = [line for line in quantized.done.stderr.splitlines() if "not a readable image" in line]
+    assert named == [f"{images_dir / 'notes.txt'}: not a readable image"]
 
 
 @REAL
@@ -157,7 +157,7 @@ def test_int8_recognises_the_golden_image_and_photographs(quantized: Quantized) 
     assert (classifier.info.engine, classifier.info.precision) == ("openvino", "int8")
     classifier.check_golden_image()
     assert "espresso" in {found.label for found in classifier.classify(makers.jpeg("coffee"))}
-    logits, features = classifier.engine.infer(export.proof_images(RECIPE)[:2], features=True)
+    logits, features = classifier.engine.infer(exporter.proof_images(RECIPE)[:2], features=True)
     assert features is not None
     assert (logits.shape, features.shape) == ((2, 1000), (2, 1280, 7, 7))
 
@@ -175,7 +175,7 @@ def test_quantize_calls_nobody(quantized: Quantized) -> None:
     assert quantized.calls == ""
 
 
-def test_without_images_the_command_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_without_images_the_command_fails_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": str(tmp_path / "data")}
     command = [EYESPOT, "quantize", "--images", "images"]
@@ -184,13 +184,13 @@ def test_without_images_the_command_says_so_and_leaves_nothing(tmp_path: Path) -
     )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("eyespot: ")]
-    assert "images has 0 different images" in line
+    assert "images has 0 different readable images" in line
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
 
 
 class Knows(FakeEngine):
-    """Has an answer, confidences of some classes, for each image, which its first byte tells. Takes time on a clock."""
+    """Gives the confidences at the index in an image's first byte, and moves a clock by its seconds."""
 
     def __init__(self, answers: list[list[float]], clock: "Clock | None" = None, *seconds: float) -> None:
         super().__init__()
@@ -206,20 +206,18 @@ class Knows(FakeEngine):
 
 
 class Clock:
-    """Stands still unless an engine computes."""
+    """Moves only while an engine computes."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
-    def perf_counter(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(quantize, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def numbered(count: int) -> Images:
@@ -230,38 +228,38 @@ SURE = [0.8, 0.1, 0.1]
 UNDECIDED = [0.34, 0.33, 0.33]
 
 
-def test_the_nearest_way_is_chosen_even_if_a_likeliest_class_changes(clock: Clock) -> None:
+def test_the_nearest_preset_is_chosen_even_if_a_top1_changes(clock: Clock) -> None:
     before = Knows([SURE, UNDECIDED], clock)
     candidates: dict[str, Engine] = {
         "unsure": Knows([[0.5, 0.3, 0.2], UNDECIDED], clock),
         "near": Knows([SURE, [0.33, 0.34, 0.33]], clock),
         "wrong": Knows([[0.1, 0.8, 0.1], UNDECIDED], clock),
     }
-    assert quantize.choose_way(before, candidates, numbered(2).pixels) == "near"
+    assert quantize.choose_preset(before, candidates, numbered(2).pixels, clock) == "near"
 
 
 def test_confidences_that_are_0_in_float32_are_compared_too(clock: Clock) -> None:
     with np.errstate(divide="ignore"):  # of the fakes' own logarithm
         candidates: dict[str, Engine] = {"wrong": Knows([[1, 0, 0]], clock), "near": Knows([[0, 1, 1e-9]], clock)}
-        assert quantize.choose_way(Knows([[0, 1, 0]], clock), candidates, numbered(1).pixels) == "near"
+        assert quantize.choose_preset(Knows([[0, 1, 0]], clock), candidates, numbered(1).pixels, clock) == "near"
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [(1, "near"), (1.05, "near"), (1.06, "quick"), (3, "quick")])
-def test_a_way_that_is_more_than_5_percent_slower_is_left_out(clock: Clock, seconds: float, chosen: str) -> None:
+def test_a_preset_more_than_5_percent_slower_is_left_out(clock: Clock, seconds: float, chosen: str) -> None:
     candidates: dict[str, Engine] = {
         "quick": Knows([[0.5, 0.3, 0.2]], clock, 1),
         "near": Knows([SURE], clock, seconds),
     }
-    assert quantize.choose_way(Knows([SURE], clock), candidates, numbered(1).pixels) == chosen
+    assert quantize.choose_preset(Knows([SURE], clock), candidates, numbered(1).pixels, clock) == chosen
 
 
-def test_a_moment_in_which_the_machine_is_busy_does_not_count(clock: Clock) -> None:
+def test_a_busy_moment_does_not_count(clock: Clock) -> None:
     engines: list[Engine] = [Knows([SURE], clock, 1, 50, 1), Knows([SURE], clock, 2)]
-    assert quantize.seconds_each(engines, numbered(1).pixels[0]) == [1, 2]
+    assert quantize.median_seconds(engines, numbered(1).pixels[0], clock) == [1, 2]
 
 
 def changed(count: int) -> list[list[float]]:
-    """Answers for 30 images; those of `count` of the ten that are measured on change their likeliest class."""
+    """Confidences for 30 images; `count` of the ten held out change their top-1."""
     return [[0.3, 0.6, 0.1] if number % 3 == 0 and number < 3 * count else [0.7, 0.2, 0.1] for number in range(30)]
 
 
@@ -272,18 +270,18 @@ def test_less_than_90_percent_agreement_is_refused_unless_forced(
     before, after = Knows([SURE] * 30, clock), Knows(changed(count), clock)
     if refused:
         with pytest.raises(ExportRefused, match=r"80\.0% of 10 images.*--force"):
-            quantize.compare(before, after, numbered(30), "a way", force=force)
+            quantize.compare(before, after, numbered(30), "a preset", force=force, clock=clock)
     else:
-        report = quantize.compare(before, after, numbered(30), "a way", force=force)
+        report = quantize.compare(before, after, numbered(30), "a preset", force=force, clock=clock)
         assert report.agreement == 1 - count / 10
 
 
-def test_the_figures_of_the_report_are_those_of_the_images_held_out(clock: Clock) -> None:
+def test_the_report_is_about_the_images_held_out(clock: Clock) -> None:
     answers = [[0.3, 0.6, 0.1] if number % 3 else [0.7, 0.2, 0.1] for number in range(30)]
     answers[27] = [0.3, 0.6, 0.1]
     before, after = Knows([SURE] * 30, clock, 1 / 25), Knows(answers, clock, 1 / 100)
-    assert quantize.compare(before, after, numbered(30), "a way", force=False) == Quantization(
-        preset="a way",
+    assert quantize.compare(before, after, numbered(30), "a preset", force=False, clock=clock) == Quantization(
+        preset="a preset",
         calibrated_on=20,
         measured_on=10,
         agreement=0.9,
@@ -328,7 +326,7 @@ def test_all_images_of_a_folder_and_those_below_it_are_read(tmp_path: Path) -> N
     assert images.pixels[0].dtype == np.uint8
 
 
-def test_no_more_than_the_limit_are_read_and_what_is_skipped_does_not_count(tmp_path: Path) -> None:
+def test_skipped_files_do_not_count_towards_the_limit(tmp_path: Path) -> None:
     write_images(tmp_path, range(40))
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")
@@ -337,13 +335,13 @@ def test_no_more_than_the_limit_are_read_and_what_is_skipped_does_not_count(tmp_
     assert len(read(tmp_path, 40).pixels) == len(read(tmp_path, 99).pixels) == 40
 
 
-def test_doubles_are_read_once(tmp_path: Path) -> None:
+def test_duplicates_are_read_once(tmp_path: Path) -> None:
     write_images(tmp_path, range(30))
     write_images(tmp_path, range(10), "again-{}.png")
     assert sorted(colors(read(tmp_path))) == list(range(30))
 
 
-def test_what_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped_and_named(tmp_path: Path) -> None:
     write_images(tmp_path, range(30))
     broken = {"text.png": b"hello", "empty.jpg": b"", "cut.jpg": makers.jpeg("coffee")[:500]}
     for name, data in broken.items():
@@ -357,11 +355,11 @@ def test_what_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
 def test_less_than_30_different_images_are_too_few(tmp_path: Path, count: int, copies: int) -> None:
     write_images(tmp_path, range(count))
     write_images(tmp_path, range(copies), "again-{}.png")
-    with pytest.raises(TooFewImages, match=f"has {count} different images"):
+    with pytest.raises(TooFewImages, match=f"has {count} different readable images"):
         read(tmp_path)
 
 
-def test_a_folder_that_is_not_there_has_too_few_images(tmp_path: Path) -> None:
+def test_a_missing_folder_has_too_few_images(tmp_path: Path) -> None:
     with pytest.raises(TooFewImages, match="gone"):
         read(tmp_path / "gone")
 
@@ -373,32 +371,28 @@ def test_the_order_of_images_does_not_depend_on_their_names(tmp_path: Path) -> N
     for number in range(32):
         shutil.copy(tmp_path / "one" / f"{number}.png", tmp_path / "two" / f"{99 - number}.png")
     assert colors(read(tmp_path / "one")) == colors(read(tmp_path / "two"))
-    # The third that is held out is then no third of a camera's numbering.
+    # So the third held out is not every third of a camera's numbers.
     assert colors(read(tmp_path / "one")) != sorted(colors(read(tmp_path / "one")))
 
 
-def test_int8_that_is_refused_leaves_the_older_one_as_it_was(
-    entry: Entry, base: tuple[Path, export.Export], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
+def test_a_refused_export_leaves_the_older_one(entry: Entry, base: tuple[Path, export.Export], tmp_path: Path) -> None:
     place = older(entry, base, tmp_path)
     before = (place / "export.json").stat().st_ino
 
-    def calibrate(base: Path, images: object, way: str, folder: Path) -> None:
+    def calibrate(base: Path, images: object, preset: object, folder: Path) -> None:
         folder.mkdir()
 
-    def load(engine: str, folder: Path, *, precision: str, **plan: int) -> Engine:
-        return Knows([[0.1, 0.9] if precision == "int8" else [0.9, 0.1]] * 30, clock)
+    def load(engine: str, folder: Path, threads: Threads, *, precision: str = "f32") -> Engine:
+        return Knows([[0.1, 0.9] if precision == "int8" else [0.9, 0.1]] * 30)
 
-    monkeypatch.setattr(quantize, "_calibrate", calibrate)
-    monkeypatch.setattr(export, "load", load)
     with pytest.raises(ExportRefused):
-        quantize.quantize(entry, 1000, numbered(30), tmp_path, threads=1)
+        quantize.quantize(entry, 1000, numbered(30), tmp_path, threads=1, calibrate=calibrate, load=load)
     assert (place / "export.json").stat().st_ino == before
     assert export.find(entry, 1000, "openvino", [tmp_path / "exports"], "int8")
     assert {path.name for path in place.parent.iterdir()} == {base[0].name, place.name}
 
 
-def test_without_nncf_it_is_said_what_to_install(
+def test_without_nncf_the_error_says_what_to_install(
     entry: Entry, base: tuple[Path, export.Export], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = older(entry, base, tmp_path)

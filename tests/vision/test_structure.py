@@ -1,4 +1,4 @@
-"""What an image is made of is walked in bounded time, whatever it is made of."""
+"""The parts of any file are walked in bounded time."""
 
 import contextlib
 import struct
@@ -88,7 +88,7 @@ def webp(*chunks: bytes) -> bytes:
 
 
 def hostile() -> dict[str, bytes]:
-    """Images of 5 MB of one thing."""
+    """Images with 5 MB of one kind of part."""
     images = {}
     for where, (data, place) in JPEG_PLACES.items():
         for what, part in JPEG_PARTS.items():
@@ -116,7 +116,7 @@ def cpu_seconds(data: bytes) -> float:
 
 
 def test_5_mb_of_anything_are_refused_or_decoded_within_100_ms() -> None:
-    """Of this thread's CPU time, which nobody else uses up; three times as much is allowed, for slower machines."""
+    """In CPU time of this thread; three times as much is allowed for slower machines."""
     took = {name: min(cpu_seconds(data) for _ in range(2)) for name, data in hostile().items()}
     assert len(took) > 170
     assert {name: seconds for name, seconds in took.items() if seconds > 0.3} == {}
@@ -131,7 +131,7 @@ def test_thousands_of_tags_are_read_within_100_ms() -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\x00", b"\xd0", b"\xff\x01"])
 def test_a_run_of_fill_bytes_costs_nothing(end: bytes) -> None:
-    """In a process that is ended after a minute: what is quadratic would need days, and cannot be interrupted."""
+    """In a process that is killed after a minute, because quadratic code would take days and cannot be interrupted."""
     script = (
         "from eyespot.errors import BrokenImage; from eyespot.vision.structure import take_apart\n"
         f"try: take_apart('jpeg', b'\\xff\\xd8' + b'\\xff' * 5_000_000 + {end!r})\n"
@@ -156,7 +156,7 @@ def test_thousands_of_scans_are_refused() -> None:
     ids=["TEM", "restart", "stuffed zero", "fill", "an image of tables alone"],
 )
 def test_scans_cannot_hide(bait: bytes) -> None:
-    """A marker without a length, and after it what would be one of 65,535 bytes; or an end before the first scan."""
+    """Behind a marker without a length, followed by what looks like 65,535 bytes; or behind an end of image."""
     data = makers.many_scans(150)  # 51 kB of them
     with pytest.raises(TooManyScans):
         preprocess.preprocess(makers.with_part(data, b"\xff\xda", bait), RECIPE)
@@ -191,7 +191,7 @@ def test_absurdly_large_tables_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WebP"])
 def test_absurdly_many_chunks_are_refused(kind: str) -> None:
-    """More than 1,000, and than one for every 256 bytes of the file."""
+    """More than 1,000 and one for every 256 bytes of the file."""
 
     def image(count: int) -> bytes:
         if kind == "PNG":
@@ -207,7 +207,7 @@ def test_absurdly_many_chunks_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("piece", [300, 4096, 8192])
 def test_a_large_png_may_have_its_pixels_in_many_pieces(piece: int) -> None:
-    """Encoders that write row by row make pieces of some hundred bytes, libpng of 8 kB."""
+    """Encoders that write row by row make pieces of a few hundred bytes, libpng of 8 kB."""
     noise = np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8)
     whole = makers.encode(Image.fromarray(noise), "PNG")
     pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise), 1)
@@ -227,7 +227,7 @@ def test_what_cameras_write_around_an_image_is_allowed() -> None:
     assert (preprocess.preprocess(full, RECIPE).pixels == preprocess.preprocess(plain, RECIPE).pixels).all()
 
 
-def test_metadata_is_not_what_a_png_is_refused_for() -> None:
+def test_damaged_metadata_does_not_matter_in_a_png() -> None:
     for damaged in (makers.chunk(b"cHRM"), makers.chunk(b"iCCP", b"a\0\1"), makers.chunk(b"tEXt", b"a")[:-1] + b"?"):
         data = makers.with_chunks(PNG, damaged)
         assert (preprocess.preprocess(data, RECIPE).pixels == preprocess.preprocess(PNG, RECIPE).pixels).all()
@@ -247,5 +247,5 @@ def test_metadata_is_not_what_a_png_is_refused_for() -> None:
     ],
     ids=["baseline", "4:4:4", "4:2:0", "padded", "4:2:2", "CMYK", "grey", "not interleaved"],
 )
-def test_the_coefficients_that_a_decoder_holds_are_told_from_the_header(data: bytes, coefficients: int) -> None:
+def test_the_coefficients_in_memory_follow_from_the_header(data: bytes, coefficients: int) -> None:
     assert take_apart("jpeg", data).coefficients == coefficients

@@ -7,28 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests import makers
+from tests.recorder import recorder_in
 from tests.serving import environment, serve_process
-
-# Read by every Python process below, forked or started anew. Refuses what is not loopback, so that nothing leaves, and
-# writes it down, so that a library which swallows the refusal is seen all the same.
-RECORDER = """
-import os, sys
-
-def record(event, args):
-    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyname_ex"):
-        target = args[0]
-    elif event in ("socket.connect", "socket.sendto"):
-        target = args[1][0] if isinstance(args[1], tuple) else None
-    else:
-        return
-    target = target.decode() if isinstance(target, bytes) else target
-    if target not in (None, "", "localhost", "::1") and not str(target).startswith("127."):
-        with open(os.environ["RECORD"], "a") as file:
-            file.write(f"{event} {target}\\n")
-        raise OSError("not loopback")
-
-sys.addaudithook(record)
-"""
 
 PROBES = {
     "a look-up": "import socket; socket.getaddrinfo('example.com', 80)",
@@ -43,14 +23,6 @@ PROBES = {
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The settings with which a Python process, and all that it starts, writes down whom it calls in `record`."""
     return recorder_in(tmp_path, monkeypatch)
-
-
-def recorder_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The same with its files in that folder."""
-    monkeypatch.delenv("CI", raising=False)  # some libraries do not call home from there
-    (folder / "sitecustomize.py").write_text(RECORDER)
-    (folder / "record").touch()
-    return {"PYTHONPATH": str(folder), "RECORD": str(folder / "record")}
 
 
 def recorded(recorder: dict[str, str], script: str) -> list[str]:

@@ -15,7 +15,7 @@ import eyespot
 from eyespot import errors
 from eyespot.settings import Settings, variable
 from eyespot.vision import weights
-from eyespot.web.middleware import STALLED_SECONDS
+from eyespot.web.gate.body_limit import STALLED_SECONDS
 from tests.services import which
 from tests.serving import ROOT, Served
 

@@ -1,1 +1,1 @@
-"""The command line: a module for each subject, which `main` joins."""
+"""The command line: one module per command; `main` joins them."""

@@ -1,49 +1,64 @@
 """`eyespot audit …`."""
 
-import os
+import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import TypeAdapter
 
-from eyespot.cli.terminal import bar, load_settings, out
+from eyespot.cli.terminal import bar, closed_pipe_ends_it, load_settings, say
 from eyespot.errors import AuditUnusable
-from eyespot.memory import audit_export
+from eyespot.types import AuditRow
 
 if TYPE_CHECKING:
     from eyespot.memory.audit_table import AuditTable
 
-app = typer.Typer(help="The audit log that EYESPOT_AUDIT_URL names: who asked for what and what was answered.")
-_SINCE = typer.Option(help="From this time on, UTC: 2026-11-24 or 2026-11-24T09:00:00.", show_default=False)
-_UNTIL = typer.Option(help="Before this time.", show_default=False)
+app = typer.Typer(help="The audit log at EYESPOT_AUDIT_URL: who asked what, and the answers.")
+_SINCE = typer.Option(help="Rows from this time (UTC) on: 2026-11-24 or 2026-11-24T09:00:00.", show_default=False)
+_UNTIL = typer.Option(help="Rows before this time.", show_default=False)
 
 
 @app.command("export")
 def export_audit(
-    as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="A table, or a JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="CSV, or one JSON object per line.")] = False,
     since: Annotated[datetime | None, _SINCE] = None,
     until: Annotated[datetime | None, _UNTIL] = None,
 ) -> None:
-    """Print the audit log, oldest row first. A server may write to it meanwhile.
+    """Print the audit log, oldest row first. A server may keep writing to it.
 
     Examples: `eyespot audit export --csv > audit.csv`, `eyespot audit export --since 2026-11-01 | jq .top5[0].label`
     """
-    with _audit_table() as table:
-        rows = table.all_rows(*(time and time.replace(tzinfo=UTC) for time in (since, until)))
-        try:
-            audit_export.write(rows, sys.stdout, as_csv=as_csv)
-        except BrokenPipeError:  # whoever reads has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with _audit_table() as table, closed_pipe_ends_it():
+        rows = table.all_rows(since=since and since.replace(tzinfo=UTC), until=until and until.replace(tzinfo=UTC))
+        _print_csv(rows) if as_csv else _print_json(rows)
+
+
+def _print_json(rows: Iterable[AuditRow]) -> None:
+    """A JSON object a line, as in `/audit`."""
+    adapter = TypeAdapter(AuditRow)
+    for row in rows:
+        sys.stdout.write(f"{adapter.dump_json(row).decode()}\n")
+
+
+def _print_csv(rows: Iterable[AuditRow]) -> None:
+    """CSV (RFC 4180), with the top five in columns."""
+    columns = [name for name in AuditRow.__dataclass_fields__ if name not in ("id", "time", "top5", "steps")]
+    top5 = [f"{column}{rank}" for rank in range(1, 6) for column in ("label", "confidence")]
+    table = csv.writer(sys.stdout)
+    table.writerow(["id", "time", *columns, *top5])
+    for row in rows:
+        top: list[object] = [value for found in row.top5 for value in (found.label, found.confidence)]
+        top += [None] * (len(top5) - len(top))  # refused, or a model with fewer classes
+        table.writerow([row.id, row.time.isoformat(), *(getattr(row, name) for name in columns), *top])
 
 
 @app.command("prune")
-def prune_audit(
-    days: Annotated[int, typer.Option(min=1, max=36_500, help="Delete what is older than so many days.")],
-) -> None:
-    """Delete old rows of the audit log, now. A server does so every hour with EYESPOT_AUDIT_DAYS.
+def prune_audit(days: Annotated[int, typer.Option(min=1, max=36_500, help="Delete rows older than this.")]) -> None:
+    """Delete old rows of the audit log now. With EYESPOT_AUDIT_DAYS, a server does so every hour.
 
     Example: `eyespot audit prune --days 90`
     """
@@ -52,20 +67,16 @@ def prune_audit(
         while some := table.prune(datetime.now(UTC) - timedelta(days=days)):
             pruned += some
             progress(f"{pruned:,} rows deleted", 0, 1)
-    out.print(f"{pruned:,} rows deleted", markup=False)
+    say(f"{pruned:,} rows deleted")
 
 
 @contextmanager
 def _audit_table() -> Iterator["AuditTable"]:
-    """The table that the settings name.
-
-    Raises:
-        AuditUnusable: there is none, or it cannot be had.
-    """
+    """The table of the settings. Raises `AuditUnusable`."""
     config = load_settings()
     if config.audit_url == "off":
         raise AuditUnusable("there is no audit log: EYESPOT_AUDIT_URL is off")
-    from eyespot.memory.audit_table import AuditTable  # 0.2 s that other commands need not spend
+    from eyespot.memory.audit_table import AuditTable  # takes 0.2 s
 
     table = AuditTable(config.audit_url, config.data_dir)
     try:

@@ -1,23 +1,27 @@
-"""`eyespot classify`: what is in files and folders of images."""
+"""`eyespot classify`: recognise files and folders of images."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eyespot.cli import looking
-from eyespot.cli.asking import Url
-from eyespot.cli.findings import Csv, Finding, Format, JsonLines, Table, encoded
-from eyespot.cli.looking import Question
+from eyespot.cli.backend import Backend, local, remote
+from eyespot.cli.formats import Csv, JsonLines
+from eyespot.cli.output import Output, Stdout, Table
 from eyespot.cli.results import Results
-from eyespot.cli.run import Rows, Run
-from eyespot.cli.terminal import err, out
-from eyespot.types import ModelInfo
+from eyespot.cli.run import Run
+from eyespot.cli.terminal import Url, err, out
+from eyespot.errors import OutputUnusable
+from eyespot.types import ModelInfo, Prediction
+
+if TYPE_CHECKING:
+    from eyespot.client.calls import Options
 
 _KEYWORD_CONFIDENCE = 0.2
+_SIGNAL = 128  # exit codes above are those of signals
 
 
 def classify(
@@ -25,43 +29,38 @@ def classify(
         list[Path],
         typer.Argument(
             metavar="PATH",
-            help="Images, and folders of images with all below them.",
+            help="Images, and folders to search.",
             show_default=False,
-            path_type=str,  # a Path makes the folder that one stands in of an empty text
+            path_type=str,  # Path("") is the current folder
         ),
     ],
     url: Url = None,
     form: Annotated[
         Literal["auto", "table", "jsonl", "csv"],
-        typer.Option("--format", help="`auto` is a table on a terminal, and jsonl, an object a line, elsewhere."),
+        typer.Option("--format", help="`auto`: a table on a terminal, otherwise jsonl, one object per line."),
     ] = "auto",
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write to this file, in the format that its name ends with."),
+        Path | None, typer.Option("--output", "-o", help="Write to this file: CSV if it ends in .csv, else jsonl.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --output where a run before was cut off.")
-    ] = False,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many classes for each image.")] = 3,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue --output after an interrupted run.")] = False,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes per image.")] = 3,
     min_confidence: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Leave out classes below this; by default 0, and 0.2 with --xmp."),
+        float | None, typer.Option(min=0, max=1, help="Minimum confidence; default 0, or 0.2 with --xmp.")
     ] = None,
-    lang: Annotated[
-        Literal["en", "zh"], typer.Option(help="Language of the labels; `zh` answers with the English names so far.")
-    ] = "en",
+    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; `zh` is English for now.")] = "en",
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Images at once; by default planned, and 8 with --url.")
+        int | None,
+        typer.Option(min=1, max=256, help="Images at once; default 8 with --url, otherwise EYESPOT_WORKERS."),
     ] = None,
     xmp: Annotated[
         bool, typer.Option("--xmp", help="Add the classes as keywords to an XMP file beside each image: cat.jpg.xmp.")
     ] = False,
 ) -> None:
-    """Say what is in images: on this machine, without a server, or with `--url` by a server.
+    """Recognise images on this machine, without a server, or with `--url` through one.
 
-    Folders are searched for JPEG, PNG and WebP; what begins with a dot is left out. A file that cannot be recognised is
-    reported on standard error, does not stop the others, and makes the exit code 1. Ctrl-C leaves a whole file, and so
-    does anything else; `--resume` goes on with it. `EYESPOT_MODEL` and the other settings choose the network.
+    Folders are searched for JPEG, PNG and WebP, without names that begin with a dot. A file that fails is reported on
+    standard error, does not stop the others, and makes the exit code 1. Every line is written whole, so `--resume`
+    continues after Ctrl-C or a crash. `EYESPOT_MODEL` and the other settings choose the model.
 
     Examples:
 
@@ -73,28 +72,25 @@ def classify(
     """
     names = [str(path) for path in paths]
     if "" in names:
-        raise typer.BadParameter("a PATH is empty")
-    chosen = _chosen(form, output, resume)
+        raise typer.BadParameter("PATH is empty")
+    chosen = _choose_format(form, output, resume)
     if min_confidence is None:
         min_confidence = _KEYWORD_CONFIDENCE if xmp else 0
-    question = Question(top_k, min_confidence, lang)
-    run = Run(names, out if chosen == "table" else err)
-    try:
-        with (
-            looking.there(url, question, workers) if url else looking.here(question, workers) as looker,
-            _writing(chosen, output, resume, top_k, looker.model, run) as (write, is_done),
-        ):
-            run.go(looking.with_keywords(looker) if xmp else looker, is_done, write)
-    finally:
-        code = run.report()
-    if run.signals:
-        os._exit(128 + run.signals[0])  # a thread may still wait for a server
+    options: Options = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
+    backend = remote(url, options, workers) if url else local(options, workers)
+    if xmp:
+        backend = _with_keywords(backend)
+    with closing(backend):
+        results = _open_output(chosen, output, resume, top_k, backend.model)
+        code = Run(names, backend, results, out if chosen == "table" else err).go()
+    if code > _SIGNAL:
+        os._exit(code)  # a thread may still wait for a server
     raise typer.Exit(code)
 
 
-def _chosen(form: str, output: Path | None, resume: bool) -> str:
+def _choose_format(form: str, output: Path | None, resume: bool) -> str:
     if resume and not output:
-        raise typer.BadParameter("--resume needs --output FILE, which it goes on with")
+        raise typer.BadParameter("--resume needs --output")
     if form == "auto":
         suffix = output.suffix.lower() if output else ""
         return "csv" if suffix == ".csv" else "table" if out.is_terminal and not output else "jsonl"
@@ -103,24 +99,27 @@ def _chosen(form: str, output: Path | None, resume: bool) -> str:
     return form
 
 
-@contextmanager
-def _writing(
-    chosen: str, output: Path | None, resume: bool, top_k: int, model: ModelInfo, run: Run
-) -> Iterator[tuple[Callable[[Finding], None], Callable[[str], bool]]]:
-    """What writes a finding, and what says whether one has been written by the run before."""
-    form: Format = JsonLines() if chosen == "jsonl" else Csv(top_k)
-    if output:
-        with Results(output, form) as results:
-            if resume:
-                results.resume(model)
-                run.problems_before = results.problems
-            else:
-                results.begin()
-            yield results.write, results.has
-    elif chosen == "table":
-        rows = Rows(out, Table(out.width if out.is_terminal else None, top_k))
-        yield rows.write, lambda _: False
-        rows.flush()
+def _open_output(chosen: str, path: Path | None, resume: bool, top_k: int, model: ModelInfo) -> Output:
+    if chosen == "table":
+        return Table(out, top_k)
+    form = JsonLines() if chosen == "jsonl" else Csv(top_k)
+    if not path:
+        return Stdout(form)
+    results = Results(path, form)
+    if resume:
+        results.resume(model)
     else:
-        typer.echo(encoded(form.head()), nl=False)
-        yield lambda finding: typer.echo(encoded(form.line(finding)), nl=False), lambda _: False
+        results.begin()
+    return results
+
+
+def _with_keywords(backend: Backend) -> Backend:
+    try:
+        from eyespot.cli import xmp
+    except ModuleNotFoundError as error:
+        raise OutputUnusable("--xmp needs `pip install eyespot[xmp]`") from error
+
+    def keep(path: str, predictions: list[Prediction]) -> None:
+        xmp.add_keywords(Path(path), [found.label for found in predictions])
+
+    return replace(backend, keep=keep)

@@ -1,23 +1,22 @@
-"""Which images there are in files and folders."""
+"""The images in files and folders."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp")
+from eyespot.choices import SUFFIXES
 
 
 def find(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
-    """The files that are named, and the images in and below the folders that are named; each once.
+    """The named files, and the images in and below the named folders, each once.
 
-    The order is that of the paths; in a folder that of the names, its files before its folders. Names that begin with a
-    dot are left out, as are links to folders, which may lead round in a circle. A folder that cannot be read is told to
-    `unreadable`.
+    They come in the order of the paths; in a folder by name, files before folders. Names that begin with a dot are left
+    out, and so are links to folders, which may form a loop. `unreadable` is called for a folder that cannot be read.
     """
     named: set[str] = set()
     folders: list[str] = []
     for path in paths:
         real = os.path.realpath(path)
-        if real in named or any(_finds(folder, real) for folder in folders):
+        if real in named or any(_contains(folder, real) for folder in folders):
             continue
         if os.path.isdir(path):
             yield from _below(path, real, named, unreadable)
@@ -27,8 +26,8 @@ def find(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> Iterato
         named.add(real)
 
 
-def _finds(folder: str, file: str) -> bool:
-    """Whether `file` is found below `folder`."""
+def _contains(folder: str, file: str) -> bool:
+    """Whether a search of `folder` finds `file`, or passes it if it is a folder."""
     if os.path.commonpath((folder, file)) != folder:
         return False
     parts = os.path.relpath(file, folder).split(os.sep)
@@ -36,7 +35,7 @@ def _finds(folder: str, file: str) -> bool:
 
 
 def _below(path: str, real: str, named: set[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
-    waiting = [(path, real)]  # not recursion, which has an end at a thousand folders
+    waiting = [(path, real)]  # recursion ends at a thousand folders
     while waiting:
         path, real = waiting.pop()
         files, folders = [], []

@@ -1,4 +1,4 @@
-"""`eyespot`: the commands, joined, and what an error of theirs becomes."""
+"""`eyespot`: all commands, and how their errors are shown."""
 
 import io
 import logging
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from eyespot import __version__, settings, telemetry
-from eyespot.cli import asking, audit, weights
+from eyespot.cli import audit, info, weights
 from eyespot.cli.bench import bench
 from eyespot.cli.classify import classify
 from eyespot.cli.quantize import quantize
@@ -24,20 +24,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (serve, classify, asking.health, asking.model, asking.labels, quantize, bench):
+for command in (serve, classify, info.health, info.model, info.labels, quantize, bench):
     app.command()(command)
 app.add_typer(weights.app, name="weights", no_args_is_help=True)
 app.add_typer(audit.app, name="audit", no_args_is_help=True)
 
 
 def main() -> None:
-    """Run a command; what cannot be done is told in one line, with exit code 2."""
+    """Run a command; an error is one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # None when it is closed
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text of this terminal
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that this terminal cannot show
     try:
         app()
-    except (EyespotError, OSError) as error:  # OSError: a file that this user may not read, say
-        if os.environ.get(settings.variable("log_format"), "").lower() == "json":  # the settings may be what is wrong
+    except (EyespotError, OSError) as error:  # OSError: a file without permission
+        if os.environ.get(settings.variable("log_format"), "").lower() == "json":  # the settings may not load
             telemetry.configure_logging("json", "error")
             telemetry.event("start_failed", logging.ERROR, reason=str(error))
         else:
@@ -53,6 +53,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """What is in this image? Offline, on a CPU."""

@@ -6,21 +6,22 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from eyespot import pool
-from eyespot.cli.terminal import bar, err, load_settings, out
+from eyespot import cpus
+from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import EngineUnavailable
+from eyespot.types import Quantization
 from eyespot.vision import weights
 
 
 def quantize(
-    images: Annotated[Path, typer.Option(help="Folder of images like those that will be asked about.")],
-    limit: Annotated[int, typer.Option(min=1, help="Take no more than so many; 150 kB each.")] = 1000,
-    force: Annotated[bool, typer.Option("--force", help="Keep it although it agrees on less than 90 %.")] = False,
+    images: Annotated[Path, typer.Option(help="Folder of images like those to be recognised.")],
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images; each takes 150 kB of memory.")] = 1000,
+    force: Annotated[bool, typer.Option("--force", help="Keep the result even below 90 % agreement.")] = False,
 ) -> None:
-    """Make the network's int8 form, several times as fast on processors with VNNI or AMX, from images of yours.
+    """Quantize the model to int8 with images of yours; several times as fast on processors with VNNI or AMX.
 
-    Two of three images calibrate it; on the others its answers are measured beside those in float32. The report is
-    printed, and `/model` shows it. A few hundred images are enough. `EYESPOT_PRECISION=int8 eyespot serve` uses it.
+    Two thirds of the images calibrate it, the rest compare it with float32. A few hundred are enough. The report is
+    printed, and `/model` shows it. `EYESPOT_PRECISION=int8 eyespot serve` uses the result.
 
     Example: `eyespot quantize --images photos/`
     """
@@ -29,7 +30,7 @@ def quantize(
 
     config = load_settings()
     if config.engine not in ("auto", "openvino"):
-        raise EngineUnavailable(f"int8 is OpenVINO's; EYESPOT_ENGINE={config.engine} computes in f32")
+        raise EngineUnavailable(f"int8 needs openvino, and EYESPOT_ENGINE is {config.engine}")
     int8.check_installed()
     entry = weights.choose(weights.read_manifest(config.manifest), config.model)
     weights.verify(entry)
@@ -37,18 +38,23 @@ def quantize(
     with bar() as progress:
         found = int8.read_images(images, entry.recipe, limit, progress, config.max_pixels, config.formats)
     for path in found.skipped:
-        err.print(f"{path}: no image that can be read", markup=False, soft_wrap=True)
-    threads = pool.plan(config.workers, config.threads).latency_threads
+        say(f"{path}: not a readable image", err)
+    threads = cpus.plan(config.workers, config.threads).latency_threads
     with bar() as progress:
         place, report = int8.quantize(
             entry, classes, found, config.data_dir, threads=threads, force=force, progress=progress
         )
-    table = Table("int8 beside float32", entry.name)
-    table.add_row("the best way", report.preset)
-    table.add_row("images calibrated on, measured on", f"{report.calibrated_on}, {report.measured_on}")
+    _show(entry.name, report)
+    say(f"EYESPOT_PRECISION=int8 uses {place}")
+
+
+def _show(name: str, report: Quantization) -> None:
+    table = Table("int8 compared with float32", name)
+    table.add_row("best preset", report.preset)
+    table.add_row("images to calibrate, to compare", f"{report.calibrated_on}, {report.measured_on}")
     table.add_row("same likeliest class", f"{report.agreement:.1%}")
-    table.add_row("confidence apart, mean and worst", f"{report.mean_difference:.3f}, {report.worst_difference:.3f}")
-    speeds = report.images_per_second_before, report.images_per_second
-    table.add_row("images a second, before and after", f"{speeds[0]:.1f}, {speeds[1]:.1f}")
+    table.add_row("confidence difference, mean", f"{report.mean_difference:.3f}")
+    table.add_row("confidence difference, worst", f"{report.worst_difference:.3f}")
+    table.add_row("images/s in float32", f"{report.images_per_second_before:.1f}")
+    table.add_row("images/s in int8", f"{report.images_per_second:.1f}")
     out.print(table)
-    out.print(f"{place} is used with EYESPOT_PRECISION=int8", markup=False, soft_wrap=True)

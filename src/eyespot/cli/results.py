@@ -1,4 +1,4 @@
-"""A file of findings, which one run writes, and the next can go on with."""
+"""A file of findings that another run can resume."""
 
 import csv
 import fcntl
@@ -7,104 +7,87 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
-from eyespot.cli.findings import Finding, Format, Written, encoded
+from eyespot.cli.formats import Finding, Format, Record, to_utf8
+from eyespot.cli.output import Output
 from eyespot.errors import OutputUnusable
 from eyespot.types import ModelInfo
 
 
-class Results:
-    """A file of findings, which another run can go on with."""
+class Results(Output):
+    """A file of whole lines, written by one run at a time."""
 
     def __init__(self, path: Path, form: Format) -> None:
-        """Raises `OutputUnusable` when another run has it, and `OSError`."""
+        """Raises `OutputUnusable` if another run has the file open, and `OSError`."""
         self._path = path
         self._form = form
         self._file = _open(path)
-        self._end = 0  # of the last whole line
+        self._end = 0  # of the last complete line
         self._done: set[str] = set()
-        self.problems = 0  # among what the run before has done
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def begin(self) -> None:
-        """Begin a new file.
-
-        Raises:
-            OutputUnusable: it holds something already.
-        """
+        """Start a new file. Raises `OutputUnusable` if it is not empty."""
         if os.fstat(self._file.fileno()).st_size:
-            raise OutputUnusable(f"{self._path} holds something already: --resume goes on with it")
-        self._write(self._form.head())
+            raise OutputUnusable(f"{self._path} is not empty; --resume continues it")
+        self._append(self._form.header)
 
     def resume(self, model: ModelInfo) -> None:
-        """Go on with the file of a run that did not come to its end; a line that was cut off is removed.
+        """Continue the file of an interrupted run, and remove a line that was cut off.
 
         Raises:
-            OutputUnusable: it is none, was begun with another network, or with other columns.
+            OutputUnusable: not a file of results, or one of another model, format or --top-k.
         """
-        begins = self._form.begins()
+        start = self._form.start
         self._file.seek(0)
-        if not begins.startswith(self._file.read(len(begins))):  # perhaps somebody else's, and then not to be cut
-            why = "has other columns, of another --top-k or format, or is no file of results"
-            raise OutputUnusable(f"{self._path} {why}")
-        for line in _whole_lines(self._file, self._form):
-            if self._end or not self._form.head():
-                written = self._read(line, model)
-                self._done.add(_key(written.path))
-                self.problems += written.is_problem
+        if not start.startswith(self._file.read(len(start))):  # possibly not ours, so nothing of it is removed
+            raise OutputUnusable(f"{self._path} is not a results file of this format and --top-k")
+        for line in _complete_lines(self._file, self._form):
+            if self._end or not self._form.header:
+                record = self._read(line, model)
+                self._done.add(_key(record.path))
+                self.failed_before += record.failed
             self._end += len(line)
         self._file.truncate(self._end)
         if not self._end:
-            self._write(self._form.head())
+            self._append(self._form.header)
 
-    def _read(self, line: bytes, model: ModelInfo) -> Written:
+    def _read(self, line: bytes, model: ModelInfo) -> Record:
         try:
-            written = self._form.read(line, model)
+            record = self._form.read(line)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
-            reason = f"{self._path} is no file of results, or not of this format: {line[:60]!r}"
-            raise OutputUnusable(reason) from error
-        if not written.is_of:
-            raise OutputUnusable(f"{self._path} was begun with another network; {model.name} would answer differently")
-        return written
+            raise OutputUnusable(f"{self._path} is not a results file of this format: {line[:60]!r}") from error
+        if record.model not in ("", self._form.identify(model)):
+            raise OutputUnusable(f"{self._path} has results of another model than {model.name}")
+        return record
 
     def has(self, path: str) -> bool:
-        """Whether the run before has done that file."""
         return _key(path) in self._done
 
     def write(self, finding: Finding) -> None:
-        """Add a line, at once and whole.
+        """Append a line at once. Raises `OutputUnusable` if it cannot be written whole; the file is then unchanged."""
+        self._append(self._form.line(finding))
 
-        Raises:
-            OutputUnusable: it cannot be written; the file then ends with the line before.
-        """
-        self._write(self._form.line(finding))
-
-    def _write(self, line: str) -> None:
-        data = encoded(line)
+    def _append(self, line: bytes) -> None:
         try:
             written = 0
-            while written < len(data):  # on a disk that is nearly full, it may be less than all
-                written += self._file.write(data[written:])
+            while written < len(line):  # a disk that is nearly full may take a part
+                written += self._file.write(line[written:])
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(self._end)
-            reason = f"{self._path} cannot be written: {error.strerror}; --resume goes on with what is there"
-            raise OutputUnusable(reason) from error
-        self._end += len(data)
+            raise OutputUnusable(f"cannot write {self._path}: {error.strerror}; --resume continues it") from error
+        self._end += len(line)
 
 
 def _key(path: str) -> str:
-    return encoded(path).decode()
+    return to_utf8(path).decode()  # as the file has it
 
 
 def _open(path: Path) -> io.FileIO:
-    """The file, unbuffered and this run's alone."""
+    """The file, unbuffered, locked where the file system has locks."""
     file = open(path, "a+b", buffering=0)  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,16 +95,16 @@ def _open(path: Path) -> io.FileIO:
         file.close()
         raise OutputUnusable(f"another run is writing to {path}") from error
     except OSError:
-        pass  # a file system without locks
+        pass
     return file
 
 
-def _whole_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
+def _complete_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
     file.seek(0)
     line = b""
     with io.FileIO(file.fileno(), closefd=False) as unbuffered, io.BufferedReader(unbuffered) as reader:
         for piece in reader:
             line += piece
-            if form.is_whole(line):
+            if form.is_complete(line):
                 yield line
                 line = b""

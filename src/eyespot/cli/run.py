@@ -1,131 +1,130 @@
-"""A run over many files: several at once, in order, until it is done or stopped."""
+"""A run over many files: several at once, in order, until all are done or a signal stops it."""
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from eyespot.choices import titles
 from eyespot.cli import files
-from eyespot.cli.findings import FileProblem, Finding, Table, shown
-from eyespot.cli.looking import Looker, find
-from eyespot.cli.terminal import err
+from eyespot.cli.backend import Backend
+from eyespot.cli.formats import FileProblem, Finding
+from eyespot.cli.output import Output, printable
+from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say
 from eyespot.ordered import in_order
 
-_AHEAD = 16  # images for each thread that may be done before a slow one
-_ROWS_SECONDS = 0.1
-_LOOK_UP_SECONDS = 0.2
+_AHEAD = 16  # images per thread that may be done before a slow one
+_POLL_SECONDS = 0.2
 
 
 @dataclass(slots=True)
 class Run:
-    """A run over the images in files and folders, and what it has come to."""
+    """A run over the images in files and folders, and its counts."""
 
     paths: Sequence[str]
-    screen: Console  # which the bar is drawn on
+    backend: Backend
+    output: Output
+    screen: Console  # of the progress bar
     total: int = 0
-    before: int = 0  # done by an earlier run
-    problems_before: int = 0
-    recognized: int = 0
-    problems: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0
+    done_before: int = 0
+    recognised: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
     signals: list[int] = field(default_factory=list)
 
-    def go(self, looker: Looker, is_done: Callable[[str], bool], write: Callable[[Finding], None]) -> None:
-        """Write what is in each file that is not done; a signal ends the run after the image at hand.
+    def go(self) -> int:
+        """Write a finding for each file that `output` lacks, close it, print the counts, and return the exit code.
+
+        It is 1 if a file failed or there was none, and 128 + n if signal n ended the run, after the finding in hand.
 
         Raises:
-            EyespotError, OSError: the run cannot go on.
+            EyespotError, OSError: the run cannot continue.
         """
         self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
-        begun = time.monotonic()
-        with self._bar() as bar, self._stopping(looker.stop):
-            left = self._left(is_done, bar)
-            try:
-                with closing(in_order(partial(find, looker), left, looker.threads, _AHEAD * looker.threads)) as answers:
-                    for _, future in answers:
-                        while not self.signals and not future.done():
-                            wait((future,), timeout=_LOOK_UP_SECONDS)  # a server may hang, and a signal not wake this
-                        if self.signals:
-                            break
-                        self._add(future.result(), write)
-                        bar()
-            except BrokenPipeError:  # whoever reads has read enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            except Exception:
-                if not self.signals:  # under which the client was closed
-                    raise
-            finally:
-                self.seconds = time.monotonic() - begun
+        started = time.monotonic()
+        try:
+            with self._noting_signals(), closed_pipe_ends_it():
+                self._write_findings()
+        finally:
+            self.output.close()
+            if counts := list(self._counts(time.monotonic() - started)):
+                say("; ".join(counts), err)
+        if self.signals:
+            return 128 + self.signals[0]
+        return 1 if self.failed or self.output.failed_before or not self.total else 0
 
-    def _left(self, is_done: Callable[[str], bool], bar: Callable[[], None]) -> Iterator[str]:
-        for path in files.find(self.paths, self._unreadable):
-            if is_done(path):
-                self.before += 1
-                bar()
+    def _write_findings(self) -> None:
+        threads = self.backend.threads
+        columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+        with (
+            bar(*columns, console=self.screen, hidden=self.total <= 1) as progress,
+            closing(in_order(self.backend.find, self._remaining(), threads, _AHEAD * threads)) as findings,
+        ):
+            progress("", 0, self.total)
+            for _, future in findings:
+                while not self.signals and not future.done():  # a signal does not end the wait for a server that hangs
+                    wait((future,), timeout=_POLL_SECONDS)
+                if self.signals:
+                    break
+                self._add(future.result())
+                progress("", self.done, self.total)
+
+    @property
+    def done(self) -> int:
+        return self.done_before + self.recognised + self.failed.total()
+
+    def _remaining(self) -> Iterator[str]:
+        for path in files.find(self.paths, lambda error: self._report(str(error.filename), FileProblem.of(error))):
+            if self.output.has(path):
+                self.done_before += 1
             else:
                 yield path
 
-    def _unreadable(self, error: OSError) -> None:
-        self._tell(str(error.filename), FileProblem.of(error))
-
-    def _add(self, finding: Finding, write: Callable[[Finding], None]) -> None:
-        write(finding)
+    def _add(self, finding: Finding) -> None:
+        self.output.write(finding)
         if finding.problem:
-            self._tell(finding.path, finding.problem)
+            self._report(finding.path, finding.problem)
         else:
-            self.recognized += 1
+            self.recognised += 1
 
-    def _tell(self, path: str, problem: FileProblem) -> None:
-        self.problems[problem.code] += 1
-        # What is written past the bar, to the same terminal, would stand in its line.
+    def _report(self, path: str, problem: FileProblem) -> None:
+        self.failed[problem.code] += 1
+        # On the terminal that shows the bar, text that bypasses its console would land in the bar's line.
         console = self.screen if err.is_terminal and self.screen.is_terminal else err
-        console.print(Text(shown(f"{path}: {problem.detail}"), style="red"), soft_wrap=True)
+        console.print(Text(printable(f"{path}: {problem.detail}"), style="red"), soft_wrap=True)
 
-    def report(self) -> int:
-        """Say what it has come to, unless it was not begun, and return the exit code: 1 if there were problems."""
-        if not self.seconds:
-            return 1
-        failed = sum(self.problems.values())
-        done = self.before + self.recognized + failed
-        said = []
-        if self.total > 1 and (self.recognized or failed):
-            rate = self.recognized / self.seconds
-            said.append(f"{_images(self.recognized)} recognised in {self.seconds:.1f} s, {rate:.0f} a second")
-        if self.before:
-            bad = f", of which {self.problems_before:,} could not be recognised" if self.problems_before else ""
-            said.append(f"{_images(self.before)} done before{bad}")
+    def _counts(self, seconds: float) -> Iterator[str]:
+        failed = self.failed.total()
+        if self.total > 1 and (self.recognised or failed):
+            rate = self.recognised / seconds
+            yield f"{_images(self.recognised)} recognised in {seconds:.1f} s, {rate:.0f} a second"
+        if self.done_before:
+            of_which = f", of which {self.output.failed_before:,} failed" if self.output.failed_before else ""
+            yield f"{_images(self.done_before)} done before{of_which}"
         if not self.total:
-            said.append(f"no images in {', '.join(self.paths)}; JPEG, PNG and WebP are looked for")
+            yield f"no {titles()} images in {', '.join(self.paths)}"
         if failed and self.total > 1:
-            kinds = ", ".join(f"{count:,} {code}" for code, count in self.problems.most_common())
-            said.append(f"{failed:,} could not be: {kinds}")
+            yield f"{failed:,} failed ({', '.join(f'{count:,} {code}' for code, count in self.failed.most_common())})"
         if self.signals:
-            said.append(f"stopped after {done:,} of {self.total:,}")
-        if said:
-            err.print("; ".join(said), markup=False, soft_wrap=True)
-        return 1 if failed or self.problems_before or not self.total else 0
+            yield f"stopped after {self.done:,} of {self.total:,}"
 
     @contextmanager
-    def _stopping(self, stop: Callable[[], None]) -> Iterator[None]:
-        """SIGINT and SIGTERM are noted; the second ends the process at once, which harms no file."""
+    def _noting_signals(self) -> Iterator[None]:
+        """Note SIGINT and SIGTERM; a second one ends the process at once, which harms no file."""
 
         def note(number: int, _: FrameType | None) -> None:
             if self.signals:
                 self.screen.show_cursor()
                 os._exit(128 + number)
             self.signals.append(number)
-            stop()
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -133,22 +132,6 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    @contextmanager
-    def _bar(self) -> Iterator[Callable[[], None]]:
-        columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-        hidden = not self.screen.is_terminal or self.total <= 1
-        with Progress(
-            *columns,
-            console=self.screen,
-            disable=hidden,
-            transient=True,
-            refresh_per_second=4,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ) as progress:
-            task = progress.add_task("", total=self.total)
-            yield lambda: progress.advance(task)
 
 
 def _images(count: int) -> str:
@@ -158,24 +141,3 @@ def _images(count: int) -> str:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed or 0:,.0f} images/s")
-
-
-class Rows:
-    """Rows of a table on a screen, several at a time, since with each time the bar is drawn anew."""
-
-    def __init__(self, screen: Console, table: Table) -> None:
-        self._screen = screen
-        self._table = table
-        self._rows: list[str] = []
-        self._shown = 0.0
-
-    def write(self, finding: Finding) -> None:
-        """Add a row, to be seen within a moment."""
-        self._rows.append(self._table.line(finding))
-        if time.monotonic() - self._shown > _ROWS_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Show what has not been shown."""
-        self._screen.print("".join(self._rows), end="", markup=False, soft_wrap=True)
-        self._rows, self._shown = [], time.monotonic()

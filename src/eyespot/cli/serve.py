@@ -9,8 +9,8 @@ from eyespot.cli.terminal import load_settings
 def serve() -> None:
     """Serve the API and the page.
 
-    Listens on `EYESPOT_HOST`:`EYESPOT_PORT` (127.0.0.1:8000) once the model is loaded and has recognised an image.
-    SIGTERM stops it without losing a request; Ctrl-C stops it at once.
+    It listens on `EYESPOT_HOST`:`EYESPOT_PORT` (127.0.0.1:8000) once the model has recognised a test image. SIGTERM
+    finishes the requests in progress and stops; Ctrl-C stops at once.
 
     Example: `EYESPOT_PORT=9000 eyespot serve`
     """
@@ -32,5 +32,5 @@ def serve() -> None:
             typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl -F file=@{SAMPLE} {url}/predict\n")
 
     with bound:
-        Server(fastapi, bound, config.drain_seconds, config.deadline_seconds).serve_until_stopped(ready)
+        Server(fastapi, ready, config.drain_seconds, config.deadline_seconds).run([bound])
     telemetry.event("server_stopped")

@@ -1,6 +1,6 @@
-"""Keywords in XMP sidecars, the files beside photographs in which photo programs keep what is known of them.
+"""Keywords in XMP sidecars, the files beside photographs in which photo programs keep metadata.
 
-The format is that of Adobe's XMP Specification (ISO 16684-1): keywords are the items of an rdf:Bag in dc:subject.
+In XMP (ISO 16684-1), keywords are the items of an rdf:Bag in dc:subject.
 """
 
 import os
@@ -21,45 +21,39 @@ _NEW = f"""<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="eyespot {__version__}">
  <rdf:RDF xmlns:rdf="{_RDF}"/>
 </x:xmpmeta>"""
 _ROOTS = {"{adobe:ns:meta/}xmpmeta", "{adobe:ns:meta/}xapmeta"}  # the second is in old files
-
 _SUBJECT = f"{{{_DC}}}subject"
-_ABOUT = f"{{{_RDF}}}about"
-_WHOLE = f"{{{_RDF}}}RDF"
-_DESCRIPTION = f"{{{_RDF}}}Description"
-_ITEM = f"{{{_RDF}}}li"
-_LISTS = {f"{{{_RDF}}}{kind}" for kind in ("Bag", "Seq", "Alt")}
+_ROOT, _DESCRIPTION, _ABOUT, _BAG, _ITEM = (
+    f"{{{_RDF}}}{name}" for name in ("RDF", "Description", "about", "Bag", "li")
+)
+_LISTS = {_BAG, f"{{{_RDF}}}Seq", f"{{{_RDF}}}Alt"}
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
-
-# What is no Char of XML 1.0, section 2.2.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-class _Unmergeable(Exception):
-    """Why a document is left alone."""
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
 def sidecar(photograph: Path) -> Path:
-    """Where the keywords of a photograph are: photo.jpg.xmp for photo.jpg, so that photo.png has another."""
+    """The path of a photograph's keywords: photo.jpg.xmp for photo.jpg, so that photo.png has another."""
     return photograph.with_name(f"{photograph.name}.xmp")
 
 
 def add_keywords(photograph: Path, keywords: Iterable[str]) -> None:
-    """Add keywords to those in the sidecar, which is made when there is none. What else is in it stays.
+    """Add keywords to the sidecar, or make one; everything else in it stays, but it becomes UTF-8.
 
-    Keywords that are there already, in capitals or not, are not added; when none is left, nothing is written. What XML
-    cannot hold, control characters, is left out of a keyword. A sidecar is UTF-8 after that, whatever it was before.
+    Keywords that it has, in any case, are not added again, and the file is written only if there are new ones. Control
+    characters, which XML cannot hold, are removed.
 
     Raises:
-        SidecarUnreadable: what has the name of the sidecar is no XMP that keywords can be added to; it stays as it is.
-        OSError: the sidecar cannot be read or written; it stays as it is.
+        SidecarUnreadable: the file is not XMP with a list of keywords; it is unchanged.
+        OSError: the file cannot be read or written; it is unchanged.
     """
-    path = Path(os.path.realpath(sidecar(photograph)))  # so that a link stays, and what it leads to is replaced
+    path = Path(os.path.realpath(sidecar(photograph)))  # a link stays, and its target is replaced
     try:
-        merged = _merge(_read(path), keywords)
-    except _Unmergeable as error:
-        raise SidecarUnreadable(f"{path} is no XMP that keywords can be added to: {error}.") from error
-    if merged is not None:
-        _write(path, merged)
+        root = _parse(_read(path))
+        added = _add(_keyword_list(_description(_rdf(root))), keywords)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise SidecarUnreadable(f"{path} is not an XMP file that can take keywords: {reason}.") from error
+    if added:
+        _write(path, _serialise(root))
 
 
 def _read(path: Path) -> bytes:
@@ -67,53 +61,32 @@ def _read(path: Path) -> bytes:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return _NEW.encode()
-    if not stat.S_ISREG(mode):  # to open a pipe would be to wait
-        raise _Unmergeable("it is no file")
+    if not stat.S_ISREG(mode):  # opening a pipe would block
+        raise ValueError("it is not a file")
     return path.read_bytes()
-
-
-def _merge(document: bytes, keywords: Iterable[str]) -> bytes | None:
-    """The document with the keywords in it, or None when it has them all."""
-    root = _parse(document)
-    items = _list(_description(_rdf(root)))
-    known = {"", *(_folded(str(item.xpath("string()"))) for item in items.iterfind(_ITEM))}
-    before = len(known)
-    for keyword in keywords:
-        cleaned = _FORBIDDEN.sub("", keyword).strip()
-        if _folded(cleaned) not in known:
-            known.add(_folded(cleaned))
-            _append(items, _ITEM).text = cleaned
-    return _serialised(root) if len(known) > before else None
-
-
-def _folded(keyword: str) -> str:
-    return keyword.strip().casefold()
 
 
 def _parse(document: bytes) -> etree._Element:
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, strip_cdata=False
     )
-    try:
-        root = etree.fromstring(document, parser)
-    except etree.XMLSyntaxError as error:
-        raise _Unmergeable(error.msg) from error
-    if root.getroottree().docinfo.internalDTD is not None:  # XMP has none, and entities are made in it
-        raise _Unmergeable("it has a DOCTYPE")
+    root = etree.fromstring(document, parser)
+    if root.getroottree().docinfo.internalDTD is not None:  # not used in XMP, and it can define entities
+        raise ValueError("it has a DOCTYPE")
     return root
 
 
 def _rdf(root: etree._Element) -> etree._Element:
-    if root.tag == _WHOLE:
+    if root.tag == _ROOT:
         return root
-    found = root.findall(_WHOLE) if root.tag in _ROOTS else []
+    found = root.findall(_ROOT) if root.tag in _ROOTS else []
     if len(found) != 1:
-        raise _Unmergeable(f"it has {len(found)} rdf:RDF in an x:xmpmeta")
+        raise ValueError(f"it has {len(found)} rdf:RDF in an x:xmpmeta")
     return found[0]
 
 
 def _description(rdf: etree._Element) -> etree._Element:
-    """The rdf:Description that has keywords, or else one that may have them."""
+    """The rdf:Description with keywords, or else the best place for them: one about this file, any, or a new one."""
 
     def rank(description: etree._Element) -> int:
         if description.find(_SUBJECT) is not None or _SUBJECT in description.attrib:
@@ -128,8 +101,8 @@ def _description(rdf: etree._Element) -> etree._Element:
     return description
 
 
-def _list(description: etree._Element) -> etree._Element:
-    """The rdf:Bag, rdf:Seq or rdf:Alt of the keywords, with the one in it that was there without a list."""
+def _keyword_list(description: etree._Element) -> etree._Element:
+    """The list in dc:subject; a lone keyword, as text or as an attribute, becomes the first item of a new one."""
     subject = description.find(_SUBJECT)
     if subject is None:
         subject = _append(description, _SUBJECT)
@@ -137,26 +110,35 @@ def _list(description: etree._Element) -> etree._Element:
         description.attrib.pop(_SUBJECT, "")
     values = subject.findall("*")
     if not set(subject.attrib) <= {_LANGUAGE} or len(values) > 1 or any(value.tag not in _LISTS for value in values):
-        raise _Unmergeable("its dc:subject is no list of keywords")
-    return values[0] if values else _listed(subject)
-
-
-def _listed(subject: etree._Element) -> etree._Element:
-    text = str(subject.xpath("string()")).strip()
+        raise ValueError("its dc:subject is not a list of keywords")
+    if values:
+        return values[0]
+    keyword = str(subject.xpath("string()")).strip()
     subject.text = None
     for comment in subject:
         comment.tail = None
-    bag = _append(subject, f"{{{_RDF}}}Bag")
-    if text:
+    bag = _append(subject, _BAG)
+    if keyword:
         item = _append(bag, _ITEM)
-        item.text = text
+        item.text = keyword
         item.attrib.update(subject.attrib)
         subject.attrib.clear()
     return bag
 
 
+def _add(items: etree._Element, keywords: Iterable[str]) -> bool:
+    """Whether a keyword was new."""
+    known = {"", *(str(item.xpath("string()")).strip().casefold() for item in items.iterfind(_ITEM))}
+    before = len(known)
+    for keyword in (_NOT_XML.sub("", keyword).strip() for keyword in keywords):
+        if keyword.casefold() not in known:
+            known.add(keyword.casefold())
+            _append(items, _ITEM).text = keyword
+    return len(known) > before
+
+
 def _append(parent: etree._Element, tag: str) -> etree._Element:
-    """A new last child, on a line of its own when the others are; lxml knows the prefixes rdf and dc."""
+    """A new last child, indented as its siblings are; lxml knows the prefixes rdf and dc."""
     child = etree.SubElement(parent, tag)
     if (parent.text or "").strip():
         return child
@@ -169,8 +151,8 @@ def _append(parent: etree._Element, tag: str) -> etree._Element:
     return child
 
 
-def _serialised(root: etree._Element) -> bytes:
-    """As UTF-8, with the comments and the <?xpacket?> before and after the root, each on a line of its own."""
+def _serialise(root: etree._Element) -> bytes:
+    """UTF-8, with the comments and the <?xpacket?> around the root, each on a line of its own."""
     nodes = [*reversed(list(root.itersiblings(preceding=True))), root, *root.itersiblings()]
     lines = [etree.tostring(node, encoding="UTF-8", with_tail=False) for node in nodes]
     if root.getroottree().docinfo.standalone is not None:  # it has an XML declaration
@@ -179,7 +161,7 @@ def _serialised(root: etree._Element) -> bytes:
 
 
 def _write(path: Path, document: bytes) -> None:
-    """A whole file or none, on the disk, with the permissions of the one that was there."""
+    """Replace the file, whole and on the disk, or leave it; it keeps its permissions."""
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with unfinished.open("xb") as file:

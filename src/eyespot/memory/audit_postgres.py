@@ -1,4 +1,4 @@
-"""Connections to the PostgreSQL of an audit log, and how to end one when PostgreSQL hangs."""
+"""PostgreSQL connections for the audit log, which can be cut when PostgreSQL hangs."""
 
 import contextlib
 import os
@@ -7,30 +7,34 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy import Engine, NullPool
+from sqlalchemy import Connection, Engine, NullPool
 
-_GRACE_SECONDS = 1  # for PostgreSQL to end a statement by itself, before its connection is cut
+_ADVISORY_LOCK = 0x65796573  # "eyes"
+_GRACE_SECONDS = 1  # for PostgreSQL to end a statement by itself
 
 
 class PostgresStore:
-    """Readers and the writer share no connection, so that one can be cut without the others."""
+    """The writer and the readers share no connection, so that one can be cut without the others."""
 
     kind = "postgresql"
+    placeholder = "%s"
 
     def __init__(self, url: str, *, wait_seconds: int, read_seconds: float) -> None:
-        """Connects to nothing yet. `wait_seconds` limits connecting, waiting for a lock, and writing."""
+        """Connects later. `wait_seconds` limits connecting, waiting for a lock, and writing."""
+        self.detail = self.kind
         self._writers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._readers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.writing = _engine(url, wait_seconds, wait_seconds, pool_pre_ping=True)
         self.reading = _engine(url, wait_seconds, read_seconds, poolclass=NullPool)
         sql.event.listen(self.writing, "connect", lambda connection, _: self._writers.add(connection))
 
-        # First of all listeners: SQLAlchemy's own asks questions, and PostgreSQL may hang on those too.
+        # Before SQLAlchemy's own listener, whose queries may hang too.
         @sql.event.listens_for(self.reading, "connect", insert=True)
-        def begin(connection: Any, record: Any) -> None:
+        def connected(connection: Any, record: Any) -> None:
             self._readers.add(connection)
             timer = threading.Timer(read_seconds + _GRACE_SECONDS, _cut, [[connection]])
             timer.daemon = True
@@ -38,24 +42,26 @@ class PostgresStore:
             record.info["timer"] = timer
 
         @sql.event.listens_for(self.reading, "close")
-        def end(_: Any, record: Any) -> None:
+        def closed(_: Any, record: Any) -> None:
             record.info["timer"].cancel()
-
-    @property
-    def detail(self) -> str:
-        return self.kind
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The schema is made within; over a fresh connection."""
+        """Drop the writer's connection; the caller prepares the tables within."""
         self.writing.dispose()
         yield
 
     def check(self) -> None:
-        """Nothing to see: a statement fails when the database is gone."""
+        """Do nothing: without the database, a statement fails."""
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+
+    def timestamp(self, time: datetime) -> datetime:
+        return time
 
     def interrupt(self) -> None:
-        """Make the writer's statement fail. PostgreSQL's own time limits do not, when it hangs itself."""
+        """Make the writer's statement fail, even when PostgreSQL hangs and its own timeouts do not work."""
         _cut(self._writers)
 
     def close(self) -> None:
@@ -75,6 +81,6 @@ def _engine(url: str, wait_seconds: int, statement_seconds: float, **pool: Any) 
 
 def _cut(connections: Iterable[Any]) -> None:
     for connection in list(connections):
-        # Unless it is closed already; psycopg has an error of its own for that, and is not to be imported for it.
-        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as held:
-            held.shutdown(socket.SHUT_RDWR)
+        # A closed connection raises an error of psycopg, which is not worth importing for this.
+        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Connections to the SQLite file of an audit log, and what happens when that file is lost."""
+"""The SQLite file of the audit log, and a new one when that is lost."""
 
 import contextlib
 import fcntl
@@ -13,103 +13,111 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sql
-from sqlalchemy import NullPool, QueuePool
+from sqlalchemy import Connection, NullPool, QueuePool
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from eyespot.telemetry import event
 
-_MAGIC = b"SQLite format 3\0"  # the first bytes of every database
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_WAL, _SHM = "-wal", "-shm"  # what is not in the database yet; an index of it, which SQLite makes again
+_MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
-_SHORT_SECONDS = 1  # that a file may be shorter than it says; another server that extends it writes the header first
-_INSTRUCTIONS = 10_000  # of SQLite's machine between two looks at the clock
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_WAL, _SHM = "-wal", "-shm"  # SQLite can rebuild the latter
+_SHORT_SECONDS = 1  # that a file may be shorter than its header says: another server extends it, header first
+_INSTRUCTIONS = 10_000  # of SQLite's virtual machine between two looks at the clock
 
-_Identity = tuple[int, int] | None  # device and inode; None where there is no file
+_Identity = tuple[int, int] | None  # device and inode; None if there is no file
 
 
 class FileLost(SQLAlchemyError):
-    """The database that was opened is not at its path any more, or is damaged; or there is none to open."""
+    """The database file was deleted, moved, replaced or damaged, or cannot be opened."""
 
 
 class SqliteStore:
-    """SQLite goes on writing to a file that was deleted or moved, without an error, so the path is watched.
+    """Watches the path, because SQLite goes on writing to a file that was deleted or moved.
 
-    What a lost log has left there is renamed, never deleted, and a new file takes its place. Several servers may share
-    the file, and notice at the same moment.
+    What is left of a lost file is renamed, never deleted, and a new file is created. Several servers may share the
+    file, and notice a loss at the same moment.
     """
 
     kind = "sqlite"
+    placeholder = "?"
 
     def __init__(self, path: Path, *, wait_seconds: float, read_seconds: float) -> None:
-        """Opens nothing yet. `wait_seconds` limits waiting for a lock, `read_seconds` a reader's connection."""
+        """Connects later. `wait_seconds` limits waiting for a lock, `read_seconds` a reader's connection."""
         self.detail = self.kind
-        self._path = path.resolve()  # as SQLite does, which puts the -wal beside what a link leads to
+        self._path = path.resolve()  # as SQLite does: the -wal lies beside the target of a link
         self._paths = {suffix: self._path.with_name(self._path.name + suffix) for suffix in ("", _WAL, _SHM)}
         self._wait_seconds = wait_seconds
         self._read_seconds = read_seconds
-        # Open for as long as the writer's connection. Closing any descriptor of a file drops all locks that the process
-        # has on it, SQLite's too (sqlite.org/howtocorrupt.html, 2.2); and an inode in use is given to no other file.
+        # Open as long as the writer's connection: closing any descriptor of a file drops all locks of the process on
+        # it, SQLite's too (sqlite.org/howtocorrupt.html, 2.2), and the inode of an open file is not reused.
         self._held: int | None = None
-        self._ours: dict[str, _Identity] = {}  # by suffix
-        self._opened = False  # ever; until then, a file that is no database may be somebody else's
+        self._identities: dict[str, _Identity] = {}  # of what was opened, by suffix
+        self._opened = False  # ever; before, a file that is no database may belong to somebody else
         self._damaged = False
-        self._wal_bytes = 0  # SQLite starts a -wal over from its beginning, and never makes it shorter
-        self._short_since = math.inf  # as time.monotonic() has it
+        self._wal_bytes = 0  # SQLite reuses a -wal from its start, and never shortens it
+        self._short_since = math.inf  # time.monotonic()
         self._writer: sqlite3.Connection | None = None
         self.writing = sql.create_engine("sqlite://", creator=self._connect_to_write, poolclass=QueuePool)
         self.reading = sql.create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
         sql.event.listen(self.writing, "handle_error", self._note_damage)
 
     def check(self) -> None:
-        """Compare what is at the path with what was opened.
+        """Compare the files at the path with those that were opened.
 
         Raises:
-            FileLost: it was deleted, moved, replaced or damaged.
+            FileLost: they differ, or are damaged.
         """
-        if reason := self._reason():
+        if reason := self._loss():
             raise FileLost(reason)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The schema is made within; over a fresh connection, to a new file if the old one is lost.
+        """Reconnect, to a new file if the old one is lost; the caller prepares the tables within.
 
         Raises:
-            FileLost: it cannot be opened.
+            FileLost: the file cannot be opened.
         """
-        lost = self._reason()
+        loss = self._loss()
         with self._locked():
-            if lost:
+            if loss:
                 self._set_aside()
                 self._hold()
-                if self._head() not in (_MAGIC, b""):  # what replaced it is no database either
+                if self._header()[: len(_MAGIC)] not in (_MAGIC, b""):  # what replaced it is no database either
                     self._set_aside()
             self.writing.dispose()
             self._hold()
             yield
-            there = {suffix: _identity(path) for suffix, path in self._paths.items()}
-            if there[""] != self._ours[""]:
+            identities = {suffix: _identity(path) for suffix, path in self._paths.items()}
+            if identities[""] != self._identities[""]:
                 raise FileLost(f"{self._path.name} was replaced while it was opened")
-            self._ours, self._opened = there, True
-        if lost:
-            self.detail = f"{self.kind}, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {lost}"
-            event("audit_reopened", logging.ERROR, reason=lost)
+            self._identities, self._opened = identities, True
+        if loss:
+            self.detail = f"{self.kind}, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
+            event("audit_reopened", logging.ERROR, reason=loss)
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def timestamp(self, time: datetime) -> str:
+        """As SQLAlchemy writes it."""
+        return time.strftime("%Y-%m-%d %H:%M:%S.%f")
 
     def interrupt(self) -> None:
-        """Nothing to do: SQLite waits only for locks, and gives up by itself."""
+        """Do nothing: SQLite waits only for locks, and stops by itself."""
 
     def close(self) -> None:
         self.writing.dispose()
         self.reading.dispose()
-        self._let_go()
+        self._release()
 
     def _connect_to_write(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=self._wait_seconds, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-            # Safe when the process is killed. A machine that loses power may lose the last moments, but no earlier row;
-            # FULL would wait for the disk, 2 to 4 ms, before every answer.
+            connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not block each other
+            # Safe when the process is killed. After a power failure, the last moments may be missing; FULL would wait
+            # 2 to 4 ms for the disk before every reply.
             connection.execute("PRAGMA synchronous = NORMAL")
         except sqlite3.Error:
             connection.close()
@@ -118,7 +126,7 @@ class SqliteStore:
         return connection
 
     def _connect_to_read(self) -> sqlite3.Connection:
-        if not _size(self._path):  # SQLite would create it, or delete the -wal beside an empty one
+        if not _size(self._path):  # SQLite would create the file, or delete the -wal of an empty one
             raise FileLost(f"{self._path.name} is missing or empty")
         connection = sqlite3.connect(
             f"{self._path.as_uri()}?mode=rw", uri=True, timeout=self._wait_seconds, check_same_thread=False
@@ -131,49 +139,43 @@ class SqliteStore:
         code = getattr(context.original_exception, "sqlite_errorcode", 0)
         self._damaged |= code & 0xFF in _DAMAGE  # the low byte of an extended code
 
-    def _reason(self) -> str | None:
+    def _loss(self) -> str | None:
         """Why the file is lost, if it is."""
         if not self._opened:
             return None
-        for suffix, ours in self._ours.items():
-            if _identity(self._paths[suffix]) != ours:
+        for suffix, identity in self._identities.items():
+            if _identity(self._paths[suffix]) != identity:
                 return f"{self._path.name}{suffix} was deleted, moved or replaced"
         if self._held is None:
             return f"{self._path.name} could not be opened"
-        self._damaged |= self._is_truncated()
-        if self._damaged or self._head() != _MAGIC:
-            return f"{self._path.name} is damaged"
-        return None
+        header = self._header()
+        self._damaged |= self._is_truncated(header)
+        return f"{self._path.name} is damaged" if self._damaged or not header.startswith(_MAGIC) else None
 
-    def _is_truncated(self) -> bool:
-        """Whether the file has lost its end, or its -wal has."""
+    def _is_truncated(self, header: bytes) -> bool:
+        """Whether the end of the file or of its -wal is missing."""
         wal_bytes, before = _size(self._paths[_WAL]), self._wal_bytes
         self._wal_bytes = max(wal_bytes, before)
-        if not self._is_short():
-            self._short_since = math.inf
-        else:
-            self._short_since = min(self._short_since, time.monotonic())
-        return wal_bytes < before or time.monotonic() - self._short_since > _SHORT_SECONDS
-
-    def _is_short(self) -> bool:
-        """Whether the file has fewer pages than its header counts (sqlite.org/fileformat2.html, 1.3)."""
-        header = os.pread(self._held, _HEADER_BYTES, 0) if self._held is not None else b""
+        # The header counts the pages, unless an old SQLite wrote last (sqlite.org/fileformat2.html, 1.3).
         page_size, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
         counted = header.startswith(_MAGIC) and header[24:28] == header[92:96]
-        return counted and _size(self._path) < pages * (65536 if page_size == 1 else page_size)
+        short = counted and _size(self._path) < pages * (65536 if page_size == 1 else page_size)
+        self._short_since = min(self._short_since, time.monotonic()) if short else math.inf
+        return wal_bytes < before or time.monotonic() - self._short_since > _SHORT_SECONDS
 
-    def _head(self) -> bytes:
-        return os.pread(self._held, len(_MAGIC), 0) if self._held is not None else b""
+    def _header(self) -> bytes:
+        return os.pread(self._held, _HEADER_BYTES, 0) if self._held is not None else b""
 
     def _set_aside(self) -> None:
         """Rename what is left of the lost file at its path."""
-        if not self._damaged and self._head() in (_MAGIC, b""):
-            self._checkpoint()
+        if self._writer and not self._damaged and self._header()[: len(_MAGIC)] in (_MAGIC, b""):
+            with contextlib.suppress(sqlite3.Error):  # move the rows from the -wal to the file, wherever that is now
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         aside = f"{self._path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         kept = []
-        for suffix, ours in self._ours.items():
+        for suffix, identity in self._identities.items():
             path = self._paths[suffix]
-            if ours is None or _identity(path) != ours:
+            if identity is None or _identity(path) != identity:
                 continue  # gone, or part of another server's new file
             if suffix == _SHM or (suffix == _WAL and not _size(path)):
                 path.unlink()
@@ -183,31 +185,25 @@ class SqliteStore:
         if kept:
             event("audit_set_aside", logging.ERROR, kept=kept)
 
-    def _checkpoint(self) -> None:
-        """Move the rows in the -wal into the file, wherever that is now."""
-        if self._writer:
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
     def _hold(self) -> None:
-        """Open what is at the path, and create it if there is nothing."""
+        """Open the file, and create it if it is missing."""
         if self._held is None or _identity(self._held) != _identity(self._path):
-            self._let_go()
+            self._release()
             self._held = _open(self._path, os.O_RDONLY | os.O_CREAT)
-        self._ours, self._damaged = {"": _identity(self._held)}, False
+        self._identities, self._damaged = {"": _identity(self._held)}, False
         self._wal_bytes, self._short_since = 0, math.inf
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._held is not None:
             os.close(self._held)
-        self._held, self._ours = None, {}
+        self._held, self._identities = None, {}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Meanwhile no other server creates this file or sets it aside."""
+        """Keep other servers from creating the file or setting it aside."""
         folder = _open(self._path.parent, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):  # a file system without such locks
+            with contextlib.suppress(OSError):  # the file system may not support locks
                 fcntl.flock(folder, fcntl.LOCK_EX)
             yield
         finally:
@@ -223,10 +219,10 @@ def _open(path: Path, flags: int) -> int:
 
 def _identity(file: Path | int) -> _Identity:
     try:
-        found = os.stat(file)
+        stat = os.stat(file)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
 def _size(path: Path) -> int:

@@ -1,9 +1,10 @@
-"""The table of the audit log, in SQLite or PostgreSQL: its schema and its queries, none of which is asynchronous."""
+"""The blocking queries of the audit log, for SQLite and PostgreSQL."""
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,165 +15,93 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eyespot.errors import AuditUnusable
 from eyespot.memory.audit_postgres import PostgresStore
+from eyespot.memory.audit_schema import MIGRATIONS, audit, migrate, version
 from eyespot.memory.audit_sqlite import SqliteStore
 from eyespot.types import AuditRow, Prediction
 
-TIMEOUT_SECONDS = 2  # for a connection, a lock, or a statement that writes
-READ_SECONDS = 3  # for one page of rows, from when there is a connection
-
-_PRUNED_AT_ONCE = 5000  # rows, so that whoever writes meanwhile waits for milliseconds
-_READ_AT_ONCE = 1000
-_LOCK = 0x65796573  # "eyes", for PostgreSQL's advisory locks
-_PREDICTIONS = TypeAdapter(list[Prediction])
+TIMEOUT_SECONDS = 2  # for connecting, waiting for a lock, or a statement that writes
+READ_SECONDS = 3  # for one page of rows
+PRUNE_ROWS = 5000  # at once, so that other writers wait for milliseconds
+PAGE_ROWS = 1000
+_TOP5 = TypeAdapter(list[Prediction])
 _STEPS = TypeAdapter(dict[str, float])
-
-_metadata = sql.MetaData()
-_version = sql.Table("eyespot_audit_schema", _metadata, sql.Column("version", sql.Integer, nullable=False))
-_audit = sql.Table(
-    "eyespot_audit",
-    _metadata,
-    sql.Column("id", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True),
-    sql.Column("time", sql.DateTime(timezone=True), nullable=False),
-    sql.Column("request_id", sql.Text, nullable=False),
-    sql.Column("address", sql.Text),
-    sql.Column("key", sql.Text),
-    sql.Column("sha256", sql.Text, nullable=False),
-    sql.Column("bytes", sql.Integer, nullable=False),
-    sql.Column("format", sql.Text),
-    sql.Column("width", sql.Integer),
-    sql.Column("height", sql.Integer),
-    sql.Column("model_digest", sql.Text, nullable=False),
-    sql.Column("engine", sql.Text, nullable=False),
-    sql.Column("precision", sql.Text, nullable=False),
-    sql.Column("label", sql.Text),  # the likeliest, to search by
-    sql.Column("top5", sql.Text, nullable=False),  # JSON
-    sql.Column("status", sql.Integer, nullable=False),
-    sql.Column("code", sql.Text),
-    sql.Column("cache", sql.Text, nullable=False),
-    sql.Column("steps", sql.Text, nullable=False),  # JSON
-    sqlite_autoincrement=True,  # an id is never given again, so that a cursor stays right when rows are pruned
-)
-_INSERT = _audit.insert().inline()  # without asking for the ids, which would be reading
-_MADE = ["time", "label", "top5", "steps"]
-_PLAIN = [column.name for column in _audit.c if column.name not in ("id", *_MADE)]
-
-
-@lru_cache(maxsize=100)
-def _insert_into_sqlite(rows: int) -> str:
-    """One statement for so many rows.
-
-    Row by row, Python's SQLite gives up the interpreter's lock, and waits for it, each time. 18 columns of 1,000 rows
-    are within SQLite's 32,766 parameters.
-    """
-    names = _PLAIN + _MADE
-    one = f"({', '.join('?' * len(names))})"
-    return f"INSERT INTO eyespot_audit ({', '.join(names)}) VALUES {', '.join([one] * rows)}"  # noqa: S608
-
-
-def _make_table(connection: Connection) -> None:
-    _audit.create(connection)
-
-
-def _make_indexes(connection: Connection) -> None:
-    for column in ("time", "sha256", "label"):
-        connection.exec_driver_sql(f"CREATE INDEX eyespot_audit_{column} ON eyespot_audit ({column})")
-
-
-# What brings a schema from the version of its index here to the next one. Only ever add to it.
-_FORWARD: tuple[Callable[[Connection], None], ...] = (_make_table, _make_indexes)
-SCHEMA_VERSION = len(_FORWARD)
+_CONVERTED = ["time", "label", "top5", "steps"]
+_PLAIN = [column.name for column in audit.c if column.name not in ("id", *_CONVERTED)]
+_COLUMNS = _PLAIN + _CONVERTED
+_plain = operator.attrgetter(*_PLAIN)
 
 
 class AuditTable:
-    """Rows by `id`, which only grows, whatever the clock does to `time`. Methods may raise one of `failures`."""
+    """Rows by `id`, which only grows, even when the clock is set back. Methods raise `failures`."""
 
     failures = (SQLAlchemyError,)
 
-    def __init__(self, url: str, data_dir: Path) -> None:
-        """Connects to nothing yet. `url` is `sqlite` (a file in `data_dir`), `sqlite:///…` or `postgresql://…`.
+    def __init__(
+        self,
+        url: str,
+        data_dir: Path,
+        *,
+        read_seconds: float = READ_SECONDS,
+        migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS,
+    ) -> None:
+        """Connects later. `url` is `sqlite` (a file in `data_dir`), `sqlite:///…` or `postgresql://…`.
 
         Raises:
-            AuditUnusable: this is no such address, or there is no driver for it.
+            AuditUnusable: the URL is invalid, or its driver is not installed.
         """
         try:
-            self._store = _store(url, data_dir)
+            self.store = _store(url, data_dir, read_seconds)
         except ModuleNotFoundError as error:
             raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error}") from error
-        except (ValueError, sql.exc.ArgumentError):  # whose words may repeat a part of a password
+        except (ValueError, sql.exc.ArgumentError):  # their messages may quote a password
             raise AuditUnusable(
-                "EYESPOT_AUDIT_URL: this is no address such as postgresql://user:password@host:5432/database; "
-                "what is neither letter nor digit in a password is written as %XX"
+                "EYESPOT_AUDIT_URL: invalid URL; expected postgresql://user:password@host:5432/database, with special "
+                "characters in the password percent-encoded"
             ) from None
-        self._engine = self._store.writing
-        self._sqlite = isinstance(self._store, SqliteStore)
-
-    @property
-    def detail(self) -> str:
-        """Which database it is, and what has happened to its file."""
-        return self._store.detail
+        self._engine = self.store.writing
+        self._migrations = migrations
 
     def prepare(self) -> None:
-        """On a fresh connection, make the table, or bring an older one forward.
+        """Reconnect, and create or migrate the tables.
 
         Raises:
-            AuditUnusable: a newer version of this program made it.
+            AuditUnusable: they are from a newer version.
         """
-        with self._store.opened(), self._engine.begin() as connection:
-            if self._sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # two servers may start at once
-            else:
-                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
-            _version.create(connection, checkfirst=True)
-            found = connection.scalar(sql.select(_version.c.version)) or 0
-            if found > SCHEMA_VERSION:
-                raise AuditUnusable(
-                    f"the audit log has the schema version {found}, made by a newer eyespot; this one knows up to "
-                    f"{SCHEMA_VERSION}"
-                )
-            for forward in _FORWARD[found:]:
-                forward(connection)
-            if found < SCHEMA_VERSION:
-                connection.execute(_version.delete())
-                connection.execute(_version.insert(), {"version": SCHEMA_VERSION})
+        with self.store.opened(), self._engine.begin() as connection:
+            self.store.lock_schema(connection)  # several servers may start at once
+            migrate(connection, self._migrations)
 
     def recover(self) -> None:
-        """Prepare it again, and write to it: on a full disk a file can still be opened."""
+        """Prepare again, and try to write: a file on a full disk can be opened."""
         self.prepare()
         with self._engine.begin() as connection:
-            connection.execute(sql.select(_audit.c.id).limit(0))
-            connection.execute(_version.update(), {"version": SCHEMA_VERSION})
-
-    def check(self) -> None:
-        """See whether the file is still the one that was prepared. Takes microseconds, and asks PostgreSQL nothing."""
-        self._store.check()
+            connection.execute(sql.select(audit.c.id).limit(0))
+            connection.execute(version.update(), {"version": len(self._migrations)})
 
     def insert(self, rows: Sequence[AuditRow]) -> None:
-        """All of these in one transaction, or none; each gets an id. Tried again, once, on a fresh connection."""
+        """Write all rows or none, in one transaction; retried once on a new connection."""
         try:
             self._insert(rows)
-        except _Unanswered:
-            # They may be written, and nothing in a row tells it from its copy: the request id is the client's choice.
-            # So they count as lost, which does less harm than an audit log that has requests twice.
+        except _CommitUnknown:
+            # The rows may be written, and a retry could not tell: the client chooses the request id. Counting them as
+            # lost does less harm than logging requests twice.
             raise
         except self.failures:
             self.prepare()
             self._insert(rows)
 
     def _insert(self, rows: Sequence[AuditRow]) -> None:
-        self.check()
+        self.store.check()
         with self._engine.connect() as connection:
-            if self._sqlite:
-                values = [value for row in rows for value in _columns(row, _as_sqlalchemy_writes(row.time)).values()]
-                connection.exec_driver_sql(_insert_into_sqlite(len(rows)), tuple(values))
-            else:
-                connection.execute(_INSERT, [_columns(row, row.time) for row in rows])
+            values = chain.from_iterable(_values(row, self.store.timestamp(row.time)) for row in rows)
+            connection.exec_driver_sql(_insert_statement(len(rows), self.store.placeholder), tuple(values))
             try:
                 connection.commit()
             except DBAPIError as error:
                 if error.connection_invalidated:
-                    raise _Unanswered(self.reason(error)) from error
+                    raise _CommitUnknown(self.reason(error)) from error
                 raise
-        self.check()  # the file may have been deleted just before
+        self.store.check()  # the file may have been deleted just before
 
     def rows(
         self,
@@ -186,87 +115,85 @@ class AuditTable:
         limit: int,
         patient: bool = False,
     ) -> list[AuditRow]:
-        """At most `limit` rows: newest first and with ids below `before`, or oldest first and above `after`.
+        """At most `limit` rows: newest first with ids below `before`, or oldest first with ids above `after`.
 
-        `since` is inclusive and `until` is not; `label` is that of the likeliest class. Fails after READ_SECONDS,
-        unless `patient`.
+        `since` is inclusive, `until` exclusive; `label` is of the top class. Unless `patient`, takes `read_seconds` at
+        most.
         """
-        column = _audit.c
-        wanted = sql.select(_audit).limit(limit).order_by(column.id.desc() if after is None else column.id)
-        for is_so, place, given in (
-            (operator.lt, column.id, before),
-            (operator.gt, column.id, after),
-            (operator.ge, column.time, since),
-            (operator.lt, column.time, until),
-            (operator.eq, column.sha256, sha256),
-            (operator.eq, column.label, label),
+        query = sql.select(audit).limit(limit).order_by(audit.c.id.desc() if after is None else audit.c.id)
+        for condition, column, value in (
+            (operator.lt, audit.c.id, before),
+            (operator.gt, audit.c.id, after),
+            (operator.ge, audit.c.time, since),
+            (operator.lt, audit.c.time, until),
+            (operator.eq, audit.c.sha256, sha256),
+            (operator.eq, audit.c.label, label),
         ):
-            if given is not None:
-                wanted = wanted.where(is_so(place, given))
-        engine = self._engine if patient else self._store.reading
+            if value is not None:
+                query = query.where(condition(column, value))
+        engine = self._engine if patient else self.store.reading
         with engine.connect() as connection:
-            return [_row(dict(found)) for found in connection.execute(wanted).mappings()]
+            return [_row(found) for found in connection.execute(query).mappings()]
 
-    def all_rows(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[AuditRow]:
-        """Every row of that time, oldest first; memory does not grow with their number."""
+    def all_rows(
+        self, *, since: datetime | None = None, until: datetime | None = None, page: int = PAGE_ROWS
+    ) -> Iterator[AuditRow]:
+        """All rows of that time, oldest first, read in pages."""
         last = 0
-        while found := self.rows(since=since, until=until, after=last, limit=_READ_AT_ONCE, patient=True):
-            yield from found
-            last = found[-1].id
+        while rows := self.rows(since=since, until=until, after=last, limit=page, patient=True):
+            yield from rows
+            last = rows[-1].id
 
-    def prune(self, before: datetime) -> int:
-        """Delete some of the rows from before that time, and say how many; 0 when there are none left."""
-        old = sql.select(_audit.c.id).where(_audit.c.time < before).limit(_PRUNED_AT_ONCE)
+    def prune(self, before: datetime, limit: int = PRUNE_ROWS) -> int:
+        """Delete at most `limit` rows from before that time; how many were deleted."""
+        old = sql.select(audit.c.id).where(audit.c.time < before).limit(limit)
         with self._engine.begin() as connection:
-            return connection.execute(_audit.delete().where(_audit.c.id.in_(old))).rowcount
-
-    def interrupt(self) -> None:
-        """Make whatever the writer waits for fail. Readers do not notice."""
-        self._store.interrupt()
+            return connection.execute(audit.delete().where(audit.c.id.in_(old))).rowcount
 
     @staticmethod
     def reason(failure: Exception) -> str:
-        """What a failure says, without the SQL and its values."""
+        """The message of a failure without the SQL and its values."""
         return str(getattr(failure, "orig", None) or failure).strip().partition("\n")[0]
 
     def unusable(self, failure: Exception) -> AuditUnusable:
-        """What a program says that cannot do without it."""
-        return AuditUnusable(f"the audit log cannot be had: {self.reason(failure)}")
+        """The failure as an error that stops the program."""
+        return AuditUnusable(f"cannot use the audit log: {self.reason(failure)}")
 
     def close(self) -> None:
-        self._store.close()
+        self.store.close()
 
 
-class _Unanswered(SQLAlchemyError):
-    """COMMIT was sent, and the connection broke before its answer came."""
+class _CommitUnknown(SQLAlchemyError):
+    """The connection broke between COMMIT and its reply."""
 
 
-def _store(url: str, data_dir: Path) -> SqliteStore | PostgresStore:
+def _store(url: str, data_dir: Path, read_seconds: float) -> SqliteStore | PostgresStore:
     if not url.startswith("sqlite"):
-        return PostgresStore(url, wait_seconds=TIMEOUT_SECONDS, read_seconds=READ_SECONDS)
+        return PostgresStore(url, wait_seconds=TIMEOUT_SECONDS, read_seconds=read_seconds)
     path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
-    return SqliteStore(path, wait_seconds=TIMEOUT_SECONDS, read_seconds=READ_SECONDS)
+    return SqliteStore(path, wait_seconds=TIMEOUT_SECONDS, read_seconds=read_seconds)
 
 
-def _columns(row: AuditRow, time: datetime | str) -> dict[str, Any]:
-    return {
-        **{name: getattr(row, name) for name in _PLAIN},
-        "time": time,
-        "label": row.top5[0].label if row.top5 else None,
-        "top5": _PREDICTIONS.dump_json(row.top5).decode(),
-        "steps": _STEPS.dump_json(row.steps).decode(),
-    }
+@lru_cache(maxsize=100)
+def _insert_statement(rows: int, placeholder: str) -> str:
+    """One statement for all rows: row by row, Python's SQLite releases and waits for the interpreter's lock each time.
+
+    1000 rows of 18 columns stay below the maximum of 32,766 parameters in SQLite, and 65,535 in PostgreSQL.
+    """
+    row = f"({', '.join([placeholder] * len(_COLUMNS))})"
+    return f"INSERT INTO eyespot_audit ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
 
 
-def _as_sqlalchemy_writes(time: datetime) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S.%f")
+def _values(row: AuditRow, time: datetime | str) -> tuple[object, ...]:
+    label = row.top5[0].label if row.top5 else None
+    return *_plain(row), time, label, _TOP5.dump_json(row.top5).decode(), _STEPS.dump_json(row.steps).decode()
 
 
-def _row(found: Mapping[str, Any]) -> AuditRow:
+def _row(found: Mapping[Any, Any]) -> AuditRow:
     time: datetime = found["time"]
     return AuditRow(
         **{name: found[name] for name in ("id", *_PLAIN)},
         time=time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC),  # SQLite has no time zones
-        top5=_PREDICTIONS.validate_json(found["top5"]),
+        top5=_TOP5.validate_json(found["top5"]),
         steps=_STEPS.validate_json(found["steps"]),
     )

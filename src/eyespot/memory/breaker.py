@@ -1,4 +1,4 @@
-"""A server elsewhere that one can do without, and that may be slow or gone."""
+"""A circuit breaker for a remote store that may be slow or away."""
 
 import asyncio
 import logging
@@ -11,69 +11,79 @@ from eyespot.telemetry import event
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS = 0.05  # that whoever asks waits for it
-COOLDOWN_SECONDS = 1  # for which it is left alone when it did not answer
+TIMEOUT_SECONDS = 0.05
+COOLDOWN_SECONDS = 1
 
 
 class StoreUnavailable(Exception):
-    """It did not answer, or has not answered lately."""
+    """The store failed or timed out, now or less than a cooldown ago."""
 
 
 class CircuitBreaker:
-    """Asks it, for 50 ms at most; one that does not answer is left alone for a second, and then tried by one request.
+    """Limits each call to `timeout` seconds; after a failure, lets none through for `cooldown` seconds, then one.
 
-    Says so in the events `{name}_lost` and `{name}_found`.
+    Logs `{name}_lost` and `{name}_found`.
     """
 
-    def __init__(self, name: str) -> None:
-        self.lost: str | None = None  # why
+    def __init__(
+        self,
+        name: str,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        cooldown: float = COOLDOWN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failure: str | None = None
         self._name = name
-        self._alone_until = -math.inf  # as time.monotonic() has it
-        self._asked: set[asyncio.Task[Any]] = set()
+        self._timeout = timeout
+        self._cooldown = cooldown
+        self._clock = clock
+        self._open_until = -math.inf
+        self._calls: set[asyncio.Task[Any]] = set()
 
     @property
-    def is_left_alone(self) -> bool:
-        """Whether it is no use to ask now."""
-        return time.monotonic() < self._alone_until
+    def is_open(self) -> bool:
+        """Whether a call would fail at once."""
+        return self._clock() < self._open_until
 
-    async def ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `question()` returns.
+    async def call(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `operation()` returns.
 
         Raises:
-            StoreUnavailable: it raised something, or takes too long.
+            StoreUnavailable: the breaker is open, or the operation raised an exception or timed out.
         """
-        if self.is_left_alone:
+        if self.is_open:
             raise StoreUnavailable
-        if self.lost:
-            self._alone_until = time.monotonic() + COOLDOWN_SECONDS  # so that no other request waits for it
-        # What is late goes on, or a server to which it takes longer to connect would never be connected to.
-        asked = asyncio.create_task(question())
-        self._asked.add(asked)
-        asked.add_done_callback(self._ended)
-        await asyncio.wait({asked}, timeout=TIMEOUT_SECONDS)
-        error = asked.exception() if asked.done() else TimeoutError(f"no answer within {TIMEOUT_SECONDS * 1000:g} ms")
+        if self.failure:
+            self._open_until = self._clock() + self._cooldown  # no other request tries meanwhile
+        # A late call is not cancelled: a connection that takes longer than the timeout would never be made.
+        call = asyncio.create_task(operation())
+        self._calls.add(call)
+        call.add_done_callback(self._finished)
+        await asyncio.wait({call}, timeout=self._timeout)
+        error = call.exception() if call.done() else TimeoutError(f"no answer within {self._timeout * 1000:g} ms")
         if error:
-            self._lose(error)
+            self._trip(error)
             raise StoreUnavailable from error
-        if self.lost:
-            self.lost, self._alone_until = None, -math.inf
+        if self.failure:
+            self.failure, self._open_until = None, -math.inf
             event(f"{self._name}_found")
-        return asked.result()
+        return call.result()
 
-    def _lose(self, error: BaseException) -> None:
+    def _trip(self, error: BaseException) -> None:
         reason = str(error) or type(error).__name__
-        if not self.lost:
+        if not self.failure:
             event(f"{self._name}_lost", logging.WARNING, reason=reason)
-        self.lost = reason
-        self._alone_until = time.monotonic() + COOLDOWN_SECONDS
+        self.failure = reason
+        self._open_until = self._clock() + self._cooldown
 
-    def _ended(self, asked: asyncio.Task[Any]) -> None:
-        self._asked.discard(asked)
-        if not asked.cancelled():
-            asked.exception()  # asyncio complains of one that nobody asked for
+    def _finished(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # or asyncio logs that nobody retrieved it
 
     async def close(self) -> None:
-        """Give up what is still being asked."""
-        for asked in self._asked:
-            asked.cancel()
-        await asyncio.gather(*self._asked, return_exceptions=True)
+        """Cancel the calls that are still running."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)

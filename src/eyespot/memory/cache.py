@@ -1,4 +1,4 @@
-"""Where answers are remembered: in this process, or in a Redis that several replicas share."""
+"""Results by image, cached in this process or in a Redis that several replicas share."""
 
 import asyncio
 import logging
@@ -13,70 +13,64 @@ from cachetools import LRUCache
 
 from eyespot.errors import CacheUnavailable, InvalidSetting
 from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable
+from eyespot.memory.redis import open_redis
 from eyespot.telemetry import Metrics, event
 
 MEMORY_BYTES = 64 * 1024 * 1024
-_ENTRY_BYTES = 400  # what an entry takes beside its value: the key, two dictionaries' places, the order
-_KEPT_SECONDS = 7 * 24 * 3600
-_MAX_PUTTING = 1000  # answers on their way into Redis; more are not remembered
-_SILENT_SECONDS = 60  # between two events that say that Redis refuses something
+_ENTRY_BYTES = 400  # of an entry besides its value: the key, the places in two dictionaries, the order
+_TTL_SECONDS = 7 * 24 * 3600
+_MAX_PUTS = 1000  # on their way to Redis
+_QUIET_SECONDS = 60  # between two `cache_refused` events
 
 
 class Cache(Protocol):
-    """Answers by the sha256 of the image and `variant`, which stands for all else that they depend on.
+    """Values by the sha256 of the image and a `variant`: everything else that the result depends on."""
 
-    What is not there, or cannot be had, is None; only `drop` raises.
-    """
-
-    async def get(self, sha256: str, variant: str) -> bytes | None: ...
+    async def get(self, sha256: str, variant: str) -> bytes | None:
+        """The value; None also if the cache is unavailable."""
+        ...
 
     def put(self, sha256: str, variant: str, value: bytes) -> None: ...
 
     async def drop(self, sha256: str) -> bool:
-        """Forget every variant, with what is being put; whether there was any.
+        """Remove all variants, those of unfinished puts too; whether there were any.
 
         Raises:
-            CacheUnavailable: some may still be there.
+            CacheUnavailable: some may be left.
         """
         ...
 
     def state(self) -> tuple[bool, str]:
-        """Whether it works, and what there is to say of it."""
+        """Whether the cache works, and details for the operator."""
         ...
 
     async def close(self) -> None: ...
 
 
 def open_cache(url: str, metrics: Metrics) -> Cache | None:
-    """The cache at that address: `memory://`, `memory://?max_bytes=N`, `redis://…`, `rediss://…`, or None for `off`.
+    """The cache that EYESPOT_CACHE_URL names: `memory://`, `memory://?max_bytes=N`, `redis://…`, `rediss://…`, `off`.
 
     Raises:
-        InvalidSetting: this is no such address.
+        InvalidSetting: the URL is invalid.
     """
     if url == "off":
         return None
-    if url.startswith("memory:"):
-        return MemoryCache(_max_bytes(url))
-    try:
-        return RedisCache(url, metrics)
-    except (ValueError, TypeError):  # whose words may repeat a part of a password
-        raise InvalidSetting(
-            "EYESPOT_CACHE_URL: this is no address such as redis://user:password@host:6379/0; what is neither letter "
-            "nor digit in a password is written as %XX"
-        ) from None
+    return MemoryCache(_max_bytes(url)) if url.startswith("memory:") else RedisCache(url, metrics)
 
 
 def _max_bytes(url: str) -> int:
     parts = urlsplit(url)
-    given = parse_qs(parts.query, keep_blank_values=True)
-    text = given.pop("max_bytes", [str(MEMORY_BYTES)])[-1]
-    if given or parts.netloc or parts.path or not text.isdecimal():
-        raise InvalidSetting(f"EYESPOT_CACHE_URL={url}: write memory:// or memory://?max_bytes={MEMORY_BYTES}")
+    options = parse_qs(parts.query, keep_blank_values=True)
+    text = options.pop("max_bytes", [str(MEMORY_BYTES)])[-1]
+    if options or parts.netloc or parts.path or not text.isdecimal():
+        raise InvalidSetting(
+            f"EYESPOT_CACHE_URL={url}: invalid; expected memory:// or memory://?max_bytes={MEMORY_BYTES}"
+        )
     return int(text)
 
 
 class MemoryCache:
-    """The most recently used entries, within a number of bytes. Used from the event loop only."""
+    """The most recently used values, up to a number of bytes. For use from the event loop only."""
 
     def __init__(self, max_bytes: int) -> None:
         self._entries: LRUCache[tuple[str, str], bytes] = LRUCache(
@@ -91,117 +85,102 @@ class MemoryCache:
             self._entries[sha256, variant] = value
 
     async def drop(self, sha256: str) -> bool:
-        dropped = [name for name in self._entries if name[0] == sha256]  # some milliseconds when full, and seldom
-        for name in dropped:
-            del self._entries[name]
+        dropped = [key for key in self._entries if key[0] == sha256]  # a few milliseconds when full, and rare
+        for key in dropped:
+            del self._entries[key]
         return bool(dropped)
 
     def state(self) -> tuple[bool, str]:
-        have, room = (round(size / 2**20, 1) for size in (self._entries.currsize, self._entries.maxsize))
-        return True, f"in memory, {len(self._entries)} answers, {have} of {room} MiB"
+        used, limit = (round(size / 2**20, 1) for size in (self._entries.currsize, self._entries.maxsize))
+        return True, f"in memory, {len(self._entries)} answers, {used} of {limit} MiB"
 
     async def close(self) -> None:
         self._entries.clear()
 
 
 class RedisCache:
-    """Entries in Redis, kept for seven days at most, or less when Redis needs the room.
+    """One hash per image with a field per variant, so that `drop` reaches the variants of other replicas too.
 
-    Each image is a hash with a field for each variant, so that a deletion reaches those of other replicas too, which
-    may run another version, model or precision.
-
-    A Redis that is slow or gone costs a request 50 ms at most; until it answers again all is a miss. What is put
-    is sent in the background.
+    Reads wait for Redis as long as the circuit breaker allows, and fail as misses. Writes run in the background.
     """
 
     def __init__(self, url: str, metrics: Metrics) -> None:
-        from redis import asyncio as redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
         from redis.exceptions import ResponseError
 
-        # One more attempt: a connection that was cut while it was idle is opened anew within the same request.
-        self._client = redis.Redis.from_url(
-            url, retry=Retry(NoBackoff(), 1), socket_timeout=COOLDOWN_SECONDS, socket_connect_timeout=COOLDOWN_SECONDS
-        )
-        pool: Any = self._client.connection_pool
-        pool.make_connection()  # raises when there is an option that it does not know
-        if not (urlsplit(url).path.strip("/") or "0").isdecimal():
-            raise ValueError("a database of Redis has a number")
-        self._refused = ResponseError
+        self._client = open_redis(url)
+        self._response_error = ResponseError
         self._metrics = metrics
-        self._remote = CircuitBreaker("cache")
-        self._putting: set[asyncio.Task[Any]] = set()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by sha256
-        self._silent_until = -math.inf
+        self._breaker = CircuitBreaker("cache")
+        self._puts: set[asyncio.Task[Any]] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by sha256
+        self._quiet_until = -math.inf
 
     async def get(self, sha256: str, variant: str) -> bytes | None:
-        value: bytes | None = await self._ask(lambda: self._client.hget(_key(sha256), variant))
+        value: bytes | None = await self._call(lambda: self._client.hget(_key(sha256), variant))
         return value
 
     def put(self, sha256: str, variant: str, value: bytes) -> None:
-        if not self._remote.is_left_alone and len(self._putting) < _MAX_PUTTING:
-            task = self._in_turn(sha256, lambda: self._put(sha256, variant, value))
-            self._putting.add(task)
-            task.add_done_callback(self._putting.discard)
+        if not self._breaker.is_open and len(self._puts) < _MAX_PUTS:
+            task = self._in_order(sha256, lambda: self._put(_key(sha256), variant, value))
+            self._puts.add(task)
+            task.add_done_callback(self._puts.discard)
 
-    async def _put(self, sha256: str, variant: str, value: bytes) -> None:
-        key = _key(sha256)
-        async with self._client.pipeline(transaction=True) as both:
-            both.hset(key, variant, value)
-            both.expire(key, _KEPT_SECONDS)
-            await both.execute()
+    async def _put(self, key: str, variant: str, value: bytes) -> None:
+        async with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.hset(key, variant, value)
+            pipeline.expire(key, _TTL_SECONDS)
+            await pipeline.execute()
 
     async def drop(self, sha256: str) -> bool:
-        dropped = await self._in_turn(sha256, lambda: self._client.delete(_key(sha256)))
+        dropped = await self._in_order(sha256, lambda: self._client.delete(_key(sha256)))
         if dropped is None:
             raise CacheUnavailable(retry_after=COOLDOWN_SECONDS)
         return bool(dropped)
 
-    def _in_turn(self, sha256: str, command: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
-        """Send a command once all before it for the image have ended, those included that nobody waits for any more.
+    def _in_order(self, sha256: str, command: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
+        """Send a command after all earlier ones for the image, timed-out ones included, have finished.
 
-        They go over several connections, so that Redis might otherwise drop first and put then.
+        Commands use several connections, so Redis could otherwise run a put after the drop that followed it.
         """
-        turn = self._turns.setdefault(sha256, asyncio.Lock())
+        lock = self._locks.setdefault(sha256, asyncio.Lock())
 
-        async def send() -> Any:
-            async with turn:
+        async def locked() -> Any:
+            async with lock:
                 return await command()
 
-        return asyncio.ensure_future(self._ask(send))
+        return asyncio.create_task(self._call(locked))
 
-    async def _ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        """What Redis answers, or None when it cannot be had."""
+    async def _call(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """The reply; None if Redis is unavailable or refuses the command."""
 
-        async def ask() -> Any:
+        async def call() -> Any:
             try:
                 return await command()
-            except self._refused as error:  # it is there, and does not do this: it is full, say
-                self._tell(error)
+            except self._response_error as error:  # such as out of memory: Redis is up, the breaker stays closed
+                self._log_refusal(error)
                 return None
 
-        if self._remote.is_left_alone:
+        if self._breaker.is_open:
             return None
         try:
-            return await self._remote.ask(ask)
+            return await self._breaker.call(call)
         except StoreUnavailable:
             self._metrics.cache_errors.inc()
             return None
 
-    def _tell(self, refusal: Exception) -> None:
+    def _log_refusal(self, error: Exception) -> None:
         self._metrics.cache_errors.inc()
-        if time.monotonic() > self._silent_until:
-            self._silent_until = time.monotonic() + _SILENT_SECONDS
-            event("cache_refused", logging.WARNING, reason=str(refusal))
+        if time.monotonic() > self._quiet_until:
+            self._quiet_until = time.monotonic() + _QUIET_SECONDS
+            event("cache_refused", logging.WARNING, reason=str(error))
 
     def state(self) -> tuple[bool, str]:
-        lost = self._remote.lost
-        return not lost, f"redis, lost: {lost}" if lost else "redis"
+        failure = self._breaker.failure
+        return not failure, f"redis, lost: {failure}" if failure else "redis"
 
     async def close(self) -> None:
-        await asyncio.gather(*self._putting)
-        await self._remote.close()
+        await asyncio.gather(*self._puts)
+        await self._breaker.close()
         await self._client.aclose()
 
 

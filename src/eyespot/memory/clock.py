@@ -1,20 +1,26 @@
-"""How old something is, whatever is done to the clock meanwhile."""
+"""A UTC clock for ages, which does not jump when the system clock is set."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the former counts while the system is suspended
 
 
 class SteadyClock:
-    """UTC for the judgement of ages: the clock as it was at the start, and the seconds since then.
+    """The system clock at the start plus the seconds since, or the system clock if that is earlier.
 
-    A clock that is set forward must not make old what is young; one that is set back only keeps things for longer.
+    So a clock set forward makes nothing old, and one set back only keeps things longer.
     """
 
-    def __init__(self) -> None:
-        # Counts through a suspension too, where the system has such a clock.
-        self._elapsed = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-        self._offset = time.time() - self._elapsed()
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = lambda: time.clock_gettime(_BOOTTIME),
+    ) -> None:
+        self._wall = wall
+        self._elapsed = elapsed
+        self._offset = wall() - elapsed()
 
     def __call__(self) -> datetime:
-        return datetime.fromtimestamp(min(self._offset + self._elapsed(), time.time()), UTC)
+        return datetime.fromtimestamp(min(self._offset + self._elapsed(), self._wall()), UTC)

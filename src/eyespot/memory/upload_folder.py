@@ -1,204 +1,198 @@
-"""The folder of images: each once, in a file that is named by its sha256."""
+"""A folder of images, each in one file named by its sha256."""
 
-import contextlib
 import logging
+import math
 import os
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from eyespot.errors import StorageFull
 from eyespot.memory.clock import SteadyClock
 from eyespot.telemetry import event
 
-_UNFINISHED = ".part"
-_UNFINISHED_SECONDS = 3600  # after which nobody writes it any more
+_PARTIAL = ".part"
+_PARTIAL_SECONDS = 3600  # older ones were left by a killed server
 
 
 class UploadFolder:
-    """Images that were recognised, for so many days after they were last sent, within so many bytes.
+    """Images up to `days` after they were last sent; of more than `max_bytes`, the least recently sent are deleted.
 
-    May be used from several threads at once, and by several servers in the same folder, each of which keeps within the
-    bytes what it knows of. No lock is held while a file is written or the folder is searched.
+    Thread-safe. Several servers may share the folder; each limits the bytes that it knows of. No lock is held while a
+    file is written or the folder is scanned.
     """
 
-    def __init__(self, folder: Path, days: int, max_bytes: int, fsync: Callable[[int], None] = os.fsync) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        days: int,
+        max_bytes: int,
+        *,
+        fsync: Callable[[int], None] = os.fsync,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
         self._folder = folder
         self._days = days
         self._max_bytes = max_bytes
         self._fsync = fsync
-        self._now = SteadyClock()
+        self._now = now or SteadyClock()
         self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # by sha256, those that were sent least recently first
+        # When it was last sent, in seconds since the epoch, and its bytes, by sha256; least recently sent first.
+        self._images: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._bytes = 0
-        self._changed: set[str] | None = None  # images that came, went or were sent again since a sweep began
+        self._changed: set[str] | None = None  # by `keep` or `remove` since the current sweep began
         self.sweep()
 
     def __contains__(self, sha256: str) -> bool:
-        """Whether the image is kept, as far as this server knows; another one may have deleted it."""
-        return sha256 in self._sizes
+        """Whether the image is kept, unless another server has deleted it."""
+        return sha256 in self._images
 
     def keep(self, sha256: str, data: bytes, unless: Callable[[], bool] = lambda: False) -> None:
-        """Write an image, or, when it is there, note that it was sent again. Older ones make room.
+        """Write an image, or note that it was sent again, and delete older ones if that takes too many bytes.
 
-        It is not kept if `unless()` is true when the file gets its name; no `remove` comes between the two.
+        `unless()` is called right before the file gets its name, with no `remove` in between; if it returns True, the
+        image is not kept.
 
         Raises:
-            StorageFull: it cannot be written; nothing is left of it.
+            StorageFull: the image cannot be written; no file is left.
         """
         if len(data) > self._max_bytes or self.note(sha256):
             return
-        try:
+        with _storage_full("kept", sha256):
             with self._lock:
-                self._make_room(len(data))  # before it is written, since the disk may be full
-            with self._written(self._path(sha256), data) as unfinished, self._lock:
+                self._make_room(len(data))  # first, because the disk may be full
+            with self._partial(self._path(sha256), data) as partial, self._lock:
                 if not unless():
                     self._make_room(len(data))
-                    unfinished.replace(self._path(sha256))
-                    self._change(sha256, len(data))
-        except OSError as error:
-            raise _failed("kept", sha256, error) from error
+                    partial.replace(self._path(sha256))
+                    self._set_size(sha256, len(data))
 
     def note(self, sha256: str) -> bool:
-        """Note that an image was sent again; whether it is kept.
+        """Note that an image was sent again, if it is kept; whether it is.
 
         Raises:
-            StorageFull: that cannot be noted.
+            StorageFull: the file's time cannot be set.
         """
         path = self._path(sha256)
-        try:
-            with self._lock:
-                if sha256 not in self._sizes or not path.exists():
-                    return False
-                os.utime(path)
-                self._change(sha256, self._sizes[sha256])
-                return True
-        except OSError as error:
-            raise _failed("kept", sha256, error) from error
+        with _storage_full("kept", sha256), self._lock:
+            if sha256 not in self._images or not path.exists():
+                return False
+            os.utime(path)
+            self._set_size(sha256, self._images[sha256][1])
+            return True
 
-    @contextlib.contextmanager
-    def _written(self, path: Path, data: bytes) -> Iterator[Path]:
-        """A file beside `path`, whole and on the disk; it is deleted unless it is renamed."""
+    @contextmanager
+    def _partial(self, path: Path, data: bytes) -> Iterator[Path]:
+        """A file beside `path` with the data, synced; deleted unless renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{secrets.token_hex(4)}{_UNFINISHED}")
+        partial = path.with_suffix(f".{secrets.token_hex(4)}{_PARTIAL}")
         try:
-            with unfinished.open("xb") as file:
+            with partial.open("xb") as file:
                 file.write(data)
                 file.flush()
                 self._fsync(file.fileno())
-            yield unfinished
+            yield partial
         finally:
-            unfinished.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        while self._sizes and self._bytes + size > self._max_bytes:
-            self._forget(next(iter(self._sizes)))
+        while self._images and self._bytes + size > self._max_bytes:
+            self._delete(next(iter(self._images)))
 
-    def _forget(self, sha256: str) -> None:
+    def _delete(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)
-        self._change(sha256, None)
+        self._set_size(sha256, None)
 
-    def _change(self, sha256: str, size: int | None) -> None:
-        """Note that an image was kept now, or is no longer."""
-        self._bytes -= self._sizes.pop(sha256, 0)
+    def _set_size(self, sha256: str, size: int | None) -> None:
+        """Note that an image was sent now, or deleted."""
+        _, before = self._images.pop(sha256, (0, 0))
         if size is not None:
-            self._sizes[sha256] = size
-            self._bytes += size
+            self._images[sha256] = self._now().timestamp(), size
+        self._bytes += (size or 0) - before
         if self._changed is not None:
             self._changed.add(sha256)
 
     def get(self, sha256: str) -> bytes | None:
-        """The image, when it is kept.
+        """The image if it is kept.
 
         Raises:
-            StorageFull: it cannot be read.
+            StorageFull: the file cannot be read.
         """
-        try:
+        with _storage_full("read", sha256), suppress(FileNotFoundError):
             return self._path(sha256).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _failed("read", sha256, error) from error
+        return None
 
     def remove(self, sha256: str) -> bool:
         """Delete an image; whether there was one.
 
         Raises:
-            StorageFull: it cannot be deleted.
+            StorageFull: the file cannot be deleted.
         """
-        try:
-            with self._lock:
-                there = self._path(sha256).exists()
-                self._forget(sha256)
-        except OSError as error:
-            raise _failed("deleted", sha256, error) from error
-        return there
+        with _storage_full("deleted", sha256), self._lock:
+            existed = self._path(sha256).exists()
+            self._delete(sha256)
+            return existed
 
     def sweep(self) -> None:
-        """Delete what is too old or too much, and what was left unfinished; one sweep at a time.
+        """Scan the folder, then delete old partial files and images that are too old or too many bytes.
 
-        What comes or goes while the folder is searched counts as it is, not as it was found.
+        One thread at a time. Images that are kept or removed during the scan count as they are, not as it found them.
         """
+        now = self._now()
         with self._lock:
-            self._changed = set()
-        try:
-            found = sorted(self._files())
-            self._adopt([(path.name, size) for _, size, path in found if not path.suffix])
-            now = self._now()
-            deleted = 0
-            for modified, _, path in found:
-                if path.suffix and modified < now.timestamp() - _UNFINISHED_SECONDS:
-                    path.unlink(missing_ok=True)
-                elif not path.suffix and modified < (now - timedelta(days=self._days)).timestamp():
-                    deleted += self._expire(path.name)
-            with self._lock:
-                before = len(self._sizes)
-                self._make_room(0)
-                deleted += before - len(self._sizes)
-        finally:
-            with self._lock:
-                self._changed = None
+            changed = self._changed = set[str]()
+        found = OrderedDict[str, tuple[float, int]]()
+        for modified, size, path in sorted(self._files()):
+            if not path.suffix:
+                found[path.name] = modified, size
+            elif modified < now.timestamp() - _PARTIAL_SECONDS:
+                path.unlink(missing_ok=True)
+        with self._lock:
+            for sha256 in changed:
+                found.pop(sha256, None)
+            found.update((sha256, image) for sha256, image in self._images.items() if sha256 in changed)
+            self._images, self._bytes, self._changed = found, sum(size for _, size in found.values()), None
+        deleted = 0
+        while self._delete_surplus((now - timedelta(days=self._days)).timestamp()):
+            deleted += 1
         if deleted:
-            event("uploads_swept", deleted=deleted, kept=len(self._sizes), bytes=self._bytes)
+            event("uploads_swept", deleted=deleted, kept=len(self._images), bytes=self._bytes)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """When it was last modified, its size and its path, of each file."""
-        found = []
+        """Modification time, size and path of each file."""
+        files = []
         for path in self._folder.glob("??/*"):
-            with contextlib.suppress(FileNotFoundError):  # another server was quicker
-                about = path.stat()
-                found.append((about.st_mtime, about.st_size, path))
-        return found
+            with suppress(FileNotFoundError):  # another server deleted it
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
+        return files
 
-    def _adopt(self, found: list[tuple[str, int]]) -> None:
-        """Take the images that were found for those that there are, but for those that have changed meanwhile."""
+    def _delete_surplus(self, oldest: float) -> bool:
+        """Delete the least recently sent image if it is too old or takes too many bytes; whether it was."""
         with self._lock:
-            changed = self._changed or set()
-            sizes = OrderedDict((sha256, size) for sha256, size in found if sha256 not in changed)
-            sizes.update((sha256, size) for sha256, size in self._sizes.items() if sha256 in changed)
-            self._bytes += sum(sizes.values()) - sum(self._sizes.values())
-            self._sizes = sizes
-
-    def _expire(self, sha256: str) -> bool:
-        """Delete an image, unless it has changed since it was found; whether it was deleted."""
-        with self._lock:
-            if self._changed and sha256 in self._changed:
-                return False
-            self._forget(sha256)
-            return True
+            sha256, (sent, _) = next(iter(self._images.items()), ("", (math.inf, 0)))
+            surplus = sent < oldest or self._bytes > self._max_bytes
+            if surplus:
+                self._delete(sha256)
+            return surplus
 
     def state(self) -> str:
-        """How many images are kept."""
-        return f"{len(self._sizes)} images, {self._bytes / 2**20:.1f} of {self._max_bytes / 2**20:.1f} MiB"
+        """Details for the operator."""
+        return f"{len(self._images)} images, {self._bytes / 2**20:.1f} of {self._max_bytes / 2**20:.1f} MiB"
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
 
 
-def _failed(what: str, sha256: str, error: OSError) -> StorageFull:
-    reason = os.strerror(error.errno or 0)
-    event(f"upload_not_{what}", logging.ERROR, sha256=sha256, reason=reason)
-    return StorageFull(f"The image could not be {what}: {reason}.", retry_after=60)
+@contextmanager
+def _storage_full(what: str, sha256: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        event(f"upload_not_{what}", logging.ERROR, sha256=sha256, reason=reason)
+        raise StorageFull(f"The image could not be {what}: {reason}.", retry_after=60) from error

@@ -1,4 +1,4 @@
-"""What is in an image: pure CPU; no event loop, no HTTP, no storage.
+"""Image recognition on the CPU: no event loop, no HTTP, no storage.
 
-Usable alone: `Classifier.open("weights/manifest.toml").classify(data)`.
+Works alone: `Classifier.open("weights/manifest.toml").classify(data)`.
 """

@@ -1,4 +1,4 @@
-"""Bytes in, confidences out: the manifest, the weights, an engine, preprocess and labels, joined."""
+"""The classifier: encoded image in, confidences out."""
 
 import builtins
 import logging
@@ -14,22 +14,24 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from eyespot.errors import EngineUnavailable, GoldenImageFailed
+from eyespot.choices import FORMATS
+from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
-from eyespot.vision import export, labels, precision, preprocess, weights
-from eyespot.vision.engines import Confidences, Engine, softmax
+from eyespot.vision import export, labels, preprocess, weights
+from eyespot.vision.engines import Confidences, Engine, Threads, softmax
 from eyespot.vision.export import Export
+from eyespot.vision.loader import load_model
 from eyespot.vision.precision import Comparison
 from eyespot.vision.weights import Entry
 
-_HEAD = struct.Struct("<4s8sIII")  # of a packed `Scores`: what it is, format, width, height, bytes
 _PACKED = b"eye2"
+_HEAD = struct.Struct("<4s8sIII")  # _PACKED, format, width, height, bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the network says of one image: all classes, likeliest first.
+    """The confidences for one image, over all classes, highest first.
 
     `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
     `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one.
@@ -43,15 +45,15 @@ class Scores:
     bytes: int
 
     def pack(self) -> builtins.bytes:
-        """As bytes, 8 for each class and a few more, which `unpack` makes into the same again."""
+        """As bytes for `unpack`: 8 for each class and a head."""
         head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height, self.bytes)
         return head + self.class_ids.tobytes() + self.confidences.tobytes()
 
     @classmethod
     def unpack(cls, packed: builtins.bytes, classes: int) -> Self:
-        """Raises `ValueError` when these are not the bytes of a `Scores` of so many classes."""
+        """Raises `ValueError` if these are not packed `Scores` over that number of classes."""
         if len(packed) != _HEAD.size + 8 * classes or not packed.startswith(_PACKED):
-            raise ValueError("not the packed form of what a network said of an image")
+            raise ValueError(f"not packed scores over {classes} classes")
         _, kind, width, height, size = _HEAD.unpack_from(packed)
         class_ids = np.frombuffer(packed, np.int32, classes, _HEAD.size)
         confidences = np.frombuffer(packed, np.float32, classes, _HEAD.size + 4 * classes)
@@ -59,22 +61,19 @@ class Scores:
 
 
 class Classifier:
-    """One network, ready; `scores` and `classify` may be called from several threads at once."""
+    """One loaded model. Its methods may be called from several threads at once."""
 
     def __init__(
         self,
         entry: Entry,
         labels: tuple[Label, ...],
         engine: Engine,
+        limits: Limits,
         *,
-        max_bytes: int = 5 * 1024 * 1024,
-        max_pixels: int = preprocess.MAX_PIXELS,
-        formats: Collection[str] = preprocess.FORMATS,
         stand_in: bool = False,
         record: Export | None = None,
         comparison: Comparison | None = None,
     ) -> None:
-        """`comparison` is what bf16 or f32 was chosen by."""
         self.labels = labels
         self.info = ModelInfo(entry.name, entry.sha256, engine.name, engine.precision)
         self.card = ModelCard(
@@ -85,7 +84,7 @@ class Classifier:
             accuracy=entry.accuracy,
             license=entry.license,
             stand_in=stand_in,
-            limits=Limits(max_bytes, max_pixels, list(formats), len(labels)),
+            limits=limits,
             quantization=record.quantization if record else None,
         )
         self.recipe = entry.recipe
@@ -110,57 +109,40 @@ class Classifier:
         latency_threads: int | None = None,
         max_bytes: int = 5 * 1024 * 1024,
         max_pixels: int = preprocess.MAX_PIXELS,
-        formats: Collection[str] = preprocess.FORMATS,
+        formats: Collection[str] = tuple(FORMATS),
     ) -> Self:
-        """The network that the manifest calls `model`, verified, loaded, and exported first when that was never done.
+        """Open the manifest's `model`: verify its weights, and export them if no export exists.
 
-        The engine computes `streams` images at once, each with `threads` threads; one that is exclusive with
-        `latency_threads`, by default all of them. More threads than `streams` may call: their images are decoded
-        meanwhile, and the engines other than openvino compute them too.
+        The engine computes `streams` images at once with `threads` threads each, and an exclusive image with
+        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile.
 
         Raises:
-            StartError: it cannot be had; the message says why.
+            StartError: the model cannot be opened; the message says why.
         """
         entries = weights.read_manifest(Path(manifest))
         entry = weights.choose(entries, model)
-        path = weights.verify(entry)
+        weights.verify(entry)
         names = labels_of(entry, Path(labels_dir))
         stand_in = model == "auto" and weights.is_stand_in(entry, entries)
         if stand_in:
-            event(
-                "stand_in_used",
-                logging.WARNING,
-                model=entry.name,
-                missing=next(iter(entries)),
-                remedy=weights.remedy(entries),
-            )
-        plan = {"streams": streams, "threads": threads, "latency_threads": latency_threads or streams * threads}
-        loaded, record, comparison = _load(entry, path, len(names), engine, precision, Path(data_dir), plan)
-        return cls(
-            entry,
-            names,
-            loaded,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            formats=formats,
-            stand_in=stand_in,
-            record=record,
-            comparison=comparison,
-        )
+            missing, remedy = next(iter(entries)), weights.remedy(entries)
+            event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=remedy)
+        plan = Threads(streams, threads, latency_threads or streams * threads)
+        loaded = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
+        limits = Limits(max_bytes, max_pixels, list(formats), len(names))
+        return cls(entry, names, limits=limits, stand_in=stand_in, **loaded._asdict())
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
-        """What the model says of one encoded image; `steps` is given the seconds of `decode` and `infer`.
+        """The scores of one encoded image. Raises `Refusal` as `preprocess` does.
 
-        Raises:
-            Refusal: the image cannot be recognised; see `preprocess`.
+        `steps`, if given, receives the seconds of `decode` and `infer`.
         """
         started = time.monotonic()
         with self._lock:
             self._running += 1
         try:
-            image = preprocess.preprocess(
-                data, self.recipe, max_pixels=self.card.limits.max_pixels, formats=self.card.limits.formats
-            )
+            limits = self.card.limits
+            image = preprocess.preprocess(data, self.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
             decoded = time.monotonic()
             logits, _ = self.engine.infer(image.pixels[None], exclusive=self._running == 1)
         finally:
@@ -173,71 +155,29 @@ class Classifier:
         return Scores(order, confidences[order], image.format, image.width, image.height, len(data))
 
     def top(self, scores: Scores, top_k: int, min_confidence: float = 0) -> list[Prediction]:
-        """The `top_k` likeliest classes with at least `min_confidence`, likeliest first."""
-        likeliest = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
-        return [
-            Prediction(label.class_id, label.wnid, label.label, round(confidence, 6))
-            for label, confidence in ((self.labels[i], confidence) for i, confidence in likeliest)
-            if confidence >= min_confidence
-        ]
+        """The `top_k` classes with the highest confidences, of those with at least `min_confidence`."""
+        best = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
+        found = [(self.labels[class_id], confidence) for class_id, confidence in best if confidence >= min_confidence]
+        return [Prediction(one.class_id, one.wnid, one.label, round(confidence, 6)) for one, confidence in found]
 
     def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0) -> list[Prediction]:
-        """What is in one encoded image. Raises `Refusal` when it cannot be recognised."""
+        """The `top` of one encoded image. Raises `Refusal` if it cannot be recognised."""
         return self.top(self.scores(data), top_k, min_confidence)
 
     def check_golden_image(self) -> None:
-        """Raise `GoldenImageFailed` unless the sample image is recognised as torch recognised it."""
-        # Not by `scores`: an operator may allow fewer formats or pixels than it has.
+        """Raise `GoldenImageFailed` unless the sample image is recognised as it was by torch."""
+        # `scores` might refuse it: the settings may exclude its format or its size.
         pixels = export.golden_pixels(self.recipe)
         for exclusive in (True, False):
-            self._check_golden(softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0]))
-
-    def _check_golden(self, confidences: Confidences) -> None:
-        total = float(confidences.sum(dtype=np.float64))
-        if not math.isclose(total, 1, abs_tol=1e-3):
-            raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
-        if self._record and not self._record.is_golden(confidences, self.engine.precision):
-            expected, actual = (self.labels[i].label for i in (self._record.golden[0][0], int(confidences.argmax())))
-            raise GoldenImageFailed(f"the golden image is a {expected}, and was recognised as a {actual}")
+            confidences = softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0])
+            total = float(confidences.sum(dtype=np.float64))
+            if not math.isclose(total, 1, abs_tol=1e-3):
+                raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
+            if self._record and not self._record.is_golden(confidences, self.engine.precision):
+                expected, actual = (self.labels[i].label for i in (self._record.golden[0][0], confidences.argmax()))
+                raise GoldenImageFailed(f"the golden image shows {expected}, but was recognised as {actual}")
 
 
 def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:
-    """The classes of a network: from beside its manifest, from `labels_dir`, or from the package."""
+    """The model's classes, from a label file beside the manifest, in `labels_dir`, or in the package."""
     return labels.load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])
-
-
-def _load(
-    entry: Entry, path: Path, classes: int, engine: str, asked: str, data_dir: Path, plan: dict[str, int]
-) -> tuple[Engine, Export | None, Comparison | None]:
-    """The engine with the network in it; the record of the export and the comparison, where there are such."""
-    engine = "openvino" if engine == "auto" else engine
-    if engine != "openvino" and asked not in ("auto", "f32"):
-        raise EngineUnavailable(f"the engine {engine} computes in f32; {asked} needs openvino")
-    if engine == "torch":
-        return _load_torch(entry, path, classes, plan), None, None
-    exports = export.folders(entry, data_dir)
-    if asked == "int8":  # one that the user made comes before one beside the manifest
-        found = export.find(entry, classes, engine, exports[::-1], "int8")
-        if not found:
-            raise EngineUnavailable(f"{entry.name} has no int8 export yet; `eyespot quantize --images DIR` makes it")
-    else:
-        found = export.find(entry, classes, engine, exports) or export.make(entry, classes, exports[-1], engine)
-    place, record = found
-
-    def load(bf16: bool) -> Engine:
-        return export.load(engine, place, precision=record.precision, bf16=bf16, **plan)
-
-    if engine != "openvino":
-        return load(False), record, None
-    loaded, comparison = precision.load_engine(asked, load, record, data_dir)
-    return loaded, record, comparison
-
-
-def _load_torch(entry: Entry, path: Path, classes: int, plan: dict[str, int]) -> Engine:
-    try:
-        from eyespot.vision.engines.torch import TorchEngine, load_network
-
-        network = load_network(entry.architecture, path, classes, entry.recipe)
-    except ModuleNotFoundError as error:
-        raise EngineUnavailable(f"the engine torch needs `pip install eyespot[models]`: {error}") from error
-    return TorchEngine(network, threads=plan["threads"], latency_threads=plan["latency_threads"])

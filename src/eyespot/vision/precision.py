@@ -1,6 +1,6 @@
-"""f32 or bf16: what the floating point of an export is computed in, chosen by measuring both on this processor.
+"""f32 or bf16: chosen by measuring both on this processor.
 
-Some processors that have bf16 are slower with it, and on some OpenVINO names it and then cannot compile the model.
+Some processors that have bf16 are slower in it, and on some OpenVINO reports bf16 but cannot compile the model.
 """
 
 import contextlib
@@ -9,30 +9,29 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eyespot.errors import EngineUnavailable
 from eyespot.telemetry import event
 from eyespot.vision import export
-from eyespot.vision.engines import Engine, softmax
+from eyespot.vision.engines import Clock, Engine, softmax, time_each
 from eyespot.vision.export import Export
 
 Load = Callable[[bool], Engine]
-"""Loads an export with its floating point in bf16, or else in f32. Raises `RuntimeError` when it does not compile."""
+"""Loads an export with its floating point in bf16, or else in f32. Raises `RuntimeError` if it does not compile."""
 
-_WORTH = 0.9  # of the time in f32; a gain of less than a tenth does not pay for the rounding, and may be noise
+_WORTH = 0.9  # of the time in f32; a smaller gain may be noise, and does not pay for the rounding
 _ROUNDS = 3
 _FILE = "precision.json"
 
 
 class Comparison(BaseModel):
-    """One inference in f32 and in bf16, on one processor."""
+    """The fastest inference in f32 and bf16, None if it does not compile, and whether bf16 passes the golden image."""
 
-    f32_ms: Annotated[float, Field(description="The fastest of a few inferences, in milliseconds.")]
-    bf16_ms: Annotated[float | None, Field(description="The same; null where the model does not compile in bf16.")]
-    golden: Annotated[bool, Field(description="Whether bf16 recognises the golden image as torch does.")]
+    f32_ms: float
+    bf16_ms: float | None
+    golden: bool
 
     @property
     def bf16(self) -> bool:
@@ -44,63 +43,55 @@ _COMPARISONS = TypeAdapter(dict[str, Comparison])
 
 
 def load_engine(asked: str, load: Load, record: Export, data_dir: Path) -> tuple[Engine, Comparison | None]:
-    """The export's engine in the precision that was asked for; with `auto` and `int8`, bf16 or f32 by comparison.
+    """The engine in the precision that was asked for; with `auto` and `int8`, bf16 or f32 by comparison.
 
-    Raises:
-        EngineUnavailable: bf16 was asked for, and this processor cannot run the model in it.
+    Raises `EngineUnavailable` if bf16 was asked for and does not work on this processor.
     """
     from eyespot.vision.engines.openvino import has_bf16, platform
 
-    if asked == "bf16":
-        if not has_bf16():
-            raise EngineUnavailable("this processor does not compute in bf16 natively; f32 and int8 are what it has")
-        return _load_bf16(load), None
-    if asked == "f32" or not has_bf16():
+    if asked == "f32" or (asked != "bf16" and not has_bf16()):
         return load(False), None
-    return load_fastest(load, record, platform(), data_dir)
+    if asked != "bf16":
+        return load_fastest(load, record, platform(), data_dir)
+    if not has_bf16():
+        raise EngineUnavailable("this processor does not compute in bf16 natively; use f32 or int8")
+    return _load_bf16(load), None
 
 
 def load_fastest(
-    load: Load, record: Export, platform: str, data_dir: Path, clock: Callable[[], float] = time.perf_counter
+    load: Load, record: Export, platform: str, data_dir: Path, clock: Clock = time.perf_counter
 ) -> tuple[Engine, Comparison]:
     """The engine in bf16 where that is right and worth it, else in f32.
 
-    Both are compared once for each platform and export; `data_dir` remembers the result.
+    They are compared once for each platform and export; the result is kept in `data_dir`.
     """
     file, key = data_dir / _FILE, f"{platform}, {record.identity}"
     if comparison := _read(file).get(key):
-        with contextlib.suppress(RuntimeError):  # what cannot run any more is compared anew
+        with contextlib.suppress(RuntimeError):  # it no longer compiles: compare again
             return load(comparison.bf16), comparison
-    engine, comparison = compare(load, record, clock)
-    _remember(file, key, comparison)
+    engine, comparison = _compare(load, record, clock)
+    _write(file, key, comparison)
     event("precision_compared", precision=engine.precision, **comparison.model_dump())
     return engine, comparison
 
 
-def compare(load: Load, record: Export, clock: Callable[[], float]) -> tuple[Engine, Comparison]:
-    """The better of both engines, and what it was chosen by."""
+def _compare(load: Load, record: Export, clock: Clock) -> tuple[Engine, Comparison]:
+    """The better engine, and the comparison."""
+    pixels = export.golden_pixels(record.recipe)
+
+    def fastest_ms(*engines: Engine) -> list[float]:
+        return [round(min(seconds) * 1000, 1) for seconds in time_each(engines, pixels, _ROUNDS, False, clock)]
+
     f32 = load(False)
     try:
         bf16 = _load_bf16(load)
     except EngineUnavailable as error:
         event("bf16_unavailable", logging.WARNING, reason=str(error), cause=" ".join(str(error.__cause__).split()))
-        return f32, Comparison(f32_ms=_milliseconds([f32], record, clock)[0], bf16_ms=None, golden=False)
-    f32_ms, bf16_ms = _milliseconds([f32, bf16], record, clock)
-    confidences = softmax(bf16.infer(export.golden_pixels(record.recipe))[0][0])
-    comparison = Comparison(f32_ms=f32_ms, bf16_ms=bf16_ms, golden=record.is_golden(confidences, "bf16"))
+        return f32, Comparison(f32_ms=fastest_ms(f32)[0], bf16_ms=None, golden=False)
+    f32_ms, bf16_ms = fastest_ms(f32, bf16)
+    golden = record.is_golden(softmax(bf16.infer(pixels)[0][0]), "bf16")
+    comparison = Comparison(f32_ms=f32_ms, bf16_ms=bf16_ms, golden=golden)
     return (bf16 if comparison.bf16 else f32), comparison
-
-
-def _milliseconds(engines: list[Engine], record: Export, clock: Callable[[], float]) -> list[float]:
-    """What an inference takes at least; the engines take turns, since machines are noisy."""
-    pixels = export.golden_pixels(record.recipe)
-    rounds: list[list[float]] = [[] for _ in engines]
-    for _ in range(_ROUNDS):
-        for engine, taken in zip(engines, rounds, strict=True):
-            started = clock()
-            engine.infer(pixels)
-            taken.append((clock() - started) * 1000)
-    return [round(min(taken), 1) for taken in rounds]
 
 
 def _load_bf16(load: Load) -> Engine:
@@ -117,8 +108,8 @@ def _read(file: Path) -> dict[str, Comparison]:
         return {}
 
 
-def _remember(file: Path, key: str, comparison: Comparison) -> None:
-    """Add it to the file. Where nothing can be written, the next start compares again."""
+def _write(file: Path, key: str, comparison: Comparison) -> None:
+    """Add it to the file. If that fails, the next start compares again."""
     new = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         new.write_bytes(_COMPARISONS.dump_json({**_read(file), key: comparison}, indent=1))

@@ -1,7 +1,6 @@
-"""int8: a network calibrated on some of the user's own images, and measured on the others."""
+"""int8: a model calibrated on some of the user's images, and measured on the others."""
 
 import contextlib
-import hashlib
 import importlib.util
 import logging
 import shutil
@@ -15,45 +14,45 @@ from statistics import median
 
 import numpy as np
 
+from eyespot.choices import FORMATS
 from eyespot.errors import EngineUnavailable, ExportRefused, Refusal, TooFewImages
 from eyespot.types import Quantization, Recipe
-from eyespot.vision import export, preprocess
-from eyespot.vision.engines import Confidences, Engine, Pixels, softmax
-from eyespot.vision.weights import Entry
+from eyespot.vision import engines, export, exporter, preprocess
+from eyespot.vision.engines import Clock, Confidences, Engine, Pixels, Threads, softmax, time_each
+from eyespot.vision.weights import Entry, sha256
 
 MIN_IMAGES = 30
 MIN_AGREEMENT = 0.9
 _HELD_OUT = 3  # every third image is measured on
 _CHOSEN_ON = 100  # images, at most
-_TIMED = 30  # inferences of each engine, in turn
+_ROUNDS = 30
 
-# Ways to calibrate: whether the first convolution stays in floating point, which operations do, how far weights are
-# kept from overflow, and whether biases are corrected. All take ranges from the least to the largest value. Without
-# VNNI, products of two bytes are added up in 16 bits, and overflow; there weights are kept to seven bits, in the first
-# layer or in all. Which way is best was seen to depend on the network and on the processor: on 200 photographs a
-# ResNet-18 kept 98 % of its top-1 with the first of these, and EfficientNet-Lite0 98.5 % with the third, where NNCF's
-# own settings kept 96.5 % and 95 %.
-PRESETS: dict[str, tuple[bool, list[str], str, bool]] = {
-    "additions in float, seven bits in the first layer": (False, ["Add"], "FIRST_LAYER", False),
-    "additions in float, eight bits": (False, ["Add"], "DISABLE", False),
-    "first layer in float, seven bits, biases corrected": (True, [], "ENABLE", True),
-    "first layer in float, eight bits, biases corrected": (True, [], "DISABLE", True),
+# Whether additions stay in float (else the first layer does, and biases are corrected), and NNCF's fix for overflow:
+# without VNNI, products of two bytes are added up in 16 bits, so weights keep to seven bits, in the first layer or in
+# all. All presets take ranges from the minimum to the maximum. The best one depends on the model and the processor: on
+# 200 photographs a ResNet-18 kept 98 % of its top-1 with the first, EfficientNet-Lite0 98.5 % with the third; NNCF's
+# defaults kept 96.5 % and 95 %.
+PRESETS = {
+    "additions in float, seven bits in the first layer": (True, "FIRST_LAYER"),
+    "additions in float, eight bits": (True, "DISABLE"),
+    "first layer in float, seven bits, biases corrected": (False, "ENABLE"),
+    "first layer in float, eight bits, biases corrected": (False, "DISABLE"),
 }
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
+"""Called with the present activity, the steps done, and the steps in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What was found: uint8 (side, side, 3) each, in an order that does not depend on names, without doubles."""
+    """Distinct images as uint8 (side, side, 3), in an order that does not depend on their names; files skipped."""
 
     pixels: list[Pixels]
     skipped: list[Path]
 
     @property
     def calibration(self) -> list[Pixels]:
-        return [image for turn, image in enumerate(self.pixels) if turn % _HELD_OUT]
+        return [image for number, image in enumerate(self.pixels) if number % _HELD_OUT]
 
     @property
     def held_out(self) -> list[Pixels]:
@@ -61,7 +60,7 @@ class Images:
 
 
 def check_installed() -> None:
-    """Raise `EngineUnavailable` unless NNCF is installed, before anything long is begun."""
+    """Raise `EngineUnavailable` unless NNCF is installed."""
     if importlib.util.find_spec("nncf") is None:
         raise EngineUnavailable("int8 needs `pip install eyespot[quantize]`")
 
@@ -72,40 +71,62 @@ def read_images(
     limit: int | None = None,
     progress: Progress = lambda *_: None,
     max_pixels: int = preprocess.MAX_PIXELS,
-    formats: Collection[str] = preprocess.FORMATS,
+    formats: Collection[str] = tuple(FORMATS),
 ) -> Images:
-    """The images in a folder and below it, at most `limit` of them; other files are skipped.
-
-    Raises:
-        TooFewImages: there are less than 30.
-    """
+    """Up to `limit` images in a folder and below it; raises `TooFewImages` below 30. Other files are skipped."""
     by_hash: dict[str, Path] = {}
-    pixels: list[Pixels] = []
-    skipped: list[Path] = []
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = Images([], [])
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     for done, path in enumerate(files):
-        progress("looking for doubles", done, len(files))
+        progress("looking for duplicates", done, len(files))
         try:
-            with path.open("rb") as file:
-                by_hash[hashlib.file_digest(file, "sha256").hexdigest()] = path
+            by_hash[sha256(path)] = path
         except OSError:
-            skipped.append(path)
-    for done, (_, path) in enumerate(sorted(by_hash.items())):
-        if len(pixels) == limit:
+            found.skipped.append(path)
+    wanted = min(len(by_hash), limit or len(by_hash))
+    for _, path in sorted(by_hash.items()):
+        if len(found.pixels) == wanted:
             break
-        progress("reading images", done, min(len(by_hash), limit or len(by_hash)))
+        progress("reading images", len(found.pixels), wanted)
         try:
-            pixels.append(
-                preprocess.preprocess(path.read_bytes(), recipe, max_pixels=max_pixels, formats=formats).pixels
-            )
+            image = preprocess.preprocess(path.read_bytes(), recipe, max_pixels=max_pixels, formats=formats)
+            found.pixels.append(image.pixels)
         except (Refusal, OSError):
-            skipped.append(path)
-    if len(pixels) < MIN_IMAGES:
+            found.skipped.append(path)
+    if len(found.pixels) < MIN_IMAGES:
         raise TooFewImages(
-            f"{folder} has {len(pixels)} different images that can be read; at least {MIN_IMAGES} are needed, "
-            "and a few hundred like those that will be asked about are better"
+            f"{folder} has {len(found.pixels)} different readable images; at least {MIN_IMAGES} are needed, and a few "
+            "hundred like those that will be recognised are better"
         )
-    return Images(pixels, skipped)
+    return found
+
+
+def calibrate(base: Path, images: list[Pixels], preset: str, folder: Path) -> None:
+    """Write the float32 export at `base` as an int8 model to `folder`, which is new."""
+    # In this order: nncf alone would report to an analytics host.
+    from eyespot.vision.engines import openvino  # noqa: I001
+    import nncf
+
+    nncf.set_log_level(logging.WARNING)
+    model = openvino.read(base)
+    first = next(op.friendly_name for op in model.get_ordered_ops() if op.get_type_name() == "Convolution")
+    additions_in_float, overflow_fix = PRESETS[preset]
+    in_float = {"types": ["Add"]} if additions_in_float else {"names": [first]}
+    minmax = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+    with contextlib.redirect_stdout(sys.stderr):  # for NNCF's progress bars
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in images]),
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(**in_float),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=minmax,
+                overflow_fix=nncf.OverflowFix[overflow_fix],
+                disable_bias_correction=additions_in_float,
+            ),
+        )
+    folder.mkdir()
+    openvino.save(quantized, folder)
 
 
 def quantize(
@@ -117,80 +138,48 @@ def quantize(
     threads: int,
     force: bool = False,
     progress: Progress = lambda *_: None,
+    calibrate: Callable[[Path, list[Pixels], str, Path], None] = calibrate,
+    load: Callable[..., Engine] = engines.load,
 ) -> tuple[Path, Quantization]:
-    """Make the int8 export of a network in the data folder; an older one is replaced.
+    """Make a model's int8 export in the data folder, in place of an older one.
 
-    Two of three images calibrate it, in more than one way, and choose the way. On the others its answers are measured
-    beside those in float32.
-
-    Raises:
-        EngineUnavailable: NNCF is not installed.
-        ExportRefused: fewer than 90 % of the images keep their likeliest class, and `force` was not given.
+    Two of three images calibrate it with each preset and choose the preset; the others measure it against float32.
+    Raises `EngineUnavailable` without NNCF, `ExportRefused` as `compare` does.
     """
     check_installed()
     folders = export.folders(entry, data_dir)
-    base, record = export.find(entry, classes, "openvino", folders) or export.make(entry, classes, folders[-1])
-    measured: list[Quantization] = []
-
-    def load(folder: Path, precision: str) -> Engine:
-        return export.load("openvino", folder, precision=precision, streams=1, threads=threads, latency_threads=threads)
+    base, record = export.find(entry, classes, "openvino", folders) or exporter.make(entry, classes, folders[-1])
+    plan = Threads(1, threads, threads)
+    reports: list[Quantization] = []
 
     def write(unfinished: Path) -> export.Export:
-        before = load(base, "f32")
+        before, candidates = load("openvino", base, plan), {}
         with tempfile.TemporaryDirectory(dir=unfinished) as tries:
-            candidates = {}
-            for done, name in enumerate(PRESETS):
-                progress(f"calibrating, {name}", done, len(PRESETS))
-                folder = Path(tries) / str(done)
-                _calibrate(base, images.calibration, name, folder)
-                candidates[name] = folder, load(folder, "int8")
-            way = choose_way(before, {name: engine for name, (_, engine) in candidates.items()}, images.calibration)
-            folder, after = candidates[way]
-            progress(f"measuring, {way}", len(PRESETS), len(PRESETS))
-            measured.append(compare(before, after, images, way, force=force))
-            for path in [*folder.iterdir(), base / "head.npz"]:
+            for done, preset in enumerate(PRESETS):
+                progress(f"calibrating, {preset}", done, len(PRESETS))
+                calibrate(base, images.calibration, preset, Path(tries, preset))
+                candidates[preset] = load("openvino", Path(tries, preset), plan, precision="int8")
+            best = choose_preset(before, candidates, images.calibration)
+            progress(f"measuring, {best}", len(PRESETS), len(PRESETS))
+            reports.append(compare(before, candidates[best], images, best, force=force))
+            for path in [*Path(tries, best).iterdir(), base / "head.npz"]:
                 shutil.copy(path, unfinished)
-        return record.model_copy(update={"precision": "int8", "quantization": measured[0]})
+        return record.model_copy(update={"precision": "int8", "quantization": reports[0]})
 
     place = export.publish(folders[-1], export.folder_name(entry, "openvino", "int8"), write, replace=True)
-    return place, measured[0]
+    return place, reports[0]
 
 
-def _calibrate(base: Path, images: list[Pixels], way: str, folder: Path) -> None:
-    """Write the float32 model at `base` as an int8 model into `folder`."""
-    # In this order: by itself nncf would report to an analytics host.
-    from eyespot.vision.engines import openvino  # noqa: I001
-    import nncf
+def choose_preset(
+    before: Engine, candidates: dict[str, Engine], images: list[Pixels], clock: Clock = time.perf_counter
+) -> str:
+    """The candidate nearest to the float32 engine, among those at most 5 % slower than the fastest.
 
-    nncf.set_log_level(logging.WARNING)
-    model = openvino.read(base)
-    first = next(op.friendly_name for op in model.get_ordered_ops() if op.get_type_name() == "Convolution")
-    first_in_float, types_in_float, overflow, corrected = PRESETS[way]
-    with contextlib.redirect_stdout(sys.stderr):  # where its progress bars belong
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset([image[None] for image in images]),
-            subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=[first] if first_in_float else [], types=types_in_float),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
-                overflow_fix=nncf.OverflowFix[overflow],
-                disable_bias_correction=not corrected,
-            ),
-        )
-    folder.mkdir()
-    openvino.save(quantized, folder)
-
-
-def choose_way(before: Engine, candidates: dict[str, Engine], images: list[Pixels]) -> str:
-    """The candidate nearest to the float32 engine, among those that are at most 5 % slower than the quickest.
-
-    Nearest is the least Kullback-Leibler divergence of the confidences, which tells more of so few images than a count
-    of likeliest classes does.
+    Nearest by the Kullback-Leibler divergence of the confidences, which says more than a count of top-1 on few images.
     """
     images = images[:_CHOSEN_ON]
     expected = _confidences(before, images)
-    seconds = seconds_each(list(candidates.values()), images[0])
+    seconds = median_seconds(list(candidates.values()), images[0], clock)
     divergence = {
         name: float(np.sum(expected * (_log(expected) - _log(_confidences(engine, images)))))
         for (name, engine), taken in zip(candidates.items(), seconds, strict=True)
@@ -199,11 +188,12 @@ def choose_way(before: Engine, candidates: dict[str, Engine], images: list[Pixel
     return min(divergence, key=lambda name: divergence[name])
 
 
-def compare(before: Engine, after: Engine, images: Images, way: str, *, force: bool) -> Quantization:
-    """What the int8 engine answers beside the float32 one, on the images that it was not calibrated on.
+def compare(
+    before: Engine, after: Engine, images: Images, preset: str, *, force: bool, clock: Clock = time.perf_counter
+) -> Quantization:
+    """Measure the int8 engine against the float32 one, on the images held out.
 
-    Raises:
-        ExportRefused: too often something else, unless `force` is given.
+    Raises `ExportRefused` if fewer than 90 % of them keep their top-1, and `force` is not set.
     """
     expected, actual = (_confidences(engine, images.held_out) for engine in (before, after))
     best = expected.argmax(1)
@@ -211,12 +201,12 @@ def compare(before: Engine, after: Engine, images: Images, way: str, *, force: b
     agreement = float((actual.argmax(1) == best).mean())
     if agreement < MIN_AGREEMENT and not force:
         raise ExportRefused(
-            f"int8 keeps the likeliest class of {agreement:.1%} of {len(best)} images; {MIN_AGREEMENT:.0%} are needed. "
-            "More images, and such as the network knows, may help; --force takes it as it is"
+            f"int8 keeps the top-1 of {agreement:.1%} of {len(best)} images; {MIN_AGREEMENT:.0%} are needed. "
+            "More images, of things that the model knows, may help; --force keeps it anyway"
         )
-    seconds_before, seconds_after = seconds_each([before, after], images.held_out[0])
+    seconds_before, seconds_after = median_seconds([before, after], images.held_out[0], clock)
     return Quantization(
-        preset=way,
+        preset=preset,
         calibrated_on=len(images.calibration),
         measured_on=len(best),
         agreement=round(agreement, 4),
@@ -228,19 +218,13 @@ def compare(before: Engine, after: Engine, images: Images, way: str, *, force: b
 
 
 def _log(confidences: Confidences) -> Confidences:
-    return np.log(np.maximum(confidences, 1e-30))  # of logits far apart the least is 0 in float32
+    return np.log(np.maximum(confidences, 1e-30))  # float32 rounds the smallest ones to 0
 
 
 def _confidences(engine: Engine, images: list[Pixels]) -> Confidences:
     return np.stack([softmax(engine.infer(image[None], exclusive=True)[0][0]) for image in images])
 
 
-def seconds_each(engines: list[Engine], image: Pixels) -> list[float]:
-    """Median seconds of one inference with all threads, for each engine; they take turns, since machines are noisy."""
-    seconds: list[list[float]] = [[] for _ in engines]
-    for _ in range(_TIMED):
-        for engine, taken in zip(engines, seconds, strict=True):
-            started = time.perf_counter()
-            engine.infer(image[None], exclusive=True)
-            taken.append(time.perf_counter() - started)
-    return [median(taken) for taken in seconds]
+def median_seconds(engines: list[Engine], image: Pixels, clock: Clock = time.perf_counter) -> list[float]:
+    """Median seconds of one exclusive inference, for each engine."""
+    return [median(seconds) for seconds in time_each(engines, image[None], _ROUNDS, True, clock)]

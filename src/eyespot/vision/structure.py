@@ -1,7 +1,7 @@
-"""The parts of an encoded image: those that make its pixels, and its metadata.
+"""The parts of an encoded image: its pixels, and the metadata that gives its orientation.
 
-Pillow walks segments and chunks in Python, keeps and unpacks what nobody here looks at, and does so with the
-interpreter's lock held. So it is given the parts that make the pixels and no others, once they have been counted.
+Pillow walks segments and chunks in Python, with the interpreter's lock held, and unpacks metadata that is never used.
+So the parts are counted here first, and Pillow gets only those that make the pixels.
 """
 
 import struct
@@ -13,32 +13,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eyespot.errors import BrokenImage, TooManyScans
+from eyespot.errors import BrokenImage, Refusal, TooManyScans
 
 MAX_SCANS = 100
 MAX_SEGMENTS = 1_000  # of a JPEG; a camera writes tens
-MAX_TABLE_BYTES = 128 * 1024  # of a JPEG up to its first scan; Pillow reads tables in Python. Cameras write 1 kB.
-MIN_CHUNK_BYTES = 256  # of a PNG or WebP, on average, beyond the first thousand; encoders write kilobytes
-MAX_TEXT_BYTES = 1024 * 1024  # read of one text in a PNG
+MAX_TABLE_BYTES = 128 * 1024  # of a JPEG before its first scan, which Pillow reads in Python; cameras write 1 kB
+MIN_CHUNK_BYTES = 256  # mean size of a PNG's or WebP's chunks beyond the first thousand; encoders write kilobytes
+MAX_TEXT_BYTES = 1024 * 1024  # of a PNG's text
 
 _SOI, _EOI, _SOS, _APP1, _COM = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-# libjpeg looks at APP0 (JFIF) and APP14 (Adobe), which tell the colour space.
+# Without APP0 (JFIF) and APP14 (Adobe), from which libjpeg takes the colour space.
 _JPEG_METADATA = {_SOI, _EOI, _COM, *range(_APP1, 0xEE), 0xEF}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-_RAW_EXIF, _PNG_XMP = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"  # keywords; the first is ImageMagick's
+_RAW_EXIF, _PNG_XMP = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"  # the first is ImageMagick's
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """An encoded image taken apart.
 
-    `pixels` is an encoded image too, without metadata. `exif` and `xmp` tell its orientation. `coefficients` is how
-    many a JPEG decoder holds in memory at once, 0 when it decodes row by row.
+    `pixels` is the encoded image without metadata. `coefficients` is how many a JPEG decoder holds in memory at once,
+    0 if it decodes row by row.
     """
 
     pixels: bytes
@@ -48,17 +48,16 @@ class Parts:
 
 
 def take_apart(kind: str, data: bytes) -> Parts:
-    """The parts of a JPEG, PNG or WebP. Time and memory are in proportion to its bytes, whatever it holds.
+    """The parts of an image; a format that is unknown here is one part. Takes time and memory proportional to `data`.
 
-    Raises:
-        TooManyScans, BrokenImage: it has more parts than any camera or editor writes, or holds no image.
-        struct.error, IndexError: it ends early.
+    Raises `TooManyScans` or `BrokenImage` if it has more parts than any camera or editor writes, or no image, and
+    `struct.error` or `IndexError` if it is cut off.
     """
-    return _TAKE_APART[kind](data)
+    return _TAKE_APART.get(kind, Parts)(data)
 
 
 class _Segment(NamedTuple):
-    """One segment of a JPEG: its marker, and where it begins and ends, entropy-coded data not included."""
+    """A segment of a JPEG, from its marker up to any entropy-coded data."""
 
     marker: int
     start: int
@@ -72,17 +71,12 @@ def _jpeg(data: bytes) -> Parts:
         raise BrokenImage("The JPEG ends before its first scan.")
     header, scan = segments[:first], segments[first]
     tables = b"".join(data[start:end] for marker, start, end in header if marker not in _JPEG_METADATA)
-    if len(tables) > MAX_TABLE_BYTES:
-        raise BrokenImage(
-            f"The JPEG has {len(tables):,} bytes of tables before its first scan, more than {MAX_TABLE_BYTES:,}.",
-            limit=MAX_TABLE_BYTES,
-            value=len(tables),
-        )
+    _check(len(tables), MAX_TABLE_BYTES, "JPEG", "bytes of tables before its first scan")
     end = segments[-1].end if segments[-1].marker == _EOI else len(data)
     app1 = [data[start + 4 : stop] for marker, start, stop in header if marker == _APP1]
     return Parts(
         pixels=b"".join((b"\xff\xd8", tables, data[scan.start : end])),
-        # More than 64 kB are several segments.
+        # EXIF of more than 64 kB takes several segments.
         exif=b"".join(part.removeprefix(_EXIF) for part in app1 if part.startswith(_EXIF)),
         xmp=next((part.removeprefix(_XMP) for part in reversed(app1) if part.startswith(_XMP)), b""),
         coefficients=_coefficients(data, header, scan),
@@ -90,10 +84,10 @@ def _jpeg(data: bytes) -> Parts:
 
 
 def _segments(data: bytes) -> list[_Segment]:
-    """Those of the first image in a JPEG, found as libjpeg finds them, whatever lies between."""
-    # Every \xff with a byte that makes it a marker, but a restart (ITU-T T.81, table B.1). Below \xc0 there is none to
-    # libjpeg; were TEM one, its length could hide scans. With numpy, since 5 MB can hold millions of stuffed zeros: a
-    # regular expression took 40 ms for them with the interpreter's lock held.
+    """The segments of the first image in a JPEG, as libjpeg finds them."""
+    # All markers except restarts (ITU-T T.81, table B.1). libjpeg knows none below \xc0; if TEM counted as one, its
+    # length could hide scans. Found with numpy because 5 MB can hold millions of stuffed zeros, for which a regular
+    # expression held the interpreter's lock for 40 ms.
     octets = np.frombuffer(data, np.uint8)
     starts = np.flatnonzero(octets[:-1] == 0xFF)
     second = octets[starts + 1]
@@ -107,21 +101,17 @@ def _segments(data: bytes) -> list[_Segment]:
             position += max(2, int.from_bytes(data[position : position + 2]))
         segments.append(_Segment(marker, start, position))
         scans += marker == _SOS
-        if scans > MAX_SCANS:
-            raise TooManyScans(f"The JPEG has more than {MAX_SCANS} scans.", limit=MAX_SCANS, value=scans)
-        if len(segments) > MAX_SEGMENTS:
-            raise BrokenImage(
-                f"The JPEG has more than {MAX_SEGMENTS:,} segments.", limit=MAX_SEGMENTS, value=len(segments)
-            )
+        _check(scans, MAX_SCANS, "JPEG", "scans", TooManyScans)
+        _check(len(segments), MAX_SEGMENTS, "JPEG", "segments")
         if marker == _EOI and scans:
             break
     return segments
 
 
 def _coefficients(data: bytes, header: list[_Segment], scan: _Segment) -> int:
-    """How many DCT coefficients libjpeg holds: all of them, unless the first scan is the whole image (ITU-T T.81, A.2).
+    """The DCT coefficients that libjpeg holds: all, unless the first scan is the whole image (ITU-T T.81, A.2).
 
-    Each component is padded to whole blocks, and those to whole MCUs.
+    Each component is padded to whole blocks, and the blocks to whole MCUs.
     """
     frame = next((segment for segment in header if segment.marker in _SOF), None)
     if frame is None:
@@ -137,12 +127,12 @@ def _coefficients(data: bytes, header: list[_Segment], scan: _Segment) -> int:
 
 def _png(data: bytes) -> Parts:
     pixels, exif, texts = [data[:8]], b"", {}
-    limit = MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
     position, count, kind = 8, 0, b""
     while position + 8 <= len(data) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)
         body, position = position + 8, position + 12 + length
-        count = _counted(count, limit, "PNG")
+        count += 1
+        _check(count, _max_chunks(data), "PNG", "chunks")
         if kind in _PNG_PIXELS:
             pixels.append(data[body - 8 : position])
         elif kind == b"eXIf":
@@ -158,10 +148,10 @@ def _png(data: bytes) -> Parts:
 
 
 def _text(kind: bytes, body: bytes) -> bytes:
-    """The text of a chunk, from after its keyword (PNG specification, 11.3.3); empty when it is damaged."""
+    """The text of a chunk, from after its keyword (PNG specification, 11.3.3); empty if it is damaged."""
     packed = kind == b"zTXt" or (kind == b"iTXt" and body[:1] == b"\1")
     if kind == b"iTXt":
-        body = body[2:].split(b"\0", 2)[-1]  # after a language and a translated keyword
+        body = body[2:].split(b"\0", 2)[-1]  # after the language and the translated keyword
     elif kind == b"zTXt":
         body = body[1:]
     if not packed:
@@ -173,7 +163,7 @@ def _text(kind: bytes, body: bytes) -> bytes:
 
 
 def _raw_exif(text: bytes) -> bytes:
-    """EXIF as ImageMagick writes it into a text: a blank line, a name, a length, then hexadecimal lines."""
+    """EXIF from a text by ImageMagick: a blank line, a name, a length, then lines of hexadecimal digits."""
     try:
         return bytes.fromhex(text.decode("latin-1").split("\n", 3)[-1])
     except ValueError:
@@ -181,20 +171,23 @@ def _raw_exif(text: bytes) -> bytes:
 
 
 def _webp(data: bytes) -> Parts:
-    """All of it: libwebp's demuxer is quick, but for what it allocates for each chunk."""
-    limit = MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
+    """One part: libwebp's demuxer is quick. But it allocates memory for each chunk, so they are counted."""
     end = 8 + int.from_bytes(data[4:8], "little")
     position, count = 12, 0
     while position + 8 <= min(end, len(data)):
         position += 8 + (int.from_bytes(data[position + 4 : position + 8], "little") + 1 & ~1)
-        count = _counted(count, limit, "WebP")
+        count += 1
+        _check(count, _max_chunks(data), "WebP", "chunks")
     return Parts(data)
 
 
-def _counted(count: int, limit: int, kind: str) -> int:
-    if count >= limit:
-        raise BrokenImage(f"The {kind} has more than {limit:,} chunks.", limit=limit, value=count + 1)
-    return count + 1
+def _max_chunks(data: bytes) -> int:
+    return MAX_SEGMENTS + len(data) // MIN_CHUNK_BYTES
+
+
+def _check(value: int, limit: int, kind: str, parts: str, refusal: type[Refusal] = BrokenImage) -> None:
+    if value > limit:
+        raise refusal(f"The {kind} has more than {limit:,} {parts}.", limit=limit, value=value)
 
 
 _TAKE_APART: dict[str, Callable[[bytes], Parts]] = {"jpeg": _jpeg, "png": _png, "webp": _webp}

@@ -1,4 +1,4 @@
-"""The manifest of networks, and their weight files: found, verified."""
+"""The manifest of models, and their weight files."""
 
 import hashlib
 import importlib.util
@@ -13,7 +13,7 @@ from eyespot.types import Accuracy, Recipe
 
 
 class Entry(BaseModel):
-    """One network of the manifest."""
+    """One model of the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,32 +32,33 @@ class Entry(BaseModel):
 
     @property
     def path(self) -> Path:
-        """Where the weight file belongs: beside the manifest, or in the package that brings it."""
+        """The weight file, whether it exists or not: beside the manifest or in its package."""
         if self.package is None:
             return self.folder / self.file
         found = importlib.util.find_spec(self.package)
-        where = found.submodule_search_locations if found else None
-        return Path(where[0]) / self.file if where else Path(f"(package {self.package}, not installed)") / self.file
+        folders = found and found.submodule_search_locations
+        return Path(folders[0] if folders else f"(package {self.package}, not installed)", self.file)
+
+
+_MANIFEST = TypeAdapter(dict[str, Entry])
 
 
 def packaged(name: str) -> Path:
-    """A file or folder that travels inside the wheel; in a checkout it lies at the top."""
+    """A file or folder of the wheel; in a checkout it is at the top."""
     package = Path(__file__).parents[1]
     return next(root / name for root in (package, package.parents[1]) if (root / name).exists())
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:
-    """The networks of a manifest, in its order. The manifest in the package is used where the default one is missing.
+    """The models of a manifest, in order. If the default manifest is missing, the packaged one is read.
 
-    Raises:
-        BadManifest: the file is missing, is no TOML, or an entry lacks something.
+    Raises `BadManifest` if the file is missing or broken.
     """
     if not path.exists() and path == Path("weights/manifest.toml"):
         path = packaged("weights/manifest.toml")
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-        kind = TypeAdapter(dict[str, Entry])
-        entries = kind.validate_python(
+        entries = _MANIFEST.validate_python(
             {name: {**table, "name": name, "folder": path.parent} for name, table in tables.items()}
         )
     except ValidationError as error:
@@ -66,59 +67,52 @@ def read_manifest(path: Path) -> dict[str, Entry]:
     except (OSError, ValueError, TypeError) as error:
         raise BadManifest(f"the manifest {path} cannot be read: {error}") from error
     if not entries:
-        raise BadManifest(f"the manifest {path} names no network")
+        raise BadManifest(f"the manifest {path} has no models")
     return entries
 
 
 def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
-    """The network that `model` names; `auto` is the first whose weight file is on this machine.
-
-    Raises:
-        UnknownModel: the manifest has no such entry.
-        WeightsMissing: `auto`, and no weight file is on this machine.
-    """
-    if model == "auto":
-        present = (entry for entry in entries.values() if entry.path.is_file())
-        if (entry := next(present, None)) is None:
-            raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(entries)}")
-        return entry
-    if model not in entries:
-        raise UnknownModel(f"no network is called {model!r}; the manifest has {', '.join(entries)}")
-    return entries[model]
+    """The model of that name; `auto` is the first whose weight file exists. Raises `UnknownModel`, `WeightsMissing`."""
+    names = ", ".join(entries)
+    if model != "auto":
+        if model not in entries:
+            raise UnknownModel(f"unknown model {model!r}; the manifest has {names}")
+        return entries[model]
+    for entry in entries.values():
+        if entry.path.is_file():
+            return entry
+    raise WeightsMissing(f"no weights on this machine for any of {names}; {remedy(entries)}")
 
 
 def is_stand_in(entry: Entry, entries: dict[str, Entry]) -> bool:
-    """Whether the network only stands in for the first of the manifest, whose weights are missing."""
+    """Whether the model stands in for the manifest's first one, whose weights are missing."""
     first = next(iter(entries.values()))
     return entry.name != first.name and not first.path.is_file()
 
 
 def remedy(entries: dict[str, Entry]) -> str:
-    """What to do when the weights of the first network are missing."""
+    """How to get the weights of the first model."""
     name = next(iter(entries))
-    return f"`eyespot weights fetch {name}` downloads them, and `--from FILE` takes a copy"
+    return f"`eyespot weights fetch {name}` downloads them, `--from FILE` copies them"
 
 
 def verify(entry: Entry) -> Path:
-    """The path of the weight file, once its size and its whole sha256 have been found right.
-
-    Raises:
-        WeightsMissing: there is no file.
-        WeightsCorrupt: the file is another one.
-    """
-    path = entry.path
-    if not path.is_file():
-        raise WeightsMissing(f"the weights of {entry.name} are missing: {path}; {remedy({entry.name: entry})}")
-    check(path, entry)
-    return path
+    """The path of the weight file, checked; raises `WeightsMissing` or `WeightsCorrupt`."""
+    if not entry.path.is_file():
+        raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy({entry.name: entry})}")
+    check(entry.path, entry)
+    return entry.path
 
 
 def check(path: Path, entry: Entry, origin: object = None) -> None:
-    """Raise `WeightsCorrupt` unless the file, which came from `origin`, has the size and the sha256 of the entry."""
-    size = path.stat().st_size
-    if size != entry.bytes:
+    """Raise `WeightsCorrupt` unless the file, which came from `origin`, has the entry's size and sha256."""
+    if (size := path.stat().st_size) != entry.bytes:
         raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != entry.sha256:
+    if (digest := sha256(path)) != entry.sha256:
         raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,7 @@
-"""One process that serves the app: the port, the signals, and an end that loses no request."""
+"""One process that serves the app: the port, the signals, and a stop that loses no request."""
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -11,90 +10,78 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from eyespot.errors import PortTaken
 from eyespot.telemetry import event
-from eyespot.web.protocol import Protocol
+from eyespot.web.gate.protocol import Protocol
 
-_KEEP_ALIVE_SECONDS = (
-    75  # longer than the 60 s after which common balancers drop an idle connection, or they meet a reset
-)
-
-_HANDSHAKE_SECONDS = 0.25  # what a connection that has begun may take to be completed and accepted
-_FIRST_REQUEST_SECONDS = 1  # what a client may take between connecting and sending, once the port is closed
-_IP_MINTTL, _IPV6_MINHOPCOUNT = 21, 73  # linux/in.h, linux/in6.h; Python has no names for them
-_ANY, _NEAREST = 0, 255
+_HANDSHAKE_SECONDS = 0.25  # for a connection that has begun to be established and accepted
+_FIRST_REQUEST_SECONDS = 1  # for a client to send once it is connected and the port is closed
+# IP_MINTTL and IPV6_MINHOPCOUNT of linux/in.h and in6.h; Python has no names for them.
+_MIN_TTL_OPTIONS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
+_ANY_TTL, _MAX_TTL = 0, 255
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address which does not listen yet: whoever connects is refused until the model is ready.
+    """A socket with that address. It does not listen yet: connections are refused until the model is ready.
 
     Raises:
-        PortTaken: the address is in use, is not this machine's, or needs more rights.
+        PortTaken: the address is in use, belongs to another machine, or needs more rights.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a possible host name
         reason = getattr(error, "strerror", None) or error
         raise PortTaken(f"cannot listen on {host}:{port}: {reason}") from error
     return bound
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with a stop of our own.
+    """uvicorn with a stop that drains. `run` raises StartError if the app cannot start or the address is taken.
 
-    SIGTERM: not ready from now on, still listening for `drain_seconds` while balancers take notice, then accepted
-    requests finish, exit code 0. SIGINT is somebody at a terminal: the same without the wait. Either again: at once.
+    SIGTERM: not ready, but listening for another `drain_seconds` while balancers take notice; then accepted requests
+    finish, and the exit code is 0. SIGINT, from a terminal: the same without the wait. A second signal: at once.
     """
 
-    def __init__(self, app: FastAPI, bound: socket.socket, drain_seconds: float, deadline_seconds: float) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Protocol,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="on",
-                ws="none",
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=math.ceil(deadline_seconds) + 5,
-                # Client addresses come from our own reading of proxies.
-                proxy_headers=False,
-            )
-        )
+    def __init__(
+        self, app: FastAPI, on_ready: Callable[[], None], drain_seconds: float, deadline_seconds: float, **options: Any
+    ) -> None:
+        """`on_ready` is called when the port listens; `options` are for `uvicorn.Config`."""
+        ours: dict[str, Any] = {
+            "http": Protocol,
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+            "lifespan": "off",  # see serve
+            "ws": "none",
+            "timeout_keep_alive": 75,  # longer than the 60 s of common balancers, which would meet a reset
+            "timeout_graceful_shutdown": math.ceil(deadline_seconds) + 5,
+            "proxy_headers": False,  # the gate reads them
+        }
+        super().__init__(uvicorn.Config(app, **{**ours, **options}))
         self._app = app
-        self._bound = bound
+        self._on_ready = on_ready
         self._drain_seconds = drain_seconds
         self._stop_at = math.inf
 
-    def serve_until_stopped(self, on_ready: Callable[[], None]) -> None:
-        """Open the app, listen, call `on_ready`, and return when a signal has ended it.
-
-        Raises:
-            StartError: the app cannot be opened, or another process began to listen on the same address meanwhile.
-        """
-        self._on_ready = on_ready
-        self.run(sockets=[self._bound])
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the app, listen, and stop; uvicorn's lifespan protocol would reduce an error to its text."""
+        with self.capture_signals():
+            async with self._app.router.lifespan_context(self._app):
+                await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        log = logging.getLogger("uvicorn.error")
-        log.disabled = True  # it would print the traceback of an error that we raise ourselves
         try:
             await super().startup(sockets)
-        except SystemExit:
-            raise self._app.state.start_error from None
         except OSError as error:
-            await self.lifespan.shutdown()
             raise PortTaken(f"cannot listen: {error.strerror or error}") from error
-        finally:
-            log.disabled = False
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -103,7 +90,7 @@ class Server(uvicorn.Server):
             return
         if not self.started:
             event("start_abandoned", signal=signal.Signals(sig).name)
-            os._exit(0)  # nothing was accepted yet; an orderly end would wait for the model to be loaded or exported
+            os._exit(0)  # nothing is accepted yet, and an orderly stop would wait until the model is loaded or exported
         wait = self._drain_seconds if sig == signal.SIGTERM else 0
         self._stop_at = time.monotonic() + wait
         self._app.state.recognizer.pool.draining = True
@@ -114,33 +101,32 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, answer whoever had got through by then, and end.
+        """Close the port, answer all requests that reached it, and stop.
 
-        uvicorn alone resets connections that wait in the port's queue, and closes those that have not sent yet: 103
-        requests were lost in 40 stops under load.
+        uvicorn alone resets connections in the port's queue, and closes those that have not sent yet: 40 stops under
+        load lost 103 requests.
         """
-        _accept_from(self._bound, _NEAREST)
+        for port in sockets or ():
+            _set_min_ttl(port, _MAX_TTL)
         begun = time.monotonic()
         while not self.force_exit and (waited := time.monotonic() - begun) < _FIRST_REQUEST_SECONDS:
-            await asyncio.sleep(0.01)  # the queue is accepted meanwhile
+            await asyncio.sleep(0.01)  # for the loop to accept the queue
             connections = self.server_state.connections
             for connection in connections:
-                _accept_from(connection.transport.get_extra_info("socket"), _ANY)  # inherited from the port
+                _set_min_ttl(connection.transport.get_extra_info("socket"), _ANY_TTL)  # inherited from the port
             if waited > _HANDSHAKE_SECONDS and all(getattr(connection, "cycle", None) for connection in connections):
                 break  # each has sent a request
         await super().shutdown(sockets)
 
 
-def _accept_from(listening: socket.socket, least_ttl: int) -> None:
-    """From now on the kernel drops packets that may have come further, and still completes handshakes that have begun.
+def _set_min_ttl(on: socket.socket, ttl: int) -> None:
+    """Make the kernel drop packets with a lower TTL; handshakes that have begun still complete.
 
-    Packets start with a TTL of 64 or 128, so that with 255 nobody can connect any more: the client's kernel tries again
-    after a second, and is refused, since the port is closed by then. Without this, there is always a moment between the
-    last accept and the close. Linux only; see ip(7), IP_MINTTL, which is meant for RFC 5082.
+    Packets start at 64 or 128, so with 255 no new connection is possible: the client's kernel retries after a second,
+    and is refused, as the port is closed by then. Otherwise connections that arrive between the last accept and the
+    close are lost. Linux only; see ip(7), IP_MINTTL, made for RFC 5082.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a sandbox may not know it
-            listening.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least_ttl)
-        if listening.family == socket.AF_INET6:
-            with contextlib.suppress(OSError):
-                listening.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, least_ttl)
+        for level, option in _MIN_TTL_OPTIONS:
+            with contextlib.suppress(OSError):  # not IPv6, or unknown in a sandbox
+                on.setsockopt(level, option, ttl)

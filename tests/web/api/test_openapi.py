@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from eyespot.errors import REFUSALS
 from eyespot.settings import Settings
 from eyespot.types import Recognition
+from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.app import create_app
-from eyespot.web.bodies import NAMES
 from tests.serving import Served
-from tests.web.api.test_web import BASE64 as IMAGE
+from tests.web.api.test_predict import BASE64 as IMAGE
 from tests.web.gate.test_problems import BAD
 
 
@@ -59,7 +59,7 @@ def test_it_describes_the_three_bodies_and_the_parameters(document: dict[str, An
     ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCHEMA)
 @pytest.mark.parametrize(("path", "images"), [("/predict", {"image": IMAGE}), ("/predict/batch", {"images": [IMAGE]})])
 def test_json_means_what_its_schema_says(fake: Served, path: str, images: dict[str, object], name: str) -> None:
     with fake.client() as client:

@@ -13,7 +13,7 @@ import pytest
 
 from eyespot import errors
 from eyespot.errors import REFUSALS, Refusal
-from eyespot.web import middleware
+from eyespot.web.gate import body_limit as middleware
 from tests import makers
 from tests.serving import Served, serve_fake
 

@@ -1,4 +1,4 @@
-"""HTTP below the routes: offers to upgrade, and bytes that are no HTTP."""
+"""HTTP below the routes: offers to upgrade, limits of heads, input that is not HTTP."""
 
 import contextlib
 import hashlib
@@ -11,10 +11,10 @@ from http.client import parse_headers
 
 import pytest
 
-from eyespot.web import middleware, protocol
-from eyespot.web import server as web_server
+from eyespot.web.gate import body_limit
+from eyespot.web.gate.protocol import Protocol
 from tests import makers
-from tests.serving import FakeEngine, Served, serve_fake
+from tests.serving import FakeEngine, Served, serve_fake, until
 
 IMAGE = makers.encode(makers.flat((40, 30), (130, 130, 130)), "PNG")
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQ\r\n"
@@ -43,15 +43,15 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, object], str]:
 
 
 @pytest.mark.parametrize("body", [LENGTH + IMAGE, CHUNKED], ids=["length", "chunked"])
-def test_an_offer_of_http2_is_declined_and_the_image_is_recognised(connection: socket.socket, body: bytes) -> None:
-    for head in (POST + OFFER, POST, POST + OFFER):  # and the connection stays of use
+def test_an_offer_of_http2_is_ignored_and_the_request_answered(connection: socket.socket, body: bytes) -> None:
+    for head in (POST + OFFER, POST, POST + OFFER):  # the connection remains usable
         connection.sendall(head + body)
         status, reply, _ = answer(connection)
         assert status == 200
         assert reply["predictions"]
 
 
-def test_it_does_not_matter_how_the_request_is_cut(connection: socket.socket) -> None:
+def test_a_request_with_an_offer_may_arrive_in_any_two_pieces(connection: socket.socket) -> None:
     request = POST + OFFER + LENGTH + IMAGE
     for cut in range(1, len(request), 3):
         connection.sendall(request[:cut])
@@ -65,7 +65,7 @@ def test_other_connection_options_are_kept(connection: socket.socket) -> None:
     assert connection.recv(1) == b""
 
 
-def test_a_websocket_is_declined(connection: socket.socket) -> None:
+def test_an_offer_of_a_websocket_is_ignored(connection: socket.socket) -> None:
     key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     connection.sendall(
         b"GET /model HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key + b"\r\n"
@@ -82,7 +82,7 @@ def test_a_tunnel_is_refused(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     "nonsense", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"hello\r\n\r\n", b"GET\r\n\r\n"]
 )
-def test_what_is_no_http_gets_a_problem(connection: socket.socket, nonsense: bytes) -> None:
+def test_input_that_is_not_http_gets_a_problem(connection: socket.socket, nonsense: bytes) -> None:
     connection.sendall(nonsense)
     status, problem, content_type = answer(connection)
     assert (status, problem["code"], content_type) == (400, "bad-request", "application/problem+json")
@@ -91,7 +91,7 @@ def test_what_is_no_http_gets_a_problem(connection: socket.socket, nonsense: byt
 
 @pytest.mark.parametrize("size", [1, 65_536, 262_143, 262_144, 262_145, 600_000, 3_000_000])
 @pytest.mark.parametrize("piece", [1000, 65_537, 262_144, 10_000_000])
-def test_every_byte_arrives_in_whatever_pieces(fake: Served, size: int, piece: int) -> None:
+def test_every_byte_arrives_however_it_is_cut(fake: Served, size: int, piece: int) -> None:
     data = IMAGE + bytes(size)
     head = POST + b"Content-Length: %d\r\n\r\n" % len(data)
     with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
@@ -104,15 +104,17 @@ def test_every_byte_arrives_in_whatever_pieces(fake: Served, size: int, piece: i
             assert reply["image"]["sha256"] == hashlib.sha256(data).hexdigest()  # type: ignore[index]
 
 
-def test_a_slow_body_is_waited_for_and_one_that_stops_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (protocol, middleware):
-        monkeypatch.setattr(module, "PIECE_SECONDS", 0.05)
-    monkeypatch.setattr(middleware, "STALLED_SECONDS", 0.6)
-    with serve_fake() as served:
+def test_a_slow_body_is_read_and_a_stalled_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick(Protocol):
+        piece_seconds = 0.05
+
+    monkeypatch.setattr(body_limit, "PIECE_SECONDS", 0.05)
+    monkeypatch.setattr(body_limit, "STALLED_SECONDS", 0.6)
+    with serve_fake(uvicorn={"http": Quick}) as served:
         for stops, status in ((False, 200), (True, 408)):
             with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
                 connection.sendall(POST + LENGTH)
-                for number in range(10):  # for longer than a pause may be
+                for number in range(10):  # in all, longer than a pause may be
                     time.sleep(0.1)
                     connection.sendall(IMAGE[number : number + 1])
                 if not stops:
@@ -120,7 +122,7 @@ def test_a_slow_body_is_waited_for_and_one_that_stops_is_not(monkeypatch: pytest
                 assert answer(connection)[0] == status
 
 
-def test_trailers_are_no_headers() -> None:
+def test_trailers_are_not_headers() -> None:
     settings = {"api_keys": "camera:click-clack", "trusted_proxies": "127.0.0.1"}
     trailers = b"X-API-Key: click-clack\r\nX-Forwarded-For: 6.6.6.6\r\nX-Request-ID: mine\r\n\r\n"
     with (
@@ -134,7 +136,7 @@ def test_trailers_are_no_headers() -> None:
 
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-DOCS = b"GET /docs HTTP/1.1\r\nHost: x\r\n"  # which nothing but the refused requests of this module ask for
+DOCS = b"GET /docs HTTP/1.1\r\nHost: x\r\n"  # asked for by refused requests only
 MANY = b"".join(b"X-%d: a\r\n" % number for number in range(10_000))
 CHUNK = POST + b"Transfer-Encoding: chunked\r\n\r\n1"
 BEFORE = {
@@ -156,10 +158,10 @@ LARGE = {
 
 
 def refused(connection: socket.socket, fake: Served, status: int, code: str) -> dict[str, object]:
-    """The next answer, a problem, after which the connection is closed; the app has not been called."""
-    told, problem, kind = answer(connection)
-    assert (told, problem["code"], kind) == (status, code, "application/problem+json")
-    with contextlib.suppress(ConnectionResetError):  # for what it had not read
+    """The next answer: a problem, then the end of the connection. The app was not called."""
+    actual, problem, kind = answer(connection)
+    assert (actual, problem["code"], kind) == (status, code, "application/problem+json")
+    with contextlib.suppress(ConnectionResetError):  # the server had not read all
         assert not connection.recv(1)
     with fake.client() as client:
         assert 'route="/docs"' not in client.get("/metrics").text
@@ -176,7 +178,7 @@ def test_a_large_head_is_refused(fake: Served, connection: socket.socket, sent: 
 
 
 @pytest.mark.parametrize("piece", [1, 1000, 50_000])
-def test_a_head_without_end_is_refused(fake: Served, connection: socket.socket, piece: int) -> None:
+def test_an_endless_head_is_refused(fake: Served, connection: socket.socket, piece: int) -> None:
     sent = (DOCS + MANY)[: 65_536 + 1]
     for start in range(0, len(sent), piece):
         connection.sendall(sent[start : start + piece])
@@ -217,7 +219,7 @@ def test_a_request_has_one_host(fake: Served, connection: socket.socket, head: b
 
 
 @pytest.mark.parametrize("host", ["", "x", "a-b_c.example:8000", "a:", "127.0.0.1:80", "[::1]", "[::1]:8000", "%61"])
-def test_a_host_may_be(connection: socket.socket, host: str) -> None:
+def test_a_host_is_accepted(connection: socket.socket, host: str) -> None:
     connection.sendall(GET.replace(b": x", b": " + host.encode()))
     assert answer(connection)[0] == 200
 
@@ -244,7 +246,7 @@ def test_http_1_0_needs_no_host(connection: socket.socket) -> None:
     ids=["nonsense", "no host", "large head", "broken chunk"],
 )
 @pytest.mark.parametrize("requests", [1, 2])
-def test_what_is_asked_before_is_answered_before_a_refusal(wrong: bytes, status: int, requests: int) -> None:
+def test_earlier_requests_are_answered_before_a_refusal(wrong: bytes, status: int, requests: int) -> None:
     engine = FakeEngine()
     engine.go.clear()
     with (
@@ -261,18 +263,32 @@ def test_what_is_asked_before_is_answered_before_a_refusal(wrong: bytes, status:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET"]
+    ("sent", "keep_alive_seconds"),
+    [(b"", 0.1), (b"\r\n", 0.1), (GET[:-2], 75), (GET, 0.1), (GET + b"\r\n", 0.1), (GET + b"GET", 0.1)],
 )
-def test_a_connection_that_does_not_come_to_the_point_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(web_server, "_KEEP_ALIVE_SECONDS", 0.1)
-    with serve_fake() as served, socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+def test_a_connection_without_a_whole_request_is_closed(sent: bytes, keep_alive_seconds: float) -> None:
+    class Impatient(Protocol):
+        head_seconds = 0.1
+
+    with (
+        serve_fake(uvicorn={"http": Impatient, "timeout_keep_alive": keep_alive_seconds}) as served,
+        socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection,
+    ):
         connection.sendall(sent)
         while connection.recv(1000):
             pass  # at most one answer
 
 
-def test_thousands_of_pipelined_offers_are_all_declined(connection: socket.socket) -> None:
+def test_a_request_refused_in_its_body_ends_at_once() -> None:
+    with serve_fake() as served, served.client() as client:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall(CHUNK + b"\r\na\r\n")
+            connection.sendall(b"no length\r\n")
+            assert answer(connection)[0] == 400
+        until(lambda: 'route="/predict",status="499"' in client.get("/metrics").text)
+
+
+def test_thousands_of_pipelined_offers_are_ignored(connection: socket.socket) -> None:
     request = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n"
     received = bytearray()
 
@@ -287,16 +303,14 @@ def test_thousands_of_pipelined_offers_are_all_declined(connection: socket.socke
     assert received.count(b"HTTP/1.1 200") == 3000
 
 
-def test_whoever_hangs_up_in_a_pipeline_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_in_a_pipeline_is_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
     engine = FakeEngine()
     engine.go.clear()
     with serve_fake(engine) as served, served.client() as client:
         with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
             connection.sendall((POST + LENGTH + IMAGE) * 3)
             assert engine.started.acquire(timeout=30)
-        deadline = time.monotonic() + 30
-        while 'route="/predict",status="499"' not in client.get("/metrics").text:
-            assert time.monotonic() < deadline
+        until(lambda: 'route="/predict",status="499"' in client.get("/metrics").text)
         engine.go.set()
     assert "request_failed" not in caplog.messages
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]

@@ -1,37 +1,78 @@
-"""What computes: a Protocol over numpy, with one engine a module; nothing outside an engine imports its library."""
+"""Engines: a Protocol over numpy, one module for each library, which is imported nowhere else."""
 
-from typing import Protocol
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from eyespot.choices import ENGINES
+from eyespot.errors import EngineUnavailable
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 Confidences = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
+Answer = tuple[Logits, Features | None]
+Clock = Callable[[], float]  # seconds
+
+TEMPERATURE = 1.0  # divides the logits; another one would recalibrate the confidences
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """`streams` images are computed at once with `threads` threads each, an exclusive one with `latency_threads`."""
+
+    streams: int = 1
+    threads: int = 1
+    latency_threads: int = 1
 
 
 class Engine(Protocol):
-    """One loaded network.
+    """One loaded model.
 
-    `infer` may be called from several threads at once. Its input is uint8 RGB of shape (n, side, side, 3), as it was
-    decoded. It returns float32 logits of shape (n, classes) and, when asked, the last feature map, float32 of shape
-    (n, channels, height, width). A call that is `exclusive` may use every core that the process has; others share them.
+    `infer` may be called from several threads at once. It takes decoded pixels, uint8 RGB of shape (n, side, side, 3),
+    and returns float32 logits of shape (n, classes) and, with `features`, the last feature map, float32 of shape
+    (n, channels, height, width). An `exclusive` call may use every core of the process; others share them.
     """
 
     name: str
     precision: str
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]: ...
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer: ...
 
 
-TEMPERATURE = 1.0  # what logits are divided by; one network's confidences can be calibrated with another
+def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
+    """The engine `name` with the export in `folder`; `options` are the engine's own.
+
+    Raises `EngineUnavailable` if its library is not installed, `RuntimeError` if this processor cannot run the model.
+    """
+    choice = ENGINES[name]
+    try:
+        engine: Engine = pkgutil.resolve_name(choice.engine)(folder, threads, **options)
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(f"the engine {name} needs `pip install eyespot[{choice.extra}]`: {error}") from error
+    return engine
 
 
 def softmax(logits: Logits) -> Confidences:
-    """Confidences, float32 of the same shape (classes,), from logits."""
+    """Confidences, float32 of the same shape (classes,)."""
     powers = np.exp((logits.astype(np.float64) - logits.max()) / TEMPERATURE)
     confidences: Confidences = (powers / powers.sum()).astype(np.float32)
     return confidences
+
+
+def time_each(
+    engines: Sequence[Engine], pixels: Pixels, rounds: int, exclusive: bool, clock: Clock
+) -> list[list[float]]:
+    """Seconds of each inference, for each engine; they take turns because machines are noisy."""
+    seconds: list[list[float]] = [[] for _ in engines]
+    for _ in range(rounds):
+        for engine, taken in zip(engines, seconds, strict=True):
+            started = clock()
+            engine.infer(pixels, exclusive=exclusive)
+            taken.append(clock() - started)
+    return seconds

@@ -1,40 +1,35 @@
 """ONNX Runtime on the CPU."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from eyespot.vision.engines import Features, Logits, Pixels
-
-version: str = onnxruntime.__version__
+from eyespot.vision.engines import Answer, Pixels, Threads
 
 
 class OnnxEngine:
-    """An ONNX file, as `convert` writes it: one image in, logits and feature map out."""
+    """An ONNX file from `convert`."""
 
     name = "onnxruntime"
     precision = "f32"
 
-    def __init__(self, folder: Path, *, streams: int, threads: int, latency_threads: int) -> None:
+    def __init__(self, folder: Path, threads: Threads) -> None:
         def session(threads: int) -> onnxruntime.InferenceSession:
             options = onnxruntime.SessionOptions()
-            # Left to itself it takes a thread for each core of the machine and binds it there, which a container may
-            # not; and its arena never gives back what the largest moment took.
+            # By default it binds a thread to each core of the machine, which a container may forbid, and its arena
+            # never shrinks after a peak.
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.enable_cpu_mem_arena = False
             return onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
 
-        # Each caller's own thread works too, and what a session has beyond one is shared by all callers.
-        shared = threads if threads == 1 else streams * threads
+        # Each caller's own thread works too; the other threads of a session serve all callers.
+        shared = 1 if threads.threads == 1 else threads.streams * threads.threads
         self._shared = session(shared)
-        self._latency = self._shared if latency_threads == shared else session(latency_threads)
+        self._latency = self._shared if threads.latency_threads == shared else session(threads.latency_threads)
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]:
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer:
         session = self._latency if exclusive else self._shared
         wanted = ["logits", "features"] if features else ["logits"]
         answers = [session.run(wanted, {"pixels": image}) for image in np.ascontiguousarray(pixels)[:, None]]
@@ -42,12 +37,14 @@ class OnnxEngine:
         return logits, maps[0] if features else None
 
 
-def convert(program: Any, folder: Path) -> None:
-    """Write a program from `torch.export` as an ONNX file with its weights inside."""
+def convert(network: object, side: int, folder: Path) -> str:
+    """Export a torch network with its weights in one ONNX file; the version of ONNX Runtime."""
     import torch
 
+    from eyespot.vision.engines.torch import to_program
+
     torch.onnx.export(
-        program,
+        to_program(network, side),
         f=folder / "model.onnx",
         input_names=["pixels"],
         output_names=["logits", "features"],
@@ -55,3 +52,4 @@ def convert(program: Any, folder: Path) -> None:
         dynamo=True,
         verbose=False,
     )
+    return str(onnxruntime.__version__)

@@ -1,4 +1,4 @@
-"""The reference engine: torch in float32, from which every export is made and against which it is proved."""
+"""The reference engine: torch in float32. Every export is made from it and proved against it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,14 @@ import torch
 
 from eyespot.errors import EngineUnavailable, WeightsCorrupt
 from eyespot.types import Recipe
-from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.engines import Answer, Pixels, Threads
 
 
 class Network(torch.nn.Module):
-    """A classifier from pixels as they are, uint8 (n, side, side, 3), to its logits and its last feature map.
+    """A network from decoded pixels, uint8 (n, side, side, 3), to its logits and its last feature map.
 
-    The global pooling and the final layer are taken out of the network and applied here, so that the feature map can be
-    handed out. The logits are then the final layer of the map's mean, which is also what class-activation mapping needs
-    (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+    The global pooling and the final layer are taken out of the network and applied here, because class-activation
+    mapping needs the feature map (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
     """
 
     def __init__(self, network: torch.nn.Module, recipe: Recipe) -> None:
@@ -24,7 +23,9 @@ class Network(torch.nn.Module):
         pooling = [name for name, module in modules.items() if isinstance(module, torch.nn.AdaptiveAvgPool2d)]
         linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
         if not pooling or not linear:
-            raise EngineUnavailable("only networks that end in global average pooling and one linear layer can be used")
+            raise EngineUnavailable(
+                "only a network that ends in global average pooling and one linear layer can be used"
+            )
         self.head = modules[linear[-1]]
         network.set_submodule(pooling[-1], torch.nn.Identity())
         network.set_submodule(linear[-1], torch.nn.Identity())
@@ -39,7 +40,7 @@ class Network(torch.nn.Module):
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do it.
+        # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do.
         values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         flat = self.body(values * self.scale - self.shift)
         features = flat.unflatten(1, self.map_shape)
@@ -47,13 +48,21 @@ class Network(torch.nn.Module):
 
 
 def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe) -> Network:
-    """The network with its weights, strictly loaded, in evaluation mode.
+    """The network with its weights, loaded strictly, in evaluation mode.
 
-    Raises:
-        EngineUnavailable: the architecture is none that is known.
-        WeightsCorrupt: the file is no state dict of this architecture with this number of classes.
+    Raises `EngineUnavailable` if the architecture is unknown, `WeightsCorrupt` if the weights do not fit it.
     """
-    network = _build(architecture, classes)
+    if architecture == "efficientnet_lite0":
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
+    else:
+        import torchvision  # not needed by TorchScript
+
+        try:
+            network = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
+        except ValueError as error:
+            raise EngineUnavailable(f"unknown architecture {architecture!r}: {error}") from error
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:
@@ -62,17 +71,15 @@ def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe)
     return Network(network.eval(), recipe)
 
 
-def _build(architecture: str, classes: int) -> Any:
-    if architecture == "efficientnet_lite0":
-        from efficientnet_lite_pytorch import EfficientNet
+def load(weights: Path, threads: Threads, *, architecture: str, classes: int, recipe: Recipe) -> "TorchEngine":
+    """The engine with the weights of `load_network`."""
+    return TorchEngine(load_network(architecture, weights, classes, recipe), threads)
 
-        return EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
-    import torchvision  # which TorchScript runs without
 
-    try:
-        return torchvision.models.get_model(architecture, weights=None, num_classes=classes)
-    except ValueError as error:
-        raise EngineUnavailable(f"no architecture is called {architecture!r}: {error}") from error
+def to_program(network: Any, side: int) -> torch.export.ExportedProgram:
+    """The network for other libraries' converters. OpenVINO's own tracing warns; this does not."""
+    with torch.no_grad():
+        return torch.export.export(network, (torch.zeros(1, side, side, 3, dtype=torch.uint8),))
 
 
 class TorchEngine:
@@ -81,14 +88,12 @@ class TorchEngine:
     name = "torch"
     precision = "f32"
 
-    def __init__(self, network: torch.nn.Module, *, threads: int, latency_threads: int) -> None:
+    def __init__(self, network: torch.nn.Module, threads: Threads) -> None:
         self._network = network
-        self._threads = {False: threads, True: latency_threads}
+        self._threads = {False: threads.threads, True: threads.latency_threads}
 
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]:
-        torch.set_num_threads(self._threads[exclusive])  # of the thread that calls it, and of threads to come
+    def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer:
+        torch.set_num_threads(self._threads[exclusive])  # of the calling thread and of new ones
         with torch.inference_mode():
             logits, feature_map = self._network(torch.tensor(pixels))
         return logits.numpy(), feature_map.numpy() if features else None

@@ -1,38 +1,33 @@
-"""TorchScript: the network as torch's own frozen program, which needs torch and not torchvision to run."""
+"""TorchScript: a model as torch's own frozen program, which runs without torchvision."""
 
 import warnings
 from pathlib import Path
 
 import torch
 
+from eyespot.vision.engines import Threads
 from eyespot.vision.engines.torch import TorchEngine
 
-version: str = torch.__version__
-
-# torch says of every use of TorchScript that it is deprecated; whoever asks for this engine knows it.
-_DEPRECATED = r"`torch\.jit\..*is deprecated"
+_DEPRECATED = r"`torch\.jit\..*is deprecated"  # every use of TorchScript warns
 
 
 class TorchScriptEngine(TorchEngine):
-    """A program that `convert` wrote, optimised for this processor: one image in, logits and feature map out."""
+    """A program from `convert`, optimised for this processor."""
 
     name = "torchscript"
 
-    def __init__(self, folder: Path, *, threads: int, latency_threads: int) -> None:
+    def __init__(self, folder: Path, threads: Threads) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", _DEPRECATED)
-            program = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(folder / "model.pt"), map_location="cpu"
-            )
-            optimized = torch.jit.optimize_for_inference(program)
-        super().__init__(optimized, threads=threads, latency_threads=latency_threads)
+            program = torch.jit.load(folder / "model.pt", map_location="cpu")  # type: ignore[no-untyped-call]
+            super().__init__(torch.jit.optimize_for_inference(program), threads)
 
 
-def convert(network: torch.nn.Module, side: int, folder: Path) -> None:
-    """Write a network as a traced and frozen program."""
+def convert(network: torch.nn.Module, side: int, folder: Path) -> str:
+    """Trace and freeze a torch network; the version of torch."""
+    image = torch.zeros(1, side, side, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", _DEPRECATED)
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            network, torch.zeros(1, side, side, 3, dtype=torch.uint8)
-        )
-        torch.jit.save(torch.jit.freeze(traced), str(folder / "model.pt"))
+        traced = torch.jit.trace(network, image)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.freeze(traced), folder / "model.pt")
+    return torch.__version__

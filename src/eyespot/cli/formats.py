@@ -1,0 +1,110 @@
+"""The findings of `eyespot classify`, as JSON lines and as CSV, and what a line read back says."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, Self, TypeAlias
+
+from pydantic import TypeAdapter
+
+from eyespot.errors import EyespotError, Refusal
+from eyespot.types import ImageInfo, ModelInfo, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """Why a file was not recognised."""
+
+    code: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: EyespotError | OSError) -> Self:
+        if isinstance(error, OSError):
+            return cls("unreadable", error.strerror or str(error))
+        return cls(error.code if isinstance(error, Refusal) else "unreadable", error.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is in one file, or why that is unknown: one line of the output."""
+
+    path: str
+    predictions: list[Prediction] | None = None
+    image: ImageInfo | None = None
+    model: ModelInfo | None = None
+    problem: FileProblem | None = None
+
+
+class Record(NamedTuple):
+    """A line of an earlier run."""
+
+    path: str
+    model: str  # as `identify` has it; empty for a problem
+    failed: bool
+
+
+class JsonLines:
+    """One JSON object per file."""
+
+    header = b""
+    start = b'{"path": '  # of every such file
+    _finding = TypeAdapter(Finding)
+
+    def line(self, finding: Finding) -> bytes:
+        fields = self._finding.dump_python(finding, mode="json", exclude_none=True)
+        return to_utf8(json.dumps(fields, ensure_ascii=False) + "\n")
+
+    def is_complete(self, line: bytes) -> bool:
+        return line.endswith(b"\n")
+
+    def read(self, line: bytes) -> Record:
+        fields = json.loads(line)
+        return Record(str(fields["path"]), fields.get("model", {}).get("digest", ""), "problem" in fields)
+
+    def identify(self, model: ModelInfo) -> str:
+        return model.digest
+
+
+class Csv:
+    """One row per file (RFC 4180), with the `top_k` likeliest classes in columns."""
+
+    def __init__(self, top_k: int) -> None:
+        classes = [f"{part}{place}" for place in range(1, top_k + 1) for part in ("label", "confidence")]
+        self._columns = ["path", *classes, "problem", "detail", "sha256", "format", "width", "height", "model"]
+        self.header = self.start = self._row(dict(zip(self._columns, self._columns, strict=True)))
+
+    def _row(self, values: dict[str, object]) -> bytes:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns).writerow(values)
+        return to_utf8(text.getvalue())
+
+    def line(self, finding: Finding) -> bytes:
+        row: dict[str, object] = {"path": finding.path}
+        for place, found in enumerate(finding.predictions or (), 1):
+            row |= {f"label{place}": found.label, f"confidence{place}": found.confidence}
+        if finding.problem:
+            row |= {"problem": finding.problem.code, "detail": finding.problem.detail}
+        if finding.image and finding.model:
+            row |= {**asdict(finding.image), "model": finding.model.name}
+        return self._row(row)
+
+    def is_complete(self, line: bytes) -> bool:
+        return line.endswith(b"\n") and line.count(b'"') % 2 == 0  # otherwise the line break is quoted
+
+    def read(self, line: bytes) -> Record:
+        (values,) = csv.reader([line.decode("utf-8")])
+        row = dict(zip(self._columns, values, strict=True))
+        return Record(row["path"], row["model"], bool(row["problem"]))
+
+    def identify(self, model: ModelInfo) -> str:
+        return model.name
+
+
+Format: TypeAlias = JsonLines | Csv
+
+
+def to_utf8(text: str) -> bytes:
+    """UTF-8, with a JSON escape for each byte of a file name that is not."""
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,99 @@
+"""`eyespot health`, `eyespot model`, `eyespot labels`: facts about a server, or about the model on this machine."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter
+from rich.table import Table
+
+import eyespot
+from eyespot import cpus
+from eyespot.cli.terminal import Url, load_settings, out, say
+from eyespot.types import Label, ModelCard, Readiness
+from eyespot.vision import weights
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
+
+
+def health(url: Url = None, as_json: AsJson = False) -> None:
+    """Check whether a server is ready; by default the one on this machine at port 8000.
+
+    The exit code is 0 if it is ready, 1 if not, and 2 if no server answers.
+
+    Example: `eyespot health --url http://eyespot.example:8000`
+    """
+    with eyespot.Client(url) as client:
+        readiness = client.health()
+    if as_json:
+        typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))
+    else:
+        table = Table("check", "")
+        table.add_column("", overflow="fold")
+        for check in readiness.checks or ():
+            table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
+        out.print(table)
+        say(f"{client.url} is {'ready' if readiness.ready else 'not ready'}")
+    if not readiness.ready:
+        raise typer.Exit(1)
+
+
+def model(url: Url = None, as_json: AsJson = False) -> None:
+    """Show the model: digest, engine, accuracy and limits.
+
+    Without `--url`, the one that `serve` and `classify` load on this machine.
+
+    Examples: `eyespot model`, `eyespot model --json | jq .limits`
+    """
+    if url:
+        with eyespot.Client(url) as client:
+            card = client.model()
+    else:
+        from eyespot import assembly
+
+        config = load_settings()
+        card = assembly.open_classifier(config, cpus.plan(config.workers, config.threads)).card
+    if as_json:
+        typer.echo(TypeAdapter(ModelCard).dump_json(card))
+        return
+    table = Table("model")
+    name = card.name + (" (stand-in: the first model's weights are missing)" * card.stand_in)
+    table.add_column(name, overflow="fold")  # a truncated digest is useless
+    table.add_row("digest", card.digest)
+    table.add_row("architecture", card.architecture)
+    table.add_row("engine, precision", f"{card.engine}, {card.precision}")
+    table.add_row("input", f"{card.input_size} x {card.input_size} pixels")
+    table.add_row("classes", f"{card.classes:,}")
+    if card.accuracy:
+        table.add_row("published top-1", f"{card.accuracy.top1} % on {card.accuracy.on}")
+    table.add_row("licence", card.license)
+    table.add_row("formats", ", ".join(card.limits.formats))
+    table.add_row("largest image", f"{card.limits.max_bytes:,} bytes, {card.limits.max_pixels:,} pixels")
+    out.print(table)
+
+
+def labels(
+    text: Annotated[str | None, typer.Argument(help="Only labels that contain this.", show_default=False)] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the model's classes: number, WordNet id and label.
+
+    Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
+    """
+    if url:
+        with eyespot.Client(url) as client:
+            classes: Sequence[Label] = client.labels()
+    else:
+        from eyespot.vision.classifier import labels_of
+
+        config = load_settings()
+        classes = labels_of(weights.choose(weights.read_manifest(config.manifest), config.model), config.labels_dir)
+    found = [label for label in classes if not text or text.lower() in label.label.lower()]
+    if as_json:
+        typer.echo(TypeAdapter(list[Label]).dump_json(found))
+        return
+    for label in found:
+        typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
+    if not found:
+        raise typer.Exit(1)

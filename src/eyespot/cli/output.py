@@ -1,0 +1,91 @@
+"""Where the findings of `eyespot classify` go: a table on the terminal, or standard output."""
+
+import re
+import time
+
+import typer
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+
+from eyespot.cli.formats import Finding, Format
+from eyespot.types import Prediction
+
+_PRINT_SECONDS = 0.1
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Output:
+    """Takes one finding after the other."""
+
+    failed_before = 0  # files that an earlier run wrote as failed
+
+    def write(self, finding: Finding) -> None:
+        raise NotImplementedError
+
+    def has(self, path: str) -> bool:  # noqa: ARG002
+        """Whether an earlier run wrote this file's finding."""
+        return False
+
+    def close(self) -> None:
+        """Write what is still due."""
+
+
+class Stdout(Output):
+    """Lines on standard output."""
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        typer.echo(form.header, nl=False)
+
+    def write(self, finding: Finding) -> None:
+        typer.echo(self._form.line(finding), nl=False)
+
+
+class Table(Output):
+    """Columns for people, cut to the width of a terminal. Failed files have no row."""
+
+    def __init__(self, console: Console, top_k: int) -> None:
+        self._console = console
+        self._width = console.width if console.is_terminal else None
+        self._cell = max(16, min(26, (console.width * 3 // 4) // min(top_k, 3) - 2)) if self._width else 26
+        self._rows: list[str] = []
+        self._printed = 0.0
+
+    def write(self, finding: Finding) -> None:
+        self._rows.append(self.row(finding))
+        if time.monotonic() - self._printed > _PRINT_SECONDS:  # each print redraws the progress bar
+            self.close()
+
+    def close(self) -> None:
+        self._console.print("".join(self._rows), end="", markup=False, soft_wrap=True)
+        self._rows, self._printed = [], time.monotonic()
+
+    def row(self, finding: Finding) -> str:
+        """The finding's line; empty for a failed file."""
+        if finding.predictions is None:
+            return ""
+        cells = [self._class(found) for found in finding.predictions] or ["nothing above --min-confidence"]
+        path = printable(finding.path)
+        if self._width is None:
+            return "  ".join((path, *cells)).rstrip() + "\n"
+        cells = cells[: max(1, (self._width - 8) // (self._cell + 2))]  # whole cells, or a number would be cut in two
+        room = max(8, self._width - sum(cell_len(cell) + 2 for cell in cells))
+        return set_cell_size("  ".join((_cut_left(path, room), *cells)), self._width).rstrip() + "\n"
+
+    def _class(self, found: Prediction) -> str:
+        share = f" {found.confidence:.1%}"
+        return set_cell_size(set_cell_size(found.label, self._cell - len(share)).rstrip() + share, self._cell)
+
+
+def printable(path: str) -> str:
+    """A path without the control characters that would repaint or clear a terminal."""
+    return _CONTROL.sub("?", path)
+
+
+def _cut_left(text: str, cells: int) -> str:
+    """The text in exactly that many cells; a path's end says more than its beginning."""
+    if cell_len(text) > cells:
+        while cell_len(text) > cells - 1:
+            text = text[1:]
+        text = f"…{text}"
+    return set_cell_size(text, cells)

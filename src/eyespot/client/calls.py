@@ -1,0 +1,211 @@
+"""The calls that both clients share: requests, retries, and what an answer means.
+
+A call is a coroutine over three steps, which each client takes in its own way: `_send` a request, `_wait`, and `_work`
+for what blocks.
+"""
+
+import hashlib
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from eyespot import __version__
+from eyespot.client import retry
+from eyespot.errors import (
+    REFUSALS,
+    NoAnswer,
+    NotEyespot,
+    NotFound,
+    Refusal,
+    ServerSilent,
+    ServerUnavailable,
+    Unauthorized,
+)
+from eyespot.images import ImageSource, to_bytes
+from eyespot.types import Label, ModelCard, Problem, Readiness, Recognition
+
+Lang: TypeAlias = Literal["en", "zh"]
+T = TypeVar("T")
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_MAX_PORT = 65535
+_CONNECT_SECONDS = 5
+_RETRIED = {429, 502, 503}  # 502: a load balancer whose server has just gone
+_MAX_BROKEN = 4  # broken connections after which a request is given up
+
+_RECOGNITION = TypeAdapter(Recognition)
+_LABELS = TypeAdapter(list[Label])
+_MODEL = TypeAdapter(ModelCard)
+_READINESS = TypeAdapter(Readiness)
+_PROBLEM = TypeAdapter(Problem)
+
+
+class Options(TypedDict, total=False):
+    """The options of `predict`."""
+
+    top_k: int
+    min_confidence: float
+    lang: Lang
+
+
+class Calls(ABC):
+    """The base of both clients."""
+
+    _http: Any
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = 30,
+        retry_seconds: float = 60,
+        ask_first: int | None = 200_000,
+    ) -> None:
+        """A client of `url`, by default EYESPOT_URL or http://127.0.0.1:8000, with `api_key` or EYESPOT_API_KEY.
+
+        The server may be silent for `timeout` seconds. 429, 502 and 503 are retried after `Retry-After`, for at most
+        `retry_seconds`. An image of more bytes than `ask_first` is uploaded only if the server has no cached answer
+        for its sha256; None uploads at once.
+
+        Raises:
+            ServerUnavailable: invalid URL.
+            Unauthorized: the key is not printable ASCII.
+        """
+        self.url = _parse_url((url or os.environ.get("EYESPOT_URL") or "http://127.0.0.1:8000").strip())
+        key = (api_key or os.environ.get("EYESPOT_API_KEY") or "").strip()  # a file's last line ends with a newline
+        if not (key.isascii() and key.isprintable()):
+            raise Unauthorized("The API key has characters other than printable ASCII.")
+        self._retry_seconds = retry_seconds
+        self._ask_first = ask_first
+        https, local = self.url.scheme == "https", self.url.host in _LOOPBACK
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        self._open(
+            base_url=self.url,
+            headers={"User-Agent": f"eyespot/{__version__}", **authorization},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30),
+            verify=https,  # loading certificates takes longer than most answers
+            mounts={str(self.url): None} if local else {},  # no proxy of any kind for this machine
+            trust_env=https or not local,
+        )
+
+    @abstractmethod
+    def _open(self, **options: Any) -> None: ...
+
+    @abstractmethod
+    async def _send(self, request: httpx.Request) -> httpx.Response: ...
+
+    @abstractmethod
+    async def _wait(self, seconds: float) -> None: ...
+
+    @abstractmethod
+    async def _work(self, function: Callable[[], T]) -> T: ...
+
+    async def _predict(
+        self, image: ImageSource, *, top_k: int = 3, min_confidence: float = 0, lang: Lang = "en"
+    ) -> Recognition:
+        """Recognise one image. Raises `OSError` if its file cannot be read."""
+        data = await self._work(partial(to_bytes, image))
+        params = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
+        until = time.monotonic() + self._retry_seconds
+        if self._ask_first is not None and len(data) > self._ask_first:
+            sha256 = await self._work(lambda: hashlib.sha256(data).hexdigest())
+            try:
+                return _parse(_RECOGNITION, await self._retry("GET", f"results/{sha256}", until, params=params))
+            except NotFound:
+                pass
+        headers = {"Content-Type": "application/octet-stream"}
+        answer = await self._retry("POST", "predict", until, params=params, content=data, headers=headers)
+        return _parse(_RECOGNITION, answer)
+
+    async def _labels(self, lang: Lang = "en") -> list[Label]:
+        """All classes of the server's model, ordered by class_id."""
+        return _parse(_LABELS, await self._retry("GET", "labels", params={"lang": lang}))
+
+    async def _model(self) -> ModelCard:
+        """The server's model: name, digest, accuracy and limits."""
+        return _parse(_MODEL, await self._retry("GET", "model"))
+
+    async def _health(self) -> Readiness:
+        """Whether the server is ready, and every check; never retried."""
+        answer = await self._request("GET", "readyz", params={"verbose": ""})
+        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return Readiness(False, _read(_PROBLEM, answer).checks)
+        return _parse(_READINESS, answer)
+
+    async def _retry(self, method: str, path: str, until: float | None = None, **parts: Any) -> httpx.Response:
+        """The last answer to a request that is sent until it is answered for good, or the clock reaches `until`."""
+        until = until or time.monotonic() + self._retry_seconds
+        attempt = broken = 0
+        while True:
+            try:
+                answer = await self._request(method, path, **parts)
+            except NoAnswer as error:
+                pause, broken = retry.pause(attempt), broken + 1
+                if isinstance(error, ServerSilent) or broken == _MAX_BROKEN or time.monotonic() + pause > until:
+                    raise
+            else:
+                pause = retry.pause(attempt, answer.headers.get("Retry-After"))
+                if answer.status_code not in _RETRIED or time.monotonic() + pause > until:
+                    return answer
+            await self._wait(pause)
+            attempt += 1
+
+    async def _request(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        try:
+            return await self._send(self._http.build_request(method, path, **parts))
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise ServerSilent(f"{_public(self.url)} did not answer in time.") from error
+        except httpx.RequestError as error:
+            reason = str(error) or type(error).__name__
+            raise ServerUnavailable(f"No eyespot answers at {_public(self.url)}: {reason}.") from error
+
+
+def _parse_url(url: str) -> httpx.URL:
+    shown = url.rpartition("@")[2]  # without a password
+    try:
+        parsed = httpx.URL(url if "://" in url else f"http://{url}").copy_with(query=None, fragment=None)
+        parsed.raw_host.decode().encode("idna")  # connecting does it too, and its error is not httpx's
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ServerUnavailable(f"{shown} is not a valid URL: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > _MAX_PORT:
+        raise ServerUnavailable(f"{shown} is not a valid URL, such as http://127.0.0.1:8000")
+    return parsed
+
+
+def _public(url: httpx.URL) -> httpx.URL:
+    return url.copy_with(userinfo=b"", query=None)  # a password stays out of messages
+
+
+def _parse(kind: TypeAdapter[T], answer: httpx.Response) -> T:
+    """The body of a successful answer. Raises what the server raised, found by its code."""
+    if answer.is_success:
+        return _read(kind, answer)
+    problem = _read(_PROBLEM, answer)
+    refusal = REFUSALS.get(problem.code, Refusal)(
+        problem.detail,
+        limit=problem.limit,
+        value=problem.value,
+        retry_after=retry.retry_after(answer.headers.get("Retry-After")),
+    )
+    # A newer server may send a code that has no class here.
+    vars(refusal).update(status=problem.status, code=problem.code, title=problem.title)
+    refusal.add_note(f"request id {problem.request_id}")
+    raise refusal
+
+
+def _read(kind: TypeAdapter[T], answer: httpx.Response) -> T:
+    try:
+        return kind.validate_json(answer.content)
+    except ValidationError as error:
+        status = f"{answer.status_code} {answer.reason_phrase}".strip()
+        target = f", Location: {answer.headers['Location']}" if answer.is_redirect else ""
+        failure = ServerUnavailable if answer.status_code in {*_RETRIED, 504} else NotEyespot
+        raise failure(f"{_public(answer.url)} did not answer as eyespot does: {status}{target}") from error

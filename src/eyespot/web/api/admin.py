@@ -1,0 +1,72 @@
+"""`/audit` and `/uploads`: for API keys with the admin role."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Path, Query, Request, Response
+from pydantic import TypeAdapter
+
+from eyespot.choices import FORMATS
+from eyespot.errors import InvalidParameter, NotFound
+from eyespot.recognizer import Recognizer
+from eyespot.types import AuditPage
+from eyespot.vision.preprocess import announced_format
+
+_PAGE = TypeAdapter(AuditPage)
+_MAX_ROWS = 1000
+_MAX_ID = 2**63 - 1
+_SHA256 = "^[0-9a-f]{64}$"
+Sha256 = Annotated[str, Path(pattern=_SHA256, description="Of the encoded bytes.")]
+
+
+async def audit(
+    request: Request,
+    since: Annotated[datetime | None, Query(description="From this time on (ISO 8601; UTC without an offset).")] = None,
+    until: Annotated[datetime | None, Query(description="Before this time.")] = None,
+    sha256: Annotated[str | None, Query(pattern=_SHA256, description="Of this image.")] = None,
+    label: Annotated[
+        str | None, Query(max_length=200, pattern=r"^[^\x00]+$", description="With this most likely class.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=_MAX_ROWS, description="Maximum number of rows.")] = 100,
+    cursor: Annotated[int | None, Query(ge=1, le=_MAX_ID, description="The `cursor` of the previous page.")] = None,
+) -> Response:
+    """Recognitions, newest first. The reply's `cursor` asks for the next page."""
+    recognizer: Recognizer = request.app.state.recognizer
+    if not recognizer.audit:
+        raise NotFound("There is no audit log: EYESPOT_AUDIT_URL is off.")
+    times = {"since": _utc("since", since), "until": _utc("until", until)}
+    rows = await recognizer.audit.rows(**times, sha256=sha256, label=label, before=cursor, limit=limit)
+    page = AuditPage(rows, cursor=rows[-1].id if len(rows) == limit else None)
+    return Response(_PAGE.dump_json(page), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _utc(name: str, time: datetime | None) -> datetime | None:
+    if time is None:
+        return None
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise InvalidParameter(f"{name}: must be in the years 1 to 9999.", value=str(time)) from error
+
+
+async def upload(request: Request, sha256: Sha256) -> Response:
+    """The encoded bytes as they were sent."""
+    uploads = request.app.state.recognizer.uploads
+    data = await uploads.get(sha256) if uploads else None
+    if data is None:
+        raise NotFound("This image is not kept." if uploads else "No images are kept: EYESPOT_UPLOADS is off.")
+    name = announced_format(data)
+    media_type = FORMATS[name].media_type if name else "application/octet-stream"
+    # A client's image is shown; nothing in it runs.
+    headers = {"Cache-Control": "private, no-store", "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(data, media_type=media_type, headers=headers)
+
+
+async def forget(request: Request, sha256: Sha256) -> Response:
+    """Delete an image and the cached answers for it. Its audit rows stay.
+
+    Requests that began before this reply, whether 204 or 404, keep nothing of the image.
+    """
+    if not await request.app.state.recognizer.forget(sha256):
+        raise NotFound("This image is not kept, and no answer is cached for it.")
+    return Response(status_code=204)

@@ -1,0 +1,133 @@
+"""One reader for every body: images and parameters out of a form, JSON or the raw bytes of one image."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from pydantic_core import from_json
+
+from eyespot.errors import BadJson, BodyTooLarge, NoImage, Refusal, TooManyImages, UnsupportedBody
+from eyespot.vision.preprocess import announced_format
+from eyespot.web.api.form import read_form
+from eyespot.web.api.image import Item, image_too_large, in_thread_if_large
+from eyespot.web.api.parameters import Parameters, parse
+from eyespot.web.gate.body_limit import Limit
+
+BATCH_PATH = "/predict/batch"
+_JSON_ROOM = 4 * 1024  # bytes beside the image
+_FORM_ROOM = 64 * 1024
+_OTHER_VALUES = 100  # JSON values beside the images
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What one request asks."""
+
+    items: deque[Item]
+    parameters: Parameters
+
+
+async def read(request: Request, classes: int, max_images: int | None = None) -> Body:
+    """The images of a batch of at most `max_images`, or else the one image, and the parameters.
+
+    Parameters in the body win over those in the query; `classes` is the largest `top_k`.
+
+    Raises:
+        NoImage, SeveralImages, TooManyImages, BadJson, BadForm: the body is not what its type says.
+        UnsupportedBody: no images are read from this type.
+        ImageTooLarge, BodyTooLarge: it has too many bytes.
+        InvalidParameter: a parameter is out of range.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind = media_type(content_type)
+    given: Mapping[str, Any]
+    if kind == "multipart/form-data":
+        items, given = await read_form(content_type, request.stream(), max_images)
+    else:
+        # Not `request.body()`, which would keep the bytes as long as the request.
+        raw = b"".join([chunk async for chunk in request.stream() if chunk])
+        if kind == "application/json":
+            items, given = await in_thread_if_large(len(raw), _from_json, raw, max_images)
+        else:
+            items, given = _from_raw(raw, kind, max_images), {}
+    query = request.query_params if request.scope["query_string"] else {}
+    return Body(items, parse(query, given, classes))
+
+
+def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping[str, Any]]:
+    single = max_images is None
+    expected = (
+        'an object whose "image" is a base64 string'
+        if single
+        else 'a list of base64 strings, or an object whose "images" is one'
+    )
+    if not raw:
+        raise NoImage(f"The body is empty; send {expected}.")
+    # Before anything is built: millions of `[]` would take 30 times the memory of the body. None of the three is in
+    # base64, and a data: URI has one comma.
+    most = 4 * (max_images or 1) + _OTHER_VALUES
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > most:
+        if single:
+            raise BadJson(f"The JSON has too many values; send {expected}.", limit=most)
+        raise TooManyImages(f"The JSON has more than {max_images:,} images.", limit=max_images)
+    try:
+        fields = from_json(raw)
+    except ValueError as error:
+        raise BadJson(f"The body is not valid JSON: {error}.") from error
+    if isinstance(fields, list) and not single:
+        fields = {"images": fields}
+    sent = fields.get("image" if single else "images") if isinstance(fields, dict) else None
+    texts = [sent] if single else sent
+    if not texts or not isinstance(sent, str if single else list):
+        raise NoImage(f"The JSON must be {expected}.")
+    if max_images is not None and len(texts) > max_images:
+        detail = f"The batch has {len(texts):,} images; the limit is {max_images:,}."
+        raise TooManyImages(detail, limit=max_images, value=len(texts))
+    return deque(Item(index, text) for index, text in enumerate(texts)), fields
+
+
+def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
+    if max_images is not None:
+        raise UnsupportedBody("Send a batch as multipart/form-data with one file per image, or as application/json.")
+    if not raw:
+        raise NoImage
+    named_as_bytes = kind.startswith("image/") or kind in ("application/octet-stream", "")
+    # `curl --data-binary` says it sends a form, unless told otherwise.
+    image_by_curl = kind == "application/x-www-form-urlencoded" and announced_format(raw)
+    if not (named_as_bytes or image_by_curl):
+        raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
+    return deque([Item(0, raw)])
+
+
+def media_type(content_type: str) -> str:
+    """Without its parameters, in lower case."""
+    return content_type.split(";", 1)[0].strip().lower()
+
+
+def limit_of(max_bytes: int, batch_max_bytes: int) -> Callable[[str, str], Limit]:
+    """How large a body may be, by its path and content type.
+
+    Single images share the memory of as many as the pool admits; batches have two of the largest to themselves.
+    """
+
+    def too_large(limit: int) -> Callable[[int], Refusal]:
+        def refusal(size: int) -> Refusal:
+            detail = f"The body has at least {size:,} bytes; the limit is {limit:,}."
+            return BodyTooLarge(detail, limit=limit, value=size)
+
+        return refusal
+
+    def single(limit: int, refusal: Callable[[int], Refusal]) -> Limit:
+        return Limit(limit, refusal, "interactive", lambda pool: pool.capacity * max_bytes)
+
+    form, json = max_bytes + _FORM_ROOM, max_bytes * 4 // 3 + _JSON_ROOM
+    batch = Limit(batch_max_bytes, too_large(batch_max_bytes), "batch", lambda _: 2 * batch_max_bytes)
+    raw = single(max_bytes, partial(image_too_large, limit=max_bytes))
+    by_type = {
+        "multipart/form-data": single(form, too_large(form)),
+        "application/json": single(json, too_large(json)),
+    }
+    return lambda path, kind: batch if path == BATCH_PATH else by_type.get(media_type(kind), raw)

@@ -1,0 +1,125 @@
+"""`/predict` and `/predict/batch`: what is in the images that the request carries."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter
+
+from eyespot.errors import Internal, Refusal
+from eyespot.job import ClientDisconnected
+from eyespot.recognizer import Recognizer
+from eyespot.telemetry import Trace, event
+from eyespot.types import Batch, BatchItem, ImageInfo
+from eyespot.web.api import answer, body
+from eyespot.web.api.body import Body
+from eyespot.web.api.image import Item, image_of
+from eyespot.web.gate import header, problems
+
+NDJSON = "application/x-ndjson"
+_BATCH = TypeAdapter(Batch)
+_ITEM = TypeAdapter(BatchItem)
+
+
+async def predict(request: Request) -> Response:
+    """Recognise one image: a form with one file, base64 in JSON, or the image itself as the body."""
+    recognizer: Recognizer = request.app.state.recognizer
+    state = request.scope["state"]
+    trace: Trace = state["trace"]
+    trace.lap("admit")
+    recognizer.refuse_early()
+    limits = recognizer.classifier.card.limits
+    asked = await body.read(request, limits.max_top_k)
+    image = await image_of(asked.items.pop(), limits.max_bytes)
+    trace.lap("read")
+    state["facts"].update(sha256=image.sha256, model=recognizer.classifier.info.name)
+    scores = await recognizer.recognize(image, trace, request.receive)  # `receive` returns when the client disconnects
+    return answer.recognition(recognizer.classifier, image.sha256, scores, asked.parameters, trace)
+
+
+async def predict_batch(request: Request) -> Response:
+    """Recognise many images: a form with a file for each, or JSON with a list of base64 strings.
+
+    An image that cannot be recognised gets a problem in its place and does not affect the others. With
+    `Accept: application/x-ndjson` each result is a line, sent as soon as it is done; `index` says which image it is
+    for. Each image counts as one request for the rate limit.
+    """
+    recognizer: Recognizer = request.app.state.recognizer
+    trace: Trace = request.state.trace
+    trace.lap("admit")
+    asked = await body.read(request, recognizer.classifier.card.limits.max_top_k, request.app.state.batch_max)
+    if request.state.charge_rate_limit:
+        await request.state.charge_rate_limit(len(asked.items))
+    trace.lap("read")
+    request.state.facts.update(images=len(asked.items), model=recognizer.classifier.info.name)
+    results = _results(request, asked)
+    if NDJSON in (header(request.scope, b"accept") or ""):
+        return StreamingResponse(_lines(results), media_type=NDJSON, headers={"Vary": "Accept"})
+    items = sorted([item async for item in results], key=lambda item: item.index)
+    reply = _BATCH.dump_json(Batch(items, recognizer.classifier.info, trace.request_id), exclude_none=True)
+    return Response(reply, media_type="application/json", headers={"Vary": "Accept"})
+
+
+async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[bytes]:
+    async with aclosing(results):
+        with suppress(ClientDisconnected):
+            async for item in results:
+                yield _ITEM.dump_json(item, exclude_none=True) + b"\n"
+
+
+async def _results(request: Request, asked: Body) -> AsyncGenerator[BatchItem, None]:
+    """Each result as it is done; an image's bytes are released with it.
+
+    Raises:
+        ClientDisconnected: nobody waits for the rest, which is not started.
+    """
+    # More than the batch lane admits: meanwhile the others are decoded from base64, looked up and audited.
+    at_once = 2 * request.app.state.pool.workers
+    disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+    running: set[asyncio.Future[Any]] = set()
+    refused = 0
+    try:
+        while asked.items or running:
+            while asked.items and len(running) < at_once:
+                running.add(asyncio.create_task(_result(request, asked.items.popleft(), asked)))
+            done, _ = await asyncio.wait({disconnected, *running}, return_when=asyncio.FIRST_COMPLETED)
+            if disconnected in done:
+                raise ClientDisconnected
+            running -= done
+            for task in done:
+                refused += task.result().problem is not None
+                yield task.result()
+    finally:
+        request.state.facts["refused"] = refused
+        for task in (disconnected, *running):
+            task.cancel()
+
+
+async def _result(request: Request, item: Item, asked: Body) -> BatchItem:
+    """The result of one image, whatever happens to it."""
+    recognizer: Recognizer = request.app.state.recognizer
+    batch: Trace = request.state.trace
+    trace = Trace(batch.request_id, batch.address, batch.key, batch.started)
+    classifier, parameters = recognizer.classifier, asked.parameters
+    try:
+        image = await image_of(item, classifier.card.limits.max_bytes)
+        scores = await recognizer.recognize(image, trace, lane="batch")
+        predictions = classifier.top(scores, parameters.top_k, parameters.min_confidence)
+        info = ImageInfo(image.sha256, scores.format, scores.width, scores.height)
+        return BatchItem(item.index, item.filename, predictions, info, trace.cache == "hit")
+    except Exception as error:
+        if not isinstance(error, Refusal):
+            event("request_failed", logging.ERROR, exc_info=error, request_id=trace.request_id, index=item.index)
+        return _refused(recognizer, item, trace, error if isinstance(error, Refusal) else Internal())
+    finally:
+        recognizer.metrics.observe_steps(trace.steps)
+
+
+# Not inside the `except`: a local name for the error would close a cycle through its traceback, which keeps the image.
+def _refused(recognizer: Recognizer, item: Item, trace: Trace, refusal: Refusal) -> BatchItem:
+    recognizer.metrics.refused.labels(refusal.code).inc()
+    return BatchItem(item.index, item.filename, problem=problems.problem(refusal, trace.request_id))

@@ -1,0 +1,159 @@
+"""API keys, and the layer that asks for them."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from eyespot.errors import Forbidden, InvalidSetting, Refusal, Unauthorized
+from eyespot.web.gate import problems
+from eyespot.web.gate.addresses import Network, client_address
+from eyespot.web.gate.rate_limit import RateLimiter, charge_batch
+
+# Probes, which have no key, and pages, which are the same for everybody. They are not charged either.
+_OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
+_OPEN_PREFIXES = ("/v2/health/", "/static/")
+
+_CHALLENGE = 'Bearer realm="eyespot"'  # RFC 6750, section 3
+
+_KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
+_COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key without its secret."""
+
+    name: str
+    admin: bool
+
+
+Keys = Mapping[bytes, Key]
+"""API keys by the SHA-256 of their secrets, which are not kept."""
+
+
+def read_keys(text: str | None) -> Keys:
+    """The keys of EYESPOT_API_KEYS: `name:secret[:admin],…`, or `@/path` of a file with one a line.
+
+    Raises:
+        InvalidSetting: a key is malformed; the message gives its position, since any part of it may be a secret.
+    """
+    keys: dict[bytes, Key] = {}
+    if not text:
+        return keys
+    if text.startswith("@"):
+        text = _COMMENT.sub("", _read_file(text[1:]))
+    parts = [part.strip() for part in re.split(r"[,\n]", text)]
+    for number, part in enumerate(filter(None, parts), 1):
+        match = _KEY.fullmatch(part)
+        if not match:
+            raise InvalidSetting(
+                f"EYESPOT_API_KEYS: key {number} is not `name:secret` or `name:secret:admin`, with a name of 1 to 64 "
+                "letters, digits, `.`, `_` or `-` and a secret of at least 8 visible ASCII characters but `,` and `:`"
+            )
+        key = Key(match["name"], admin=bool(match["admin"]))
+        digest = hashlib.sha256(match["secret"].encode()).digest()
+        if digest in keys or key.name in {other.name for other in keys.values()}:
+            raise InvalidSetting(f"EYESPOT_API_KEYS: key {number} has the name or the secret of an earlier key")
+        keys[digest] = key
+    if not keys:  # a mistake, which must not open everything to everybody
+        raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
+    return keys
+
+
+def _read_file(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except OSError as error:  # not its path, which may be a secret that begins with @
+        raise InvalidSetting(f"EYESPOT_API_KEYS: cannot read the key file: {error.strerror}") from None
+    except ValueError:  # its message shows a byte of the file
+        raise InvalidSetting("EYESPOT_API_KEYS: the key file is not UTF-8 text") from None
+
+
+def find_key(keys: Keys, secrets: Iterable[bytes]) -> Key | None:
+    """The key with one of the secrets. The time taken says nothing about the other keys."""
+    digests = [hashlib.sha256(secret).digest() for secret in secrets]
+    found = [key for digest in digests for known, key in keys.items() if hmac.compare_digest(known, digest)]
+    return found[0] if found else None
+
+
+class Auth:
+    """Sets the trace's address and key, charges the client, and refuses requests without a valid key.
+
+    Must stand inside the layer that limits bodies, so that a refusal reaches a client that is still sending.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, trusted: Sequence[Network], limiter: RateLimiter | None) -> None:
+        self.app = app
+        self._keys = keys
+        self._trusted = trusted
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            state = scope["state"]
+            state["admin"], state["charge_rate_limit"] = False, None
+            self._set_address(scope)
+            if scope["path"] not in _OPEN_PATHS and not scope["path"].startswith(_OPEN_PREFIXES):
+                try:
+                    await self._admit(scope)
+                except Refusal as refusal:
+                    response = problems.response(Request(scope), refusal)
+                    if isinstance(refusal, Unauthorized):
+                        response.headers["WWW-Authenticate"] = _CHALLENGE
+                    await response(scope, receive, send)
+                    return
+        await self.app(scope, receive, send)
+
+    def _set_address(self, scope: Scope) -> None:
+        peer = scope["client"][0] if scope.get("client") else None
+        forwarded = []
+        if self._trusted:
+            forwarded = [str(value, "latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        address = client_address(peer, forwarded, self._trusted)
+        if forwarded and address != client_address(peer, (), ()):
+            scope["state"]["facts"]["peer"] = peer
+        scope["state"]["trace"].address = address
+
+    async def _admit(self, scope: Scope) -> None:
+        """Raises Unauthorized or RateLimited."""
+        state, trace = scope["state"], scope["state"]["trace"]
+        secrets = _secrets(scope["headers"]) if self._keys else []
+        key = find_key(self._keys, secrets)
+        if key:
+            trace.key = state["facts"]["key"] = key.name
+            state["admin"] = key.admin
+        if self._limiter:
+            client = f"key:{key.name}" if key else f"address:{trace.address}"
+            state["charge_rate_limit"] = partial(charge_batch, self._limiter, client)
+            await self._limiter.charge(client)  # for a wrong key too, so that guesses are limited
+        if self._keys and not key:
+            reason = "Invalid API key" if secrets else "API key required"
+            raise Unauthorized(f"{reason}: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+
+
+def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """At most one from each kind of header, so that one request is not a thousand guesses."""
+    sent = {}
+    for name, value in headers:
+        if name == b"x-api-key":
+            sent[name] = value.strip()
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            sent[name] = value[7:].strip()
+    return list(sent.values())
+
+
+def require_admin(request: Request) -> None:
+    """FastAPI dependency of admin routes; raises Forbidden."""
+    if request.state.admin:
+        return
+    name = request.state.trace.key
+    if name is None:  # possible only without keys
+        raise Forbidden("Admin routes are disabled: EYESPOT_API_KEYS has no admin key.")
+    raise Forbidden(f"API key {name} is not an admin key.")

@@ -1,0 +1,145 @@
+"""Bodies are counted as they arrive, and a refusal reaches a client that is still sending."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eyespot.errors import Overloaded, Refusal, UploadStalled
+from eyespot.web.gate import header
+from eyespot.web.gate.protocol import PIECE_SECONDS
+
+STALLED_SECONDS = 30  # the longest pause within a body
+
+# What a refused client may still send before its connection is closed: with less it would see a reset instead of the
+# answer, and without a bound a refusal would be a way to keep a connection busy.
+DISCARD_BYTES = 64 * 1024 * 1024
+DISCARD_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most bytes that one body may have, and that all bodies of its group may have together."""
+
+    bytes: int
+    refusal: Callable[[int], Refusal]  # given the bytes so far
+    group: str
+    group_bytes: Callable[[Any], int]  # given `app.state.pool`
+
+
+class BodyLimit:
+    """Counts bodies as they arrive, whatever Content-Length says.
+
+    All bodies in memory at one time have a limit together, one for each group. A body alone in its group is exempt.
+    """
+
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], Limit]) -> None:
+        """`limit_of(path, content_type)` is the limit of one body."""
+        self.app = app
+        self._limit_of = limit_of
+        self.held: Counter[str] = Counter()  # bytes by group
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self._limit_of(scope["path"], header(scope, b"content-type") or "")
+        body = _Body(limit, self.held, scope, receive, send)
+        try:
+            await self.app(scope, body.receive, body.send)
+        finally:
+            body.release()
+
+
+class _Body:
+    """One body on its way in, and the answer on its way out."""
+
+    def __init__(self, limit: Limit, held: Counter[str], scope: Scope, receive: Receive, send: Send) -> None:
+        self._limit = limit
+        self._held = held
+        self._pool = scope["app"].state.pool
+        self._receive = receive
+        self._send = send
+        self._announced = int(header(scope, b"content-length") or 0)
+        self._complete = not self._announced and header(scope, b"transfer-encoding") is None
+        self._bytes = 0
+
+    async def receive(self) -> Message:
+        if self._announced > self._limit.bytes:
+            raise self._limit.refusal(self._announced)
+        message = await (self._receive() if self._complete else _receive_in_time(self._receive))
+        if message["type"] == "http.request":
+            self._complete = self._complete or not message.get("more_body", False)
+            self._count(len(message.get("body", b"")))
+        else:
+            self._complete = True  # the client has disconnected
+        return message
+
+    def _count(self, size: int) -> None:
+        limit = self._limit
+        self._bytes += size
+        self._held[limit.group] += size
+        if self._bytes > limit.bytes:
+            raise limit.refusal(self._bytes)
+        together = limit.group_bytes(self._pool)
+        if self._held[limit.group] > max(self._bytes, together):
+            raise Overloaded(
+                "Other requests hold all the memory for bodies.", limit=together, retry_after=self._pool.retry_after()
+            )
+
+    def release(self) -> None:
+        self._held[self._limit.group] -= self._bytes
+        self._bytes = 0
+
+    async def send(self, message: Message) -> None:
+        if self._complete:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Connection"] = "close"
+            await self._send(message)
+        elif message.get("more_body", False):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            self.release()
+            await _discard(self._receive)
+            await self._send({"type": "http.response.body", "body": b""})
+
+
+async def _receive_in_time(receive: Receive) -> Message:
+    """`asyncio.timeout` around `receive`, at a third of its cost, which every piece of a body pays."""
+    task, stalled = asyncio.current_task(), False
+    assert task
+
+    def stop() -> None:
+        nonlocal stalled
+        stalled = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(STALLED_SECONDS + PIECE_SECONDS, stop)
+    try:
+        return await receive()
+    except asyncio.CancelledError as error:
+        if not stalled or task.uncancel():  # cancelled by something else
+            raise
+        raise UploadStalled(f"No more of the body arrived for {STALLED_SECONDS:g} s.", limit=STALLED_SECONDS) from error
+    finally:
+        timer.cancel()
+
+
+async def _discard(receive: Receive) -> None:
+    """Read and drop what the client still sends, up to a bound."""
+    left = DISCARD_BYTES
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

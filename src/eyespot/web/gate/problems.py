@@ -1,0 +1,92 @@
+"""Errors as `application/problem+json` (RFC 9457)."""
+
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
+
+from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Overloaded, Refusal
+from eyespot.types import TYPE_URI, Check, Problem
+from eyespot.web.gate.pace import Pace
+
+MEDIA_TYPE = "application/problem+json"
+_PROBLEM = TypeAdapter(Problem)
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def problem(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> Problem:
+    """The refusal of one request."""
+    return Problem(
+        type=TYPE_URI + refusal.code,
+        title=refusal.title,
+        status=refusal.status,
+        detail=refusal.detail,
+        code=refusal.code,
+        request_id=request_id,
+        limit=refusal.limit,
+        value=refusal.value,
+        checks=checks,
+    )
+
+
+def document(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> bytes:
+    """The JSON of a problem."""
+    return _PROBLEM.dump_json(problem(refusal, request_id, checks), exclude_none=True)
+
+
+def response(request: Request, refusal: Refusal, checks: list[Check] | None = None) -> Response:
+    """The response to a refused request."""
+    state = request.state
+    state.facts["code"] = refusal.code
+    request.app.state.metrics.refused.labels(refusal.code).inc()
+    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    return Response(document(refusal, state.trace.request_id, checks), refusal.status, headers, MEDIA_TYPE)
+
+
+async def _refused(request: Request, refusal: Any) -> Response:
+    return response(request, refusal)
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    path = request.url.path[:200]
+    if error.status_code == MethodNotAllowed.status:
+        answer = response(request, MethodNotAllowed(f"{path} does not support {request.method}."))
+        answer.headers["Allow"] = ", ".join(_methods(request)) or "GET, HEAD"  # what static files support
+        return answer
+    return response(request, NotFound(f"There is nothing at {path}; see /docs."))
+
+
+async def _invalid(request: Request, error: Any) -> Response:
+    first = error.errors()[0]
+    return response(request, InvalidParameter(f"{first['loc'][-1]}: {first['msg']}."))
+
+
+def handlers() -> dict[Any, Any]:
+    """FastAPI's `exception_handlers`."""
+    pace = Pace()
+
+    async def overloaded(request: Request, refusal: Overloaded) -> Response:
+        refusal.__traceback__ = None  # whose frames hold the body
+        await pace.turn()
+        return response(request, refusal)
+
+    return {
+        Overloaded: overloaded,
+        Refusal: _refused,
+        HTTPException: _http_error,
+        RequestValidationError: _invalid,
+    }
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes at this path (FastAPI names those of the first); none below a mounted app."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    scope = {"type": "http", "path": request.scope["path"]}  # a mounted app has changed the request's own
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]

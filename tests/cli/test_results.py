@@ -1,0 +1,124 @@
+"""Files of findings: resumed wherever they end, never overwritten, whole on a full disk."""
+
+import json
+import resource
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from eyespot.cli.formats import Csv, FileProblem, Finding, JsonLines
+from eyespot.cli.results import Results
+from eyespot.errors import OutputUnusable
+from eyespot.types import ImageInfo, ModelInfo, Prediction
+
+MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
+PNG = ImageInfo("0" * 64, "PNG", 3, 4)
+NAMES = [
+    '"quoted".jpg',
+    "line\nend.jpg",
+    "comma,.jpg",
+    "\udcff\udcfe.jpg",
+    "猫.jpg",
+    "=1+1.jpg",
+    "back\\slash.jpg",
+    "a\rb.jpg",
+]
+
+
+def finding(path: str) -> Finding:
+    cat = Prediction(281, "n02123045", 'a "tabby"', 0.5)
+    return Finding(path, [cat], PNG, MODEL)
+
+
+FORMS = pytest.mark.parametrize("form", [JsonLines(), Csv(2)], ids=["jsonl", "csv"])
+
+
+@FORMS
+def test_every_path_is_known_again(tmp_path: Path, form: JsonLines | Csv) -> None:
+    path = tmp_path / "found"
+    with closing(Results(path, form)) as results:
+        results.begin()
+        for name in NAMES:
+            results.write(finding(name))
+            results.write(Finding(f"bad {name}", problem=FileProblem("unreadable", 'some "reason",\nof two lines')))
+    whole = path.read_bytes()
+    with closing(Results(path, form)) as again:
+        again.resume(MODEL)
+        assert [name for name in NAMES if not (again.has(name) and again.has(f"bad {name}"))] == []
+        assert not again.has("other.jpg")
+    assert path.read_bytes() == whole
+    if isinstance(form, JsonLines):
+        assert [json.loads(line)["path"] for line in whole.splitlines()] == [
+            name for each in NAMES for name in (each, f"bad {each}")
+        ]
+
+
+@FORMS
+def test_a_file_that_was_cut_off_anywhere_is_resumed(tmp_path: Path, form: JsonLines | Csv) -> None:
+    path = tmp_path / "found"
+    with closing(Results(path, form)) as results:
+        results.begin()
+        for name in NAMES:
+            results.write(finding(name))
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with closing(Results(path, form)) as results:
+            results.resume(MODEL)
+            for name in NAMES:
+                if not results.has(name):
+                    results.write(finding(name))
+        assert path.read_bytes() == whole, length
+
+
+@FORMS
+def test_a_file_of_another_run_is_not_resumed(tmp_path: Path, form: JsonLines | Csv) -> None:
+    path = tmp_path / "found"
+    with closing(Results(path, form)) as results:
+        results.begin()
+        results.write(finding("a.jpg"))
+        with pytest.raises(OutputUnusable, match="another run"):
+            Results(path, form)
+    with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="another model"):
+        results.resume(ModelInfo("other", "1" * 64, "fake", "f32"))
+    other = Csv(3) if isinstance(form, Csv) else Csv(2)
+    with closing(Results(path, other)) as results, pytest.raises(OutputUnusable, match="of this format"):
+        results.resume(MODEL)
+
+
+@FORMS
+@pytest.mark.parametrize("content", [b'{"my": "notes"}', b"one word", b'a,5" pipe\nb,2\n', b"x" * 1000, b"\r\n", b"["])
+def test_a_foreign_file_is_not_changed(tmp_path: Path, form: JsonLines | Csv, content: bytes) -> None:
+    path = tmp_path / "found"
+    path.write_bytes(content)
+    with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="not a results file"):
+        results.resume(MODEL)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("line", [b"x\ry,1,2\r\n", b"\xff\r\n", b"a\r\n"])
+def test_a_broken_line_of_csv_is_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "found"
+    with closing(Results(path, Csv(2))) as results:
+        results.begin()
+    path.write_bytes(path.read_bytes() + line)
+    with closing(Results(path, Csv(2))) as results, pytest.raises(OutputUnusable, match="of this format"):
+        results.resume(MODEL)
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with closing(Results(tmp_path / "found", JsonLines())) as results:
+        results.begin()
+        results.write(finding("a.jpg"))
+        whole = (tmp_path / "found").read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))  # the kernel writes 20 bytes of a line
+        try:
+            with pytest.raises(OutputUnusable, match=r"cannot write .*found: File too large; --resume continues it"):
+                results.write(finding("b.jpg"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (tmp_path / "found").read_bytes() == whole
+        results.write(finding("b.jpg"))
+    assert len((tmp_path / "found").read_bytes().splitlines()) == 2

@@ -1,0 +1,295 @@
+import contextlib
+import http.server
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eyespot.errors import FetchFailed, WeightsCorrupt
+from eyespot.vision import fetch, weights
+from eyespot.vision.weights import Entry
+from tests.manifests import CONTENT, ENTRY
+from tests.serving import ROOT, serve_files
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    (tmp_path / "manifest.toml").write_text(f"[net]{ENTRY}")
+    return weights.read_manifest(tmp_path / "manifest.toml")["net"]
+
+
+PAGE = b"<html><body>Log in to the network</body></html>"
+WRONG = bytes(len(CONTENT))
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT as the path says, and records the Range headers."""
+
+    protocol_version = "HTTP/1.1"
+    ranges: list[str | None]
+
+    def do_GET(self) -> None:
+        self.ranges.append(self.headers["Range"])
+        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        path = self.path.strip("/")
+        if path == "gone":
+            self.send_error(404)
+        elif path == "garbage":
+            self.wfile.write(b"hello\r\n")
+            self.close_connection = True
+        elif path in ("redirect", "circle"):
+            self.reply(302, b"", Location="/whole" if path == "redirect" else "/circle")
+        elif path.startswith("page"):
+            self.reply(200, PAGE, path, Content_Type="text/html; charset=utf-8")
+        elif start and path == "416":
+            self.reply(416, b"", Content_Range=f"bytes */{len(CONTENT) - 1}")
+        elif start and path != "no-ranges":
+            first, total = start - (path == "other-start"), len(CONTENT) + (path == "other-total")
+            extra = {} if path == "unsaid" else {"Content_Range": f"bytes {first}-{len(CONTENT) - 1}/{total}"}
+            self.reply(206, CONTENT[start:], path, **extra)
+        else:
+            bodies = {"short": CONTENT[:46], "long": CONTENT + b"more"}
+            self.reply(200, bodies.get(path.partition("-")[0], CONTENT), path)
+
+    def reply(self, status: int, body: bytes, path: str = "", **headers: str) -> None:
+        """The body, or half of it, in chunks or until the connection closes."""
+        chunked, unsized = "chunks" in path, "unsized" in path
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif unsized:
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        breaks_off = path.startswith("breaks-off")
+        sent = body[: len(body) // 2] if breaks_off else body
+        with contextlib.suppress(ConnectionError):  # it may have been seen to be wrong
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) if chunked else sent)
+            if chunked and not breaks_off:
+                self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = breaks_off or unsized
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror() -> Iterator[Any]:
+    handler = type("Handler", (Mirror,), {"ranges": []})
+    with serve_files(handler) as url:
+        yield SimpleNamespace(url=url, ranges=handler.ranges)  # type: ignore[attr-defined]
+
+
+def part(entry: Entry) -> Path:
+    return entry.path.with_name("net.pth.part")
+
+
+def test_a_file_is_fetched_with_progress(entry: Entry, mirror: Any) -> None:
+    calls: list[tuple[int, int]] = []
+    path = fetch.fetch(entry, url=f"{mirror.url}/whole", progress=lambda *now: calls.append(now))
+    assert path == entry.path
+    assert path.read_bytes() == CONTENT
+    assert not part(entry).exists()
+    assert calls[0] == (0, len(CONTENT))
+    assert calls[-1] == (len(CONTENT), len(CONTENT))
+    assert weights.verify(entry) == path
+
+
+def test_the_source_of_the_manifest_is_used(entry: Entry, mirror: Any) -> None:
+    fetch.fetch(entry.model_copy(update={"source": f"{mirror.url}/whole"}))
+    assert entry.path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("path", ["redirect", "chunks", "unsized"])
+def test_redirects_chunks_and_bodies_without_a_length_are_read(entry: Entry, mirror: Any, path: str) -> None:
+    fetch.fetch(entry, url=f"{mirror.url}/{path}")
+    assert entry.path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("again", ["whole", "no-ranges", "chunks"])
+@pytest.mark.parametrize("path", ["breaks-off", "breaks-off-in-chunks"])
+def test_an_interrupted_download_is_resumed(entry: Entry, mirror: Any, path: str, again: str) -> None:
+    with pytest.raises(FetchFailed, match=r"broke off after 153,600 of 307,200 bytes; run it again") as message:
+        fetch.fetch(entry, url=f"{mirror.url}/{path}")
+    assert not re.search(ODD, str(message.value))
+    assert not entry.path.exists()
+    assert part(entry).read_bytes() == CONTENT[: len(CONTENT) // 2]
+    fetch.fetch(entry, url=f"{mirror.url}/{again}")
+    assert entry.path.read_bytes() == CONTENT
+    assert mirror.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+@pytest.mark.parametrize("path", ["416", "other-start", "other-total", "unsaid"])
+def test_a_download_that_cannot_be_resumed_starts_again(entry: Entry, mirror: Any, path: str) -> None:
+    part(entry).write_bytes(CONTENT[:1000])
+    fetch.fetch(entry, url=f"{mirror.url}/{path}")
+    assert entry.path.read_bytes() == CONTENT
+    assert mirror.ranges == ["bytes=1000-", None]
+
+
+@pytest.mark.parametrize(
+    ("kept", "ranges"),
+    [
+        (PAGE, [f"bytes={len(PAGE)}-", None]),
+        (b"x" + CONTENT[1:-1], [f"bytes={len(CONTENT) - 1}-", None]),
+        (b"", [None]),
+        (CONTENT, []),
+        (WRONG, [None]),
+        (CONTENT + b"more", [None]),
+    ],
+    ids=["a page", "nearly all of another file", "nothing", "all", "all of another file", "too much"],
+)
+def test_a_partial_file_is_used_if_it_is_right(
+    entry: Entry, mirror: Any, kept: bytes, ranges: list[str | None]
+) -> None:
+    part(entry).write_bytes(kept)
+    fetch.fetch(entry, url=f"{mirror.url}/whole")
+    assert entry.path.read_bytes() == CONTENT
+    assert not part(entry).exists()
+    assert mirror.ranges == ranges
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("page", "answered with 47 bytes of text/html, where 307,200 bytes were expected"),
+        ("page-in-chunks", "answered with a web page, where 307,200 bytes were expected"),
+        ("long", "answered with 307,204 bytes of no type, where 307,200 bytes were expected"),
+        ("short", "answered with 46 bytes of no type, where 307,200 bytes were expected"),
+        ("gone", "answered 404 Not Found"),
+    ],
+)
+def test_nothing_is_written_of_a_wrong_response(entry: Entry, mirror: Any, path: str, message: str) -> None:
+    with pytest.raises(FetchFailed, match=message):
+        fetch.fetch(entry, url=f"{mirror.url}/{path}")
+    assert os.listdir(entry.folder) == ["manifest.toml"]
+
+
+@pytest.mark.parametrize("path", ["page", "page-in-chunks", "gone"])
+def test_a_partial_file_survives_a_wrong_response(entry: Entry, mirror: Any, path: str) -> None:
+    part(entry).write_bytes(CONTENT[:1000])
+    with pytest.raises(FetchFailed):
+        fetch.fetch(entry, url=f"{mirror.url}/{path}")
+    assert part(entry).read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("short-in-chunks", "sent only 46 of 307,200 bytes"),
+        ("short-unsized", "sent only 46 of 307,200 bytes"),
+        ("long-in-chunks", "sent more than 307,200 bytes"),
+        ("long-unsized", "sent more than 307,200 bytes"),
+    ],
+)
+def test_a_body_of_the_wrong_size_is_deleted(entry: Entry, mirror: Any, path: str, message: str) -> None:
+    with pytest.raises(FetchFailed, match=message):
+        fetch.fetch(entry, url=f"{mirror.url}/{path}")
+    assert os.listdir(entry.folder) == ["manifest.toml"]
+
+
+def test_wrong_bytes_are_deleted(entry: Entry, mirror: Any) -> None:
+    part(entry).write_bytes(CONTENT[:1000])
+    wrong = entry.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(WeightsCorrupt, match=f"^{mirror.url}/whole has sha256"):
+        fetch.fetch(wrong, url=f"{mirror.url}/whole")
+    assert mirror.ranges == ["bytes=1000-", None]
+    assert not entry.path.exists()
+    assert not part(entry).exists()
+
+
+ODD = r"(?i)errno|error|exception|\[|_ssl|None"
+
+
+@pytest.mark.parametrize(
+    ("address", "proxy", "reason"),
+    [
+        ("http://127.0.0.1:9/x", None, "connection refused"),
+        ("http://nowhere.example/x", None, "unknown host, or no network"),
+        ("https:MIRROR/whole", None, "the TLS handshake failed"),
+        ("http:MIRROR/circle", None, "too many redirects"),
+        ("http:SILENT/x", None, "no answer within 30 s"),
+        ("http:MIRROR/garbage", None, "the server hung up, or does not speak HTTP"),
+        ("ftp://127.0.0.1/x", None, "an address begins with http:// or https://"),
+        ("net.pth", None, "an address begins with http:// or https://"),
+        ("http://a:b:c/x", None, "this is not a valid address"),
+        (f"http://{'a' * 70}/x", None, "this is not a valid address"),
+        ("https://127.0.0.1/x", "http:MIRROR", r"the proxy refused the request \(the environment names a proxy\)"),
+        ("http://127.0.0.1/x", "http://127.0.0.1:9", r"connection refused \(the environment names a proxy\)"),
+        ("http://127.0.0.1/x", "gopher://127.0.0.1", "the environment's proxy or certificates cannot be used"),
+    ],
+)
+def test_a_failure_gives_its_reason_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, entry: Entry, mirror: Any, address: str, proxy: str | None, reason: str
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    if "nowhere" in address:
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(fetch, "READ_SECONDS", 0.2 if "SILENT" in address else 30)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        places = {"MIRROR": mirror.url.removeprefix("http:"), "SILENT": f"//127.0.0.1:{silent.getsockname()[1]}"}
+        for place, url in places.items():
+            address = address.replace(place, url)
+            proxy = proxy and proxy.replace(place, url)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            if proxy:
+                monkeypatch.setenv(name, proxy)
+        with pytest.raises(FetchFailed, match=reason) as message:
+            fetch.fetch(entry, url=address)
+    assert not re.search(ODD, str(message.value).replace(address, ""))
+    assert str(message.value).endswith(f"; {fetch.REMEDY}") or "gopher" in str(proxy)
+    assert all(option in fetch.REMEDY for option in ("--url", "--from", "HTTPS_PROXY"))
+    assert fetch.CONNECT_SECONDS <= 5
+
+
+def test_a_manifest_without_a_source_is_an_error(entry: Entry) -> None:
+    with pytest.raises(FetchFailed, match="--url"):
+        fetch.fetch(entry)
+
+
+def test_a_file_is_copied(entry: Entry, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(CONTENT)
+    fetch.fetch(entry, source_file=copy)
+    assert entry.path.read_bytes() == CONTENT
+    assert copy.exists()
+
+
+def test_a_wrong_copy_is_refused(entry: Entry, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(WeightsCorrupt, match=f"^{copy} has sha256"):
+        fetch.fetch(entry, source_file=copy)
+    assert not entry.path.exists()
+
+
+def test_a_second_download_is_refused(entry: Entry, mirror: Any) -> None:
+    with fetch.locked(entry.folder), pytest.raises(FetchFailed, match="another process"):
+        fetch.fetch(entry, url=f"{mirror.url}/whole")
+
+
+def test_torchvision_knows_the_address_of_the_official_weights() -> None:
+    entry = weights.read_manifest(ROOT / "weights" / "manifest.toml")["resnet18"]
+    assert fetch.source_url(entry) == "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert entry.sha256.startswith("f37072fd")
+
+
+def test_an_unwritable_folder_is_an_error(tmp_path: Path, mirror: Any) -> None:
+    (tmp_path / "blocked").write_text("a file where a folder belongs")
+    (tmp_path / "manifest.toml").write_text(f"[net]{ENTRY.replace('net.pth', 'blocked/net.pth')}")
+    with pytest.raises(FetchFailed, match="cannot be written"):
+        fetch.fetch(weights.read_manifest(tmp_path / "manifest.toml")["net"], url=f"{mirror.url}/whole")
+    assert os.listdir(tmp_path)

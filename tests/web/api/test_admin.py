@@ -1,0 +1,82 @@
+"""`GET /audit`: who may read the audit log, and what can be asked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.memory.helpers import ADMIN, KEYS, spoil
+from tests.requests import image
+from tests.serving import serve_fake
+
+
+def test_admins_read_the_log(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS}
+    with serve_fake(**settings) as served, served.client() as client:
+        for number in range(5):
+            reply = client.post("/predict", content=image(number), headers={"X-API-Key": "click-clack"})
+            assert reply.status_code == 200
+        first = client.get("/audit", params={"limit": 3}, headers=ADMIN).json()
+        second = client.get("/audit", params={"limit": 3, "cursor": first["cursor"]}, headers=ADMIN).json()
+        assert [len(page["rows"]) for page in (first, second)] == [3, 2]
+        assert second["cursor"] is None
+        rows = first["rows"] + second["rows"]
+        assert rows[0]["request_id"] == reply.headers["x-request-id"]
+        assert {found["key"] for found in rows} == {"camera"}
+        sha256, label, time = rows[2]["sha256"], rows[2]["top5"][0]["label"], rows[2]["time"]
+        for params, number in [
+            ({"sha256": sha256}, 1),
+            ({"label": label}, 5),
+            ({"label": "no such thing"}, 0),
+            ({"since": time}, 3),
+            ({"until": time}, 2),
+            ({"since": "2100-01-01"}, 0),
+        ]:
+            found = client.get("/audit", params=params, headers=ADMIN)
+            assert (found.status_code, len(found.json()["rows"])) == (200, number), params
+        assert client.get("/audit", headers={"X-API-Key": "click-clack"}).json()["code"] == "forbidden"
+        assert client.get("/audit").json()["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"limit": "0"},
+        {"limit": "1001"},
+        {"limit": "x"},
+        {"cursor": "0"},
+        {"cursor": str(2**63)},
+        {"since": "yesterday"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"until": "9999-12-31T23:59:59-14:00"},
+        {"sha256": "ABC"},
+        {"label": ""},
+        {"label": "a\0b"},
+        {"label": "x" * 201},
+    ],
+)
+def test_an_invalid_query_is_refused(asked: httpx.Client, params: dict[str, str]) -> None:
+    refused = asked.get("/audit", params=params)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-parameter")
+    assert next(iter(params)) in refused.json()["detail"]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path_factory.mktemp("audit"), "api_keys": KEYS}
+    with serve_fake(**settings) as served, served.client(headers=ADMIN) as client:
+        yield client
+
+
+def test_without_a_log_audit_is_not_found() -> None:
+    with serve_fake(api_keys=KEYS) as served, served.client(headers=ADMIN) as client:
+        assert client.get("/audit").json()["code"] == "not-found"
+
+
+def test_a_log_that_cannot_be_read_is_a_503(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS}
+    with serve_fake(**settings) as served, served.client(headers=ADMIN) as client:
+        spoil(tmp_path)
+        assert client.get("/audit").json()["code"] == "audit-unavailable"

@@ -1,0 +1,319 @@
+"""`/predict` and its neighbours, through HTTP, around a fake engine."""
+
+import base64
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from eyespot.settings import Settings
+from eyespot.web.api.parameters import SCHEMA
+from eyespot.web.app import create_app
+from tests import makers
+from tests.serving import Served, serve_fake
+
+IMAGE = makers.encode(makers.flat((300, 200), (130, 130, 130)), "PNG")
+BASE64 = base64.b64encode(IMAGE).decode()
+HTML = {"accept": "text/html"}
+
+
+@pytest.fixture
+def client(fake: Served) -> Iterator[httpx.Client]:
+    with fake.client() as client:
+        yield client
+
+
+def as_form(client: httpx.Client, **fields: str) -> httpx.Response:
+    return client.post("/predict", files={"file": ("cat.png", IMAGE, "image/png")}, data=fields)
+
+
+def test_the_reply_has_the_shape_of_the_contract(client: httpx.Client) -> None:
+    reply = as_form(client)
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "application/json"
+    body = reply.json()
+    assert list(body) == ["predictions", "image", "model", "cached", "request_id"]
+    assert len(body["predictions"]) == 3
+    assert list(body["predictions"][0]) == ["class_id", "wnid", "label", "confidence"]
+    assert body["predictions"][0]["label"] == "class 5"
+    assert body["image"]["format"] == "PNG"
+    assert (body["image"]["width"], body["image"]["height"]) == (300, 200)
+    assert body["model"] == {"name": "fake", "digest": "0" * 64, "engine": "fake", "precision": "f32"}
+    assert body["cached"] is False
+    assert body["request_id"] == reply.headers["x-request-id"]
+    steps = [part.split(";")[0] for part in reply.headers["server-timing"].split(", ")]
+    assert steps == ["admit", "read", "queue", "decode", "infer", "respond", "total"]
+    assert reply.headers["x-cache"] == "miss"
+
+
+def urlsafe(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"files": {"file": ("cat.png", IMAGE, "image/png")}},
+        {"files": {"image": ("cat.png", IMAGE)}},
+        {"files": {"file": ("../../etc/passwd", IMAGE, "text/plain")}},
+        {"json": {"image": BASE64}},
+        {"json": {"image": BASE64.rstrip("=")}},
+        {"json": {"image": urlsafe(IMAGE)}},
+        {"json": {"image": "\n".join(BASE64[i : i + 76] for i in range(0, len(BASE64), 76))}},
+        {"json": {"image": f"data:image/png;base64,{BASE64}"}},
+        {"content": IMAGE, "headers": {"content-type": "image/png"}},
+        {"content": IMAGE, "headers": {"content-type": "image/jpeg"}},
+        {"content": IMAGE, "headers": {"content-type": "application/octet-stream"}},
+        {"content": IMAGE, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+        {"content": IMAGE},
+        {"content": iter([IMAGE[:100], IMAGE[100:]])},
+    ],
+    ids=lambda request_: "-".join(f"{key}" for key in request_),
+)
+def test_every_body_is_read(client: httpx.Client, method: str, request_: dict[str, object]) -> None:
+    if "content" in request_ and not isinstance(request_["content"], bytes):
+        request_ = {"content": iter([IMAGE[:100], IMAGE[100:]])}
+    reply = client.request(method, "/predict", **request_)  # type: ignore[arg-type]
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["predictions"][0]["class_id"] == 5
+
+
+def ask(client: httpx.Client, how: str, query: dict[str, object], body: dict[str, object]) -> httpx.Response:
+    if how == "json":
+        return client.post("/predict", params=query, json={"image": BASE64, **body})  # type: ignore[arg-type]
+    return client.post(
+        "/predict",
+        params=query,  # type: ignore[arg-type]
+        files={"file": IMAGE},
+        data={name: str(value) for name, value in body.items()},
+    )
+
+
+@pytest.mark.parametrize("how", ["json", "form"])
+def test_parameters_come_from_the_query_and_the_body_wins(client: httpx.Client, how: str) -> None:
+    def count(query: dict[str, object], body: dict[str, object]) -> int:
+        return len(ask(client, how, query, body).json()["predictions"])
+
+    assert count({}, {}) == 3
+    assert count({"top_k": 5}, {}) == 5
+    assert count({"top_k": 5}, {"top_k": 2}) == 2
+    assert count({"top_k": 10}, {}) == 10
+    assert count({"top_k": 10, "min_confidence": 0.5}, {}) == 1
+    assert count({"min_confidence": 1}, {}) == 0
+    assert count({"top_k": ""}, {"lang": ""}) == 3
+    assert count({"top_k": 5}, {"top_k": ""}) == 5
+    assert ask(client, how, {"lang": "zh"}, {}).json()["predictions"][0]["label"] == "class 5"
+
+
+@pytest.mark.parametrize(
+    ("given", "limit", "value"),
+    [
+        ({"top_k": 0}, 1, "0"),
+        ({"top_k": -1}, 1, "-1"),
+        ({"top_k": 11}, 10, 11),
+        ({"top_k": 10**30}, 10, None),
+        ({"top_k": "three"}, None, "three"),
+        ({"top_k": 1.5}, None, "1.5"),
+        ({"min_confidence": 1.1}, 1, "1.1"),
+        ({"min_confidence": -0.1}, 0, "-0.1"),
+        ({"min_confidence": "nan"}, None, "nan"),
+        ({"lang": "xx"}, None, "xx"),
+    ],
+)
+@pytest.mark.parametrize("where", ["query", "json", "form"])
+def test_a_wrong_parameter_is_a_problem(
+    client: httpx.Client, where: str, given: dict[str, object], limit: object, value: object
+) -> None:
+    query = given if where == "query" else {}
+    reply = ask(client, "form" if where == "query" else where, query, {} if query else given)
+    problem = reply.json()
+    assert (reply.status_code, problem["code"]) == (422, "invalid-parameter")
+    (name,) = given
+    assert problem["detail"].startswith(name)
+    assert problem.get("limit") == limit
+    if value is not None:
+        assert problem["value"] == value
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-16", "nonsense", "zip"])
+def test_a_form_is_utf_8_whatever_it_says(client: httpx.Client, charset: str) -> None:
+    def part(name: str, value: bytes) -> bytes:
+        return f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+
+    form = part('file"; filename="é.png', IMAGE) + part("top_k", b"2") + part("other", b"abc-9999.\xff") + b"--B--\r\n"
+    kind = f"multipart/form-data; boundary=B; charset={charset}"
+    reply = client.post("/predict", content=form, headers={"content-type": kind})
+    assert reply.status_code == 200, reply.text
+    assert len(reply.json()["predictions"]) == 2
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_a_boolean_is_no_number(client: httpx.Client, name: str) -> None:
+    reply = client.post("/predict", json={"image": BASE64, name: True})
+    assert (reply.status_code, reply.json()["value"]) == (422, "true")
+
+
+def test_a_file_wins_over_a_text_of_the_other_name(client: httpx.Client) -> None:
+    files = {"file": (None, "a text"), "image": ("a.png", IMAGE)}
+    assert client.post("/predict", files=files).status_code == 200
+
+
+def test_labels(client: httpx.Client) -> None:
+    rows = client.get("/labels").json()
+    assert rows[3] == {"class_id": 3, "wnid": "n00000003", "label": "class 3"}
+    assert len(rows) == 10
+    assert client.get("/labels?lang=zh").json() == rows
+    wrong = client.get("/labels?lang=xx")
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-parameter")
+
+
+def test_model(client: httpx.Client) -> None:
+    card = client.get("/model").json()
+    assert card["name"] == "fake"
+    assert card["input_size"] == 224
+    assert card["classes"] == 10
+    assert card["stand_in"] is False
+    assert card["limits"] == {
+        "max_bytes": 5 * 1024 * 1024,
+        "max_pixels": 25_000_000,
+        "formats": ["jpeg", "png", "webp"],
+        "max_top_k": 10,
+    }
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/livez").json() == {"alive": True}
+    assert client.get("/readyz").json() == {"ready": True}
+    verbose = client.get("/readyz?verbose").json()
+    checks = [check["name"] for check in verbose["checks"]]
+    assert checks == ["model", "golden image", "draining", "pool", "cache", "audit", "uploads"]
+    assert all(check["ok"] for check in verbose["checks"])
+    for path in ("/livez", "/readyz"):
+        assert client.get(path).headers["cache-control"] == "no-store"
+        assert client.head(path).status_code == 200
+
+
+def test_metrics_count_what_happened() -> None:
+    with serve_fake() as served, served.client() as client:
+        as_form(client)
+        client.post("/predict", content=b"hello", headers={"content-type": "image/png"})
+        client.get("/a/path/that/is/not/there")
+        lines = client.get("/metrics").text.splitlines()
+    for line in [
+        'eyespot_requests_total{route="/predict",status="200"} 1.0',
+        'eyespot_requests_total{route="/predict",status="415"} 1.0',
+        'eyespot_requests_total{route="unmatched",status="404"} 1.0',
+        'eyespot_refused_total{code="unsupported-format"} 1.0',
+        'eyespot_image_errors_total{code="unsupported-format"} 1.0',
+        'eyespot_step_seconds_count{step="decode"} 2.0',
+        'eyespot_step_seconds_count{step="infer"} 1.0',
+        "eyespot_queue_depth 0.0",
+        "eyespot_workers_busy 0.0",
+        f'eyespot_model_info{{digest="{"0" * 64}",engine="fake",name="fake",precision="f32"}} 1.0',
+    ]:
+        assert line in lines
+
+
+def test_a_request_id_is_kept_when_it_is_harmless(client: httpx.Client) -> None:
+    def answered(given: str | bytes) -> str:
+        return client.get("/livez", headers=[(b"x-request-id", given)]).headers["x-request-id"]  # type: ignore[list-item]
+
+    assert answered("abc-DEF_1.2") == "abc-DEF_1.2"
+    for harmful in ("", "a b", "a" * 65, 'x"y', "ä".encode(), "a;b"):
+        made = answered(harmful)
+        assert made != harmful
+        assert len(made) == 16
+    assert answered("") != answered("")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_name_no_other_host_and_hold_no_inline_script(client: httpx.Client, path: str) -> None:
+    page = client.get(path, headers=HTML)
+    assert page.status_code == 200
+    assert "http:" not in page.text
+    assert "https:" not in page.text
+    assert "//" not in page.text.replace("<!--", "")
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'")
+    assert "script" not in policy
+    for tag in page.text.split("<script")[1:]:
+        attributes, content = tag.split(">", 1)
+        assert "src=" in attributes
+        assert content.startswith("</script>")
+    for attribute in ("src", "href"):
+        for part in page.text.split(f'{attribute}="')[1:]:
+            target = part.split('"')[0]
+            if target:
+                assert client.get(f"/{target}").status_code == 200, target
+
+
+def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
+    for path in ("/nope", "/static/nope.js", "/static/../cli.py", "/predict/"):
+        reply = client.get(path)
+        assert (reply.status_code, reply.json()["code"]) == (404, "not-found"), path
+    reply = client.get("/predict")
+    assert (reply.status_code, reply.json()["code"]) == (405, "method-not-allowed")
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+PATHS = {
+    "/openapi.json",
+    *("/static/page.js", "/static/nope", "/static/predict", "/static/swagger/swagger-ui.css"),
+    *(route.path for route in create_app(Settings()).routes if isinstance(route, APIRoute)),
+}
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_every_method_is_answered_or_told_which_are(client: httpx.Client, path: str) -> None:
+    replies = {method: client.request(method, path.replace("{sha256}", "0" * 64)) for method in METHODS}
+    answered = {method for method, reply in replies.items() if reply.status_code != 405}
+    assert answered
+    for method, reply in replies.items():
+        assert reply.headers.get_list("x-content-type-options") == ["nosniff"]
+        if method not in answered:
+            assert method == "HEAD" or reply.json()["code"] == "method-not-allowed"
+            assert reply.headers.get_list("allow") == [", ".join(each for each in METHODS if each in answered)]
+
+
+def test_parameters_are_those_of_the_contract() -> None:
+    assert tuple(SCHEMA) == ("top_k", "min_confidence", "lang")
+
+
+def test_a_json_body_may_be_as_large_as_its_image_allows() -> None:
+    with serve_fake(max_bytes=200_000) as served, served.client() as client:
+        padding = 200_000 - len(IMAGE)
+        padded = IMAGE + b"\0" * padding
+        body = json.dumps({"image": base64.b64encode(padded).decode(), "top_k": 1})
+        reply = client.post("/predict", content=body, headers={"content-type": "application/json"})
+        assert reply.status_code == 200
+        assert client.post("/predict", files={"file": padded}).status_code == 200
+        assert client.post("/predict", content=padded).status_code == 200
+
+
+def test_who_is_refused_before_the_routes_is_counted_for_the_route() -> None:
+    with serve_fake(api_keys="camera:click-clack") as served, served.client() as client:
+        assert client.post("/predict", content=IMAGE).status_code == 401
+        assert client.post("/no/such/path", content=IMAGE).status_code == 401
+        metrics = client.get("/metrics").text
+    for route in ("/predict", "unmatched"):
+        assert f'eyespot_requests_total{{route="{route}",status="401"}} 1.0' in metrics
+
+
+def test_pages_of_chosen_origins_may_call() -> None:
+    with serve_fake(cors_origins="https://example.org") as served, served.client() as client:
+        asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+        allowed = client.options("/predict", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        denied = client.options("/predict", headers={**asked, "Origin": "https://example.com"})
+        for preflight, status in ((allowed, 200), (denied, 400)):
+            assert (preflight.status_code, preflight.headers["x-content-type-options"]) == (status, "nosniff")
+        answer = client.post("/predict", content=IMAGE, headers={"Origin": "https://example.org"})
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        assert "X-Cache" in answer.headers["access-control-expose-headers"]
+        other = client.post("/predict", content=IMAGE, headers={"Origin": "https://example.com"})
+        assert "access-control-allow-origin" not in other.headers
+    with serve_fake() as served, served.client() as client:
+        assert "access-control-allow-origin" not in client.get("/labels", headers={"Origin": "https://a.b"}).headers

@@ -1,0 +1,209 @@
+"""The process: when it listens, what it logs, how it stops."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import makers
+from tests.serving import ROOT, Served, environment, serve_fake, serve_process
+
+IMAGE = makers.jpeg()
+
+
+@pytest.fixture
+def served(data_dir: Path) -> Iterator[Served]:
+    settings = {
+        "EYESPOT_DATA_DIR": str(data_dir),
+        "EYESPOT_MODEL": "efficientnet-lite0",
+        "EYESPOT_DRAIN_SECONDS": "1.5",
+    }
+    with serve_process(**settings) as served:
+        yield served
+
+
+def names(served: Served) -> list[str]:
+    return [event["event"] for event in served.events]
+
+
+def test_it_listens_once_the_model_is_ready_and_logs_the_plan(served: Served) -> None:
+    order = names(served)
+    assert order.index("workers_planned") < order.index("model_ready") < order.index("server_ready")
+    planned = next(event for event in served.events if event["event"] == "workers_planned")
+    assert planned["streams"] * planned["threads"] <= planned["cpus"]
+    assert planned["latency_threads"] <= planned["cpus"]
+    with served.client() as client:
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/predict", files={"file": IMAGE}).status_code == 200
+
+
+def test_the_process_does_not_import_torch_when_an_export_exists(server: Served) -> None:
+    assert server.process
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "openvino" in maps
+    assert "torch" not in maps
+
+
+def test_sigterm_drains_and_loses_nothing(served: Served) -> None:
+    assert served.process
+    with served.client() as client:
+        client.get("/livez")
+        served.process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            time.sleep(0.01)
+        draining = client.get("/readyz?verbose")
+        assert draining.json()["code"] == "draining"
+        assert int(draining.headers["retry-after"]) >= 1
+        assert draining.headers["connection"] == "close"
+        assert client.get("/livez").status_code == 200
+        answers = 0
+        while True:  # until the port closes
+            try:
+                with served.client() as another:
+                    reply = another.post("/predict", files={"file": IMAGE})
+            except httpx.ConnectError:
+                break
+            assert reply.status_code == 200
+            answers += 1
+        assert answers > 3
+    assert served.process.wait(30) == 0
+    assert names(served)[-1] == "server_stopped"
+    assert not [event for event in served.events if event["event"] == "text" or event["level"] == "error"]
+
+
+def test_an_accepted_request_is_finished_after_the_port_closed(served: Served) -> None:
+    assert served.process
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(head.encode() + IMAGE[:1000])
+        served.process.send_signal(signal.SIGTERM)
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", served.port)).close()
+            except ConnectionRefusedError:
+                break
+            time.sleep(0.05)
+        connection.sendall(IMAGE[1000:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert served.process.wait(30) == 0
+
+
+def test_a_client_connected_before_the_port_closed_may_send_after_it() -> None:
+    with socket.socket() as slow:
+        with serve_fake() as served:
+            slow.connect(("127.0.0.1", served.port))
+            with served.client() as client:
+                client.get("/livez")
+            threading.Timer(0.3, slow.sendall, [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"]).start()
+        assert slow.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can refuse new connections while begun ones complete")
+def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
+    for _ in range(5):
+        with serve_fake() as served:
+            knock = [sys.executable, ROOT / "deploy" / "load.py", "knock", str(served.port)]
+            clients = subprocess.Popen(knock, stdout=subprocess.PIPE, text=True)
+            assert clients.stdout
+            assert clients.stdout.readline() == "begun\n"
+            time.sleep(0.2)
+        output, _ = clients.communicate(timeout=60)
+        assert "0 lost" in output
+        assert clients.returncode == 0
+
+
+def test_an_upload_that_never_ends_gets_a_503_when_the_server_stops(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_DEADLINE_SECONDS="0.5") as served:
+        assert served.process
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc")
+            with served.client() as client:
+                client.get("/livez")  # the upload's head has arrived too
+            served.process.send_signal(signal.SIGINT)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b'"code":"draining"' in answer
+        assert served.process.wait(30) == 0
+
+
+def test_ctrl_c_does_not_wait_for_balancers(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_DRAIN_SECONDS="3000") as served:
+        assert served.process
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(30) == 0
+
+
+def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
+    with serve_process(**packaged, EYESPOT_DRAIN_SECONDS="3000") as served:
+        assert served.process
+        served.process.send_signal(signal.SIGTERM)
+        with served.client() as client:
+            while client.get("/readyz").status_code == 200:
+                time.sleep(0.01)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(30) == 0
+
+
+def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_dir: Path) -> None:
+    command = "exec eyespot serve"
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "PATH": f"{Path(sys.executable).parent}:/bin"}
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout
+        printed = "".join(process.stdout.readline() for _ in range(4))
+    finally:
+        process.terminate()
+        process.terminate()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+    url = re.search(r"page\s+(http://127\.0\.0\.1:\d+)/\n", printed)
+    assert url
+    assert f"docs  {url[1]}/docs" in printed
+    sample = re.search(r"curl -F file=@(\S+) ", printed)
+    assert sample
+    assert Path(sample[1]).is_file()
+
+
+def test_an_ipv6_address_is_served_and_written_in_brackets(packaged: dict[str, str]) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serve_process(**packaged, EYESPOT_HOST="::1") as served, served.client() as client:
+        assert served.url.startswith("http://[::1]:")
+        assert client.get("/livez").status_code == 200
+
+
+def test_every_log_line_is_json(served: Served) -> None:
+    with served.client() as client:
+        client.post("/predict", files={"file": IMAGE})
+        client.get("/livez")
+        client.get("/readyz")
+        client.get("/metrics")
+        client.get("/nope%0A{}")
+    while "request_answered" not in names(served):
+        time.sleep(0.01)
+    answered = next(event for event in served.events if event["event"] == "request_answered")
+    assert answered["route"] == "/predict"
+    assert answered["status"] == 200
+    assert list(answered["steps"]) == ["admit", "read", "cache", "queue", "decode", "infer", "audit", "respond"]
+    assert (answered["cache"], answered["model"]) == ("miss", "efficientnet-lite0")
+    assert not [event for event in served.events if event["event"] == "text"]
+    assert all(event.keys() >= {"time", "level", "event"} for event in served.events)
+    assert not [event for event in served.events if event.get("route") in ("/livez", "/readyz", "/metrics")]
