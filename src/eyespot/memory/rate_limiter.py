@@ -18,7 +18,7 @@ from cachetools import TTLCache
 
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.memory.redis import is_redis, open_redis
+from eyespot.memory.redis import open_redis
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -130,7 +130,7 @@ class RateLimiter:
             raise InvalidSetting(
                 f"EYESPOT_RATE_LIMIT: invalid rate {rate!r}; expected 100/minute or 10/second;1000/hour"
             ) from None
-        return cls(rates, open_redis(url) if is_redis(url) else None)
+        return cls(rates, open_redis(url) if url.startswith("redis") else None)
 
     async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
         """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`: all of them, or none if that is too many.

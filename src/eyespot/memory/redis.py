@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 _SOCKET_SECONDS = 1
 
 
-def is_redis(url: str) -> bool:
-    return url.startswith(("redis://", "rediss://"))
-
-
 def open_redis(url: str) -> "Redis":
     """A client that connects with its first command.
 
