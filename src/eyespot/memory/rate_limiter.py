@@ -83,10 +83,6 @@ class Rate:
         """Seconds in which the limit allows one request."""
         return self.seconds / self.amount
 
-    def wait(self, pending: float, cost: int) -> float:
-        """Seconds until `cost` more requests are allowed; negative if they are now."""
-        return (pending + cost - self.amount) * self.interval
-
     def __str__(self) -> str:
         period = self.unit if self.multiples == 1 else f"{self.multiples} {self.unit}s"
         return f"{self.amount} request{'s' if self.amount > 1 else ''} per {period}"
@@ -144,13 +140,16 @@ class RateLimiter:
         pending = await self._charge(_bucket(client), cost - charged)
         if self._fits(pending, cost - charged):
             return
-        waits = [(rate.wait(one, cost), rate) for rate, one in zip(self._rates, pending, strict=True)]
-        wait, rate = max(waits, key=itemgetter(0))
+        wait, rate = max(zip(self._waits(pending, cost), self._rates, strict=True), key=itemgetter(0))
         seconds = math.ceil(wait - _ROUNDING_SECONDS)
         raise RateLimited(f"The limit is {rate}; try again in {seconds} s.", limit=rate.amount, retry_after=seconds)
 
     def _fits(self, pending: list[float], cost: int) -> bool:
-        return all(rate.wait(one, cost) <= _ROUNDING_SECONDS for rate, one in zip(self._rates, pending, strict=True))
+        return max(self._waits(pending, cost)) <= _ROUNDING_SECONDS
+
+    def _waits(self, pending: list[float], cost: int) -> list[float]:
+        """Seconds until each rate allows `cost` more requests; negative if it does now."""
+        return [(one + cost - rate.amount) * rate.interval for one, rate in zip(pending, self._rates, strict=True)]
 
     async def _charge(self, client: str, cost: int) -> list[float]:
         """Charge the client if the cost fits; the requests that were pending for each rate before."""
