@@ -16,7 +16,7 @@ from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS
 from eyespot.memory.rate_limiter import Rate, RateLimiter
 from eyespot.memory.redis import open_redis
-from tests.memory.helpers import Clock, eventually, events
+from tests.memory.helpers import Clock, events, eventually
 from tests.services import RedisServer, redis_server
 
 
