@@ -1,16 +1,13 @@
 """eyespot: what is in this image? Offline, on a CPU.
 
-Read in this order, each file needing only the ones before it:
+Read in this order; each part imports only parts above it:
 
-1. `types`, `errors`, `settings`, `telemetry`: the words
-2. `vision.preprocess`, `vision.engines`, `vision.labels`, `vision.weights`, then `vision.export` and
-   `vision.classifier` which join them: bytes in, confidences out
-3. `memory`: what is remembered; `pool`: how many at once
-4. `recognizer`: the trace of one image; `assembly` builds it and takes it apart
-5. `web`, `client` and `cli`: the edges
-
-Beside that road: `vision.fetch` downloads weights, `vision.quantize` makes int8, `bench` measures, `ordered` maps over
-many items, `images` encodes what a program holds.
+1. `types`, `errors`, `settings`, `choices`, `telemetry`: the words
+2. `vision`: bytes in, confidences out. `preprocess` makes pixels, `engines` run a model, `classifier` joins them.
+3. `memory`: cache, audit log, uploads, rate limits. `cpus`, `job`, `pool`: who gets a thread, and when.
+4. `recognizer`: the pipeline of one image. `assembly` builds it from the settings.
+5. `web.app`: every route, and the layers in front. `web.gate` is what each request passes, `web.api` what can be asked.
+6. `client` for programs, `cli` for people, `bench` for figures
 
 `from eyespot import Client` is all that another program needs.
 """
@@ -28,7 +25,7 @@ __version__ = version("eyespot")
 
 def __getattr__(name: str) -> Any:
     if name in ("AsyncClient", "Client"):
-        from eyespot import client  # 0.2 s that nothing else here needs
+        from eyespot import client  # takes 0.2 s, which the server and most commands need not spend
 
         return getattr(client, name)
     raise AttributeError(f"module 'eyespot' has no attribute {name!r}")

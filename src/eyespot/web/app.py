@@ -85,13 +85,13 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:
         raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
-    apart = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
+    separate = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
     limiter = RateLimiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with open_recognizer(settings, apart) as recognizer:
+            async with open_recognizer(settings, separate) as recognizer:
                 state = app.state
                 state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
                 yield
