@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS
 from eyespot.memory.rate_limiter import Rate, RateLimiter
-from eyespot.memory.redis import open_redis
 from tests.memory.helpers import Clock, events, eventually
 from tests.services import RedisServer, redis_server
 
@@ -249,7 +248,7 @@ async def shared(
     rates: str, url: str, clock: Clock | None = None, store_timeout: float = PATIENT
 ) -> AsyncIterator[RateLimiter]:
     opened = RateLimiter(
-        [Rate.parse(rate) for rate in rates.split(";")], open_redis(url), timeout=store_timeout, clock=clock or Clock()
+        [Rate.parse(rate) for rate in rates.split(";")], url, timeout=store_timeout, clock=clock or Clock()
     )
     try:
         yield opened

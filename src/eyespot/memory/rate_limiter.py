@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
@@ -20,10 +19,7 @@ from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable
 from eyespot.memory.redis import open_redis
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-MAX_CLIENTS = 100_000
+MAX_CLIENTS = 100_000  # 40 MB
 _ROUNDING_SECONDS = 1e-6
 _DAY = 24 * 3600
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
@@ -91,31 +87,37 @@ class Rate:
 class RateLimiter:
     """Counts the requests of each client, and refuses those above any of the rates.
 
-    While the Redis is away, this process counts alone.
+    While the Redis is away, the counters of this process hold.
     """
 
     def __init__(
         self,
         rates: list[Rate],
-        redis: "Redis | None" = None,
+        url: str = "memory://",
         *,
         timeout: float = TIMEOUT_SECONDS,
         max_clients: int = MAX_CLIENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`max_clients` are counted in this process; of more, the least recently active are forgotten."""
+        """Counts in the Redis at `url`, or in this process for any other `url`.
+
+        This process counts up to `max_clients`; of more, it forgets the least recently active.
+
+        Raises:
+            InvalidSetting: the URL is invalid.
+        """
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates
         self._clock = clock
         longest = max(rate.seconds for rate in rates)
         self._arrivals: TTLCache[str, list[float]] = TTLCache(max_clients, longest, clock)
-        self._redis = redis
-        self._script = redis.register_script(_CHARGE) if redis else None
+        self._redis = open_redis(url) if url.startswith("redis") else None
+        self._script = self._redis.register_script(_CHARGE) if self._redis else None
         self._breaker = CircuitBreaker("rate_limit_storage", timeout=timeout, clock=clock)
 
     @classmethod
     def open(cls, rate: str, url: str) -> "RateLimiter":
-        """The rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`; counted in `url` if it is that of a Redis.
+        """A limiter with the rates of EYESPOT_RATE_LIMIT, which are separated by `;`, `,` or `|`.
 
         Raises:
             InvalidSetting: a rate or the URL is invalid.
@@ -126,7 +128,7 @@ class RateLimiter:
             raise InvalidSetting(
                 f"EYESPOT_RATE_LIMIT: invalid rate {rate!r}; expected 100/minute or 10/second;1000/hour"
             ) from None
-        return cls(rates, open_redis(url) if url.startswith("redis") else None)
+        return cls(rates, url)
 
     async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
         """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`: all of them, or none if that is too many.
