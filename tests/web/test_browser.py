@@ -39,6 +39,7 @@ def page(server: Served, tmp_path: Path) -> Iterator[Page]:
 def test_the_page_says_what_is_in_an_image(page: Page, tmp_path: Path) -> None:
     page.goto("/")
     expect(page.locator("#model")).to_contain_text("efficientnet-lite0")
+    expect(page.locator("#file")).to_have_attribute("accept", "image/jpeg,image/png,image/webp")
     page.set_input_files("#file", tmp_path / "cat.jpg")
     rows = page.locator("#predictions li")
     expect(rows).to_have_count(3)
