@@ -41,9 +41,7 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
         ImageTooLarge, BodyTooLarge: it has too many bytes.
         InvalidParameter: a parameter is out of range.
     """
-    content_type = next(
-        (str(value, "latin-1") for name, value in request.scope["headers"] if name == b"content-type"), ""
-    )
+    content_type = request.headers.get("content-type", "")
     kind = media_type(content_type)
     given: Mapping[str, Any]
     if kind == "multipart/form-data":
