@@ -18,7 +18,6 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.types import AuditPage
 from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict, results
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
@@ -84,7 +83,7 @@ def _routes() -> list[BaseRoute]:
         *_get("/livez", health.livez, **openapi.LIVEZ),
         *_get("/readyz", health.readyz, **openapi.READYZ),
         *_get("/metrics", health.metrics, **openapi.METRICS),
-        *_get("/audit", admin.audit, dependencies=_ADMIN, response_model=AuditPage, **openapi.AUDIT),
+        *_get("/audit", admin.audit, dependencies=_ADMIN, **openapi.AUDIT),
         *_get("/uploads/{sha256}", admin.upload, dependencies=_ADMIN, **openapi.UPLOAD),
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
         *_get("/", pages.page, include_in_schema=False),

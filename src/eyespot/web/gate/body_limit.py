@@ -26,7 +26,7 @@ class Limit:
     """The most bytes that one body may have, and that all bodies of its group may have together."""
 
     bytes: int
-    refusal: Callable[[int], Refusal]  # given the bytes so far
+    refusal: type[Refusal]
     group: str
     group_bytes: Callable[[Any], int]  # given `app.state.pool`
 
@@ -70,7 +70,7 @@ class _Body:
 
     async def receive(self) -> Message:
         if self._announced > self._limit.bytes:
-            raise self._limit.refusal(self._announced)
+            raise self._too_large(self._announced)
         message = await (self._receive() if self._complete else _receive_in_time(self._receive))
         if message["type"] == "http.request":
             self._complete = self._complete or not message.get("more_body", False)
@@ -84,12 +84,17 @@ class _Body:
         self._bytes += size
         self._held[limit.group] += size
         if self._bytes > limit.bytes:
-            raise limit.refusal(self._bytes)
+            raise self._too_large(self._bytes)
         together = limit.group_bytes(self._pool)
         if self._held[limit.group] > max(self._bytes, together):
             raise Overloaded(
                 "Other requests hold all the memory for bodies.", limit=together, retry_after=self._pool.retry_after()
             )
+
+    def _too_large(self, size: int) -> Refusal:
+        limit = self._limit.bytes
+        detail = f"The body has at least {size:,} bytes; the limit is {limit:,}."
+        return self._limit.refusal(detail, limit=limit, value=size)
 
     def release(self) -> None:
         self._held[self._limit.group] -= self._bytes
