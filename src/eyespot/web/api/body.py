@@ -32,13 +32,8 @@ class Body:
 async def read(request: Request, classes: int, max_images: int | None = None) -> Body:
     """The images of a batch of at most `max_images`, or else the one image, and the parameters.
 
-    Parameters in the body win over those in the query; `classes` is the largest `top_k`.
-
-    Raises:
-        NoImage, SeveralImages, TooManyImages, BadJson, BadForm: the body is not what its type says.
-        UnsupportedBody: no images are read from this type.
-        ImageTooLarge, BodyTooLarge: it has too many bytes.
-        InvalidParameter: a parameter is out of range.
+    Parameters in the body win over those in the query; `classes` is the largest `top_k`. Raises `Refusal`: the body is
+    not what its type says, images are not read from this type, or a parameter is out of range.
     """
     content_type = request.headers.get("content-type", "")
     kind = _media_type(content_type)
@@ -57,28 +52,25 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
 
 
 def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping[str, Any]]:
-    expected = 'an object whose "image" is a base64 string'
-    if max_images is not None:
-        expected = 'a list of base64 strings, or an object whose "images" is one'
-    if not raw:
-        raise NoImage(f"The body is empty; send {expected}.")
     # Before anything is built: millions of `[]` would take 30 times the memory of the body. None of the three is in
     # base64, and a data: URI has one comma.
     most = 4 * (max_images or 1) + _OTHER_VALUES
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > most:
         if max_images is None:
-            raise BadJson(f"The JSON has too many values; send {expected}.", limit=most)
+            raise BadJson("The JSON has too many values: send one image and its parameters.", limit=most)
         raise TooManyImages(f"The JSON has more than {max_images:,} images.", limit=max_images)
+    if not raw:
+        raise NoImage
     try:
         fields = from_json(raw)
     except ValueError as error:
         raise BadJson(f"The body is not valid JSON: {error}.") from error
-    if isinstance(fields, list) and max_images is not None:
+    if isinstance(fields, list):
         fields = {"images": fields}
     fields = fields if isinstance(fields, dict) else {}
     images = [fields.get("image")] if max_images is None else fields.get("images")
-    if not images or not isinstance(images, list) or not (max_images or isinstance(images[0], str)):
-        raise NoImage(f"The JSON must be {expected}.")
+    if not images or not isinstance(images, list):
+        raise NoImage("The JSON must be a list of base64 strings, or an object whose field `images` is one.")
     if max_images is not None and len(images) > max_images:
         detail = f"The batch has {len(images):,} images; the limit is {max_images:,}."
         raise TooManyImages(detail, limit=max_images, value=len(images))
@@ -90,16 +82,14 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
         raise UnsupportedBody("Send a batch as multipart/form-data with one file per image, or as application/json.")
     if not raw:
         raise NoImage
-    if kind.startswith("image/") or kind in ("application/octet-stream", ""):
-        return deque([Item(0, raw)])
+    is_image = kind.startswith("image/") or kind in ("application/octet-stream", "")
     # `curl --data-binary` says it sends a form, unless told otherwise.
-    if kind != "application/x-www-form-urlencoded" or not announced_format(raw):
-        raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
-    return deque([Item(0, raw)])
+    if is_image or (kind == "application/x-www-form-urlencoded" and announced_format(raw)):
+        return deque([Item(0, raw)])
+    raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
 
 
 def _media_type(content_type: str) -> str:
-    """Without its parameters, in lower case."""
     return content_type.split(";", 1)[0].strip().lower()
 
 

@@ -23,9 +23,7 @@ async def read_form(
 ) -> tuple[deque[Item], dict[str, str]]:
     """The files of a batch of at most `max_images`, or else the one file, and the fields.
 
-    Raises:
-        BadForm: it cannot be parsed, or stops before its closing boundary.
-        NoImage, SeveralImages, TooManyImages: it has no file, or too many.
+    Raises `BadForm`, or `NoImage`, `SeveralImages`, `TooManyImages`.
     """
     files, fields, complete = list[File](), list[Field](), False
     add_file = _adder(files, max_images or _MAX_PARTS, TooManyImages if max_images else BadForm)

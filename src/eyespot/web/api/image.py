@@ -27,18 +27,12 @@ class Item:
 
 
 async def image_of(item: Item, max_bytes: int) -> Image:
-    """The encoded image and its sha256.
-
-    Raises:
-        NoImage: it is empty, or neither bytes nor a string.
-        BadBase64: it is a string that is not base64.
-        ImageTooLarge: it has more than `max_bytes` bytes.
-    """
+    """The encoded image and its sha256. Raises `NoImage`, `BadBase64`, or `ImageTooLarge` above `max_bytes`."""
     data = item.data
     if isinstance(data, str):
-        data = await in_thread_if_large(len(data), from_base64, data)
+        data = await in_thread_if_large(len(data), _from_base64, data)
     if not isinstance(data, bytes):
-        raise NoImage("Every image in the list must be a base64 string.")
+        raise NoImage("An image in JSON must be a base64 string, as the field `image` or in the list `images`.")
     if not data:
         raise NoImage("The image is empty: 0 bytes.")
     if len(data) > max_bytes:
@@ -47,7 +41,7 @@ async def image_of(item: Item, max_bytes: int) -> Image:
     return Image(data, digest.hexdigest())
 
 
-def from_base64(text: str) -> bytes:
+def _from_base64(text: str) -> bytes:
     """Bytes from base64 (RFC 4648; either alphabet, padded or not, in lines or not) or a `data:` URI (RFC 2397)."""
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")

@@ -6,7 +6,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Mount
+from starlette.routing import Match, Route
 
 from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Overloaded, Refusal
 from eyespot.types import TYPE_URI, Check, Problem
@@ -14,11 +14,10 @@ from eyespot.web.gate.pace import Pace
 
 MEDIA_TYPE = "application/problem+json"
 _PROBLEM = TypeAdapter(Problem)
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def problem(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> Problem:
-    """The refusal of one request."""
+    """The refusal as what its client gets."""
     return Problem(
         type=TYPE_URI + refusal.code,
         title=refusal.title,
@@ -83,10 +82,8 @@ def handlers() -> dict[Any, Any]:
 
 def _methods(request: Request) -> list[str]:
     """The methods of all routes at this path (FastAPI names those of the first); none below a mounted app."""
-    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
-    scope = {"type": "http", "path": request.scope["path"]}  # a mounted app has changed the request's own
-    return [
-        method
-        for method in _METHODS
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
+    # A mounted app has changed the request's own scope.
+    scope = {"type": "http", "path": request.scope["path"], "method": request.method}
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    here = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    return sorted({method for route in here for method in route.methods or ()})
