@@ -59,7 +59,7 @@ class Results(Output):
             record = self._form.read(line)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
             raise OutputUnusable(f"{self._path} is not a results file of this format: {line[:60]!r}") from error
-        if record.model not in ("", self._form.identify(model)):
+        if record.model not in ("", getattr(model, self._form.model_key)):
             raise OutputUnusable(f"{self._path} has results of another model than {model.name}")
         return record
 
@@ -102,7 +102,7 @@ def _open(path: Path) -> io.FileIO:
 def _complete_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
     file.seek(0)
     line = b""
-    with io.FileIO(file.fileno(), closefd=False) as unbuffered, io.BufferedReader(unbuffered) as reader:
+    with open(file.fileno(), "rb", closefd=False) as reader:
         for piece in reader:
             line += piece
             if form.is_complete(line):
