@@ -37,8 +37,7 @@ class Results(Output):
     def resume(self, model: ModelInfo) -> None:
         """Continue the file of an interrupted run, and remove a line that was cut off.
 
-        Raises:
-            OutputUnusable: not a file of results, or one of another model, format or --top-k.
+        Raises `OutputUnusable` if the file holds anything but results of this model, format and --top-k.
         """
         start = self._form.start
         self._file.seek(0)

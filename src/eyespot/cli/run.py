@@ -44,9 +44,7 @@ class Run:
         """Write a finding for each file that `output` lacks, close it, print the counts, and return the exit code.
 
         It is 1 if a file failed or there was none, and 128 + n if signal n ended the run, after the finding in hand.
-
-        Raises:
-            EyespotError, OSError: the run cannot continue.
+        Raises `EyespotError` or `OSError` if the run cannot continue.
         """
         self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
         started = time.monotonic()

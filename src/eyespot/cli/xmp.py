@@ -39,11 +39,8 @@ def add_keywords(photograph: Path, keywords: Iterable[str]) -> None:
     """Add keywords to the sidecar, or make one; everything else in it stays, but it becomes UTF-8.
 
     Keywords that it has, in any case, are not added again, and the file is written only if there are new ones. Control
-    characters, which XML cannot hold, are removed.
-
-    Raises:
-        SidecarUnreadable: the file is not XMP with a list of keywords; it is unchanged.
-        OSError: the file cannot be read or written; it is unchanged.
+    characters, which XML cannot hold, are removed. Raises `SidecarUnreadable` if the file is not XMP with a list of
+    keywords, and `OSError`; the file is then unchanged.
     """
     path = Path(os.path.realpath(sidecar(photograph)))  # a link stays, and its target is replaced
     try:

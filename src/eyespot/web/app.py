@@ -107,8 +107,7 @@ def _cors(text: str | None) -> list[Middleware]:
 def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recognizer) -> FastAPI:
     """The app. Its lifespan opens the recognizer and puts it into `app.state`, with its pool and metrics for the gate.
 
-    Raises:
-        InvalidSetting: an API key, rate, network or origin is malformed, or EYESPOT_CACHE_SCOPE=key without API keys.
+    Raises `InvalidSetting` for a malformed API key, rate, network or origin, and EYESPOT_CACHE_SCOPE=key without keys.
     """
     keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:

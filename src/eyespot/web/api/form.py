@@ -68,16 +68,10 @@ def _images(files: list[File], fields: list[Field], single: bool) -> list[File]:
         chosen = [file for file in chosen if file.field_name in _FILE_FIELDS]
     if chosen:
         return chosen
-    if any(field.field_name in _FILE_FIELDS for field in fields):
-        raise NoImage("The form's image is text, not a file: with curl, write -F file=@cat.jpg, with the @.")
     names = [file.field_name for file in files] + [field.field_name for field in fields]
     held = ", ".join(sorted({repr(_text(name)[:40]) for name in names})) or "nothing"
-    raise NoImage(f"No file was sent as `file` or `image`; the form has {held}.")
+    raise NoImage(f"No file was sent as `file` or `image`; the form has {held}. curl needs the @: -F file=@cat.jpg")
 
 
 def _text(value: bytes | None) -> str:
-    """UTF-8, which browsers and curl send, whatever charset the request names."""
-    try:
-        return (value or b"").decode()
-    except UnicodeDecodeError:
-        return (value or b"").decode("latin-1")
+    return (value or b"").decode(errors="replace")  # browsers and curl send UTF-8

@@ -53,26 +53,22 @@ def _problem(kind: type[Refusal]) -> dict[str, Any]:
     return example
 
 
-def _responses(kinds: tuple[type[Refusal], ...], ok: dict[str, Any] | None) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses: `ok` as the content of 200, and one example for each problem code."""
-    found: dict[int | str, dict[str, Any]] = {200: {"content": ok}} if ok else {}
+def _options(
+    tag: str, summary: str, *kinds: type[Refusal], ok: dict[str, Any] | None = None, **others: Any
+) -> dict[str, Any]:
+    """The options of a route: `ok` is the content of its 200, and each problem code has an example."""
+    responses: dict[int, dict[str, Any]] = {200: {"content": ok}} if ok else {}
+    kinds += (errors.Internal,)
     for kind in kinds:
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
-        response = found.setdefault(kind.status, {"content": {problems.MEDIA_TYPE: content}})
+        response = responses.setdefault(kind.status, {"content": {problems.MEDIA_TYPE: content}})
         examples = response["content"][problems.MEDIA_TYPE]["examples"]
         examples[kind.code] = {"summary": kind().detail, "value": _problem(kind)}
         response["description"] = "; ".join(f"`{code}`" for code in examples)
         if kind.status in (429, 503):
             schema = {"type": "integer", "minimum": 1}
             response["headers"] = {"Retry-After": {"description": "Seconds, at least 1.", "schema": schema}}
-    return found
-
-
-def _options(
-    tag: str, summary: str, *kinds: type[Refusal], ok: dict[str, Any] | None = None, **others: Any
-) -> dict[str, Any]:
-    """The options of a route: which problems it answers with, and the content of its 200."""
-    return {"tags": [tag], "summary": summary, "responses": _responses((*kinds, errors.Internal), ok), **others}
+    return {"tags": [tag], "summary": summary, "responses": responses, **others}
 
 
 _KEYS = (errors.Unauthorized, errors.RateLimited)
@@ -142,20 +138,12 @@ RESULT = _options(
 LABELS = _options("recognition", "The classes", *_KEYS, errors.InvalidParameter)
 MODEL = _options("recognition", "The model", *_KEYS)
 LIVEZ: dict[str, Any] = {"tags": ["operation"], "summary": "Alive?"}
-_VERBOSE = {
-    "name": "verbose",
-    "in": "query",
-    "description": "Name the checks; needs no value.",
-    "allowEmptyValue": True,
-    "schema": {"type": "string"},
-}
 READYZ = _options(
     "operation",
     "Ready for traffic?",
     *(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
     response_model=Readiness,
     response_model_exclude_none=True,
-    openapi_extra={"parameters": [_VERBOSE]},
 )
 METRICS: dict[str, Any] = {
     "tags": ["operation"],

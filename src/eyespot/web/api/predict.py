@@ -93,11 +93,7 @@ async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[byte
 
 
 async def _results(request: Request, asked: Body) -> AsyncGenerator[BatchItem, None]:
-    """Each result as it is done; an image's bytes are released with it.
-
-    Raises:
-        ClientDisconnected: nobody waits for the rest, which is not started.
-    """
+    """Each result as it is done; an image's bytes are released with it. Raises `ClientDisconnected`."""
     # More than the batch lane admits: meanwhile the others are decoded from base64, looked up and audited.
     at_once = 2 * request.app.state.pool.workers
     disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())

@@ -20,8 +20,6 @@ from eyespot.web.gate.addresses import Network, client_address
 _OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
 _OPEN_PREFIXES = ("/v2/health/", "/static/")
 
-_CHALLENGE = 'Bearer realm="eyespot"'  # RFC 6750, section 3
-
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
 
 
@@ -102,23 +100,20 @@ class Auth:
                 except Refusal as refusal:
                     response = problems.response(Request(scope), refusal)
                     if isinstance(refusal, Unauthorized):
-                        response.headers["WWW-Authenticate"] = _CHALLENGE
+                        response.headers["WWW-Authenticate"] = 'Bearer realm="eyespot"'  # RFC 6750, section 3
                     await response(scope, receive, send)
                     return
         await self.app(scope, receive, send)
 
     def _set_address(self, scope: Scope) -> None:
-        peer = scope["client"][0] if scope.get("client") else None
-        forwarded = []
+        trace, forwarded = scope["state"]["trace"], []
         if self._trusted:
             forwarded = [str(value, "latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        address = client_address(peer, forwarded, self._trusted)
-        if forwarded and address != client_address(peer, (), ()):
+        peer, trace.address = trace.address, client_address(trace.address, forwarded, self._trusted)
+        if forwarded and trace.address != client_address(peer, (), ()):
             scope["state"]["facts"]["peer"] = peer
-        scope["state"]["trace"].address = address
 
     async def _admit(self, scope: Scope) -> None:
-        """Raises Unauthorized or RateLimited."""
         state, trace = scope["state"], scope["state"]["trace"]
         secrets = _secrets(scope["headers"]) if self._keys else []
         key = find_key(self._keys, secrets)
