@@ -1,6 +1,6 @@
 """The app on one page: every route, and the layers in front of them."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -58,17 +58,11 @@ class PlainRoute(APIRoute):
         await response(scope, receive, send)
 
 
-def _get(
-    path: str,
-    endpoint: Callable[..., Any],
-    kind: type[APIRoute] = APIRoute,
-    dependencies: Sequence[Any] = (),
-    **options: Any,
-) -> list[APIRoute]:
+def _get(path: str, endpoint: Callable[..., Any], kind: type[APIRoute] = APIRoute, **options: Any) -> list[APIRoute]:
     """The route for GET, and the same for HEAD, which is left out of the OpenAPI schema."""
     return [
-        kind(path, endpoint, methods=["GET"], dependencies=dependencies, **options),
-        kind(path, endpoint, methods=["HEAD"], dependencies=dependencies, include_in_schema=False),
+        kind(path, endpoint, methods=["GET"], **options),
+        kind(path, endpoint, methods=["HEAD"], dependencies=options.get("dependencies"), include_in_schema=False),
     ]
 
 

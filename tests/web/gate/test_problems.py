@@ -1,6 +1,5 @@
 """What bad input gets: each its own status and code, none is a 500, and a flood of refusals is spaced out."""
 
-import asyncio
 import base64
 import json
 import logging
@@ -294,19 +293,8 @@ def test_every_refusal_has_a_status_a_code_a_title_and_a_sentence() -> None:
 
 def delays(arrivals: list[float]) -> list[float]:
     """How long each refusal waits that comes at one of these times."""
-    now, waited = 0.0, 0.0
-
-    async def sleep(seconds: float) -> None:
-        nonlocal waited
-        waited = seconds
-
-    pace = Pace(lambda: now, sleep)
-    found = []
-    for arrival in arrivals:
-        now, waited = 1000 + arrival, 0.0
-        asyncio.run(pace.turn())
-        found.append(waited)
-    return found
+    pace = Pace()
+    return [pace.delay(1000 + arrival) for arrival in arrivals]
 
 
 def test_a_few_are_refused_at_once() -> None:

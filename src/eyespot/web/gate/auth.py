@@ -44,7 +44,12 @@ def read_keys(text: str | None) -> Keys:
     if not text:
         return keys
     if text.startswith("@"):
-        text = re.sub(r"(?:^|(?<=\s))#.*", "", _read_file(text[1:]), flags=re.MULTILINE)
+        try:
+            text = Path(text[1:]).read_text("utf-8-sig")
+        except (OSError, ValueError) as error:  # whose messages show the path, perhaps a secret, or bytes of the file
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise InvalidSetting(f"EYESPOT_API_KEYS: cannot read the key file: {reason}") from None
+        text = re.sub(r"(?:^|(?<=\s))#.*", "", text, flags=re.MULTILINE)
     for number, part in enumerate(filter(None, map(str.strip, re.split(r"[,\n]", text))), 1):
         match = _KEY.fullmatch(part)
         if not match:
@@ -60,14 +65,6 @@ def read_keys(text: str | None) -> Keys:
     if not keys:  # a mistake, which must not open everything to everybody
         raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
     return keys
-
-
-def _read_file(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8-sig")
-    except (OSError, ValueError) as error:  # whose messages show the path, which may be a secret, or a byte of the file
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InvalidSetting(f"EYESPOT_API_KEYS: cannot read the key file: {reason}") from None
 
 
 def find_key(keys: Keys, secrets: Iterable[bytes]) -> Key | None:

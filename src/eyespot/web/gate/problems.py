@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request, Response
@@ -71,21 +70,12 @@ class Pace:
     the CPU that the admitted images need.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._clock = clock
-        self._sleep = sleep
-        self._next = 0.0  # when a refusal that comes now is answered, unless it is within the burst
+    _next = 0.0  # when a refusal that comes now is answered, unless it is within the burst
 
-    async def turn(self) -> None:
-        """Return when it is this refusal's turn, after 4 s at most."""
-        now = self._clock()
+    def delay(self, now: float) -> float:
+        """Seconds until it is the turn of a refusal that comes now, at most 4."""
         self._next = min(max(self._next, now - _BURST / _PER_SECOND) + 1 / _PER_SECOND, now + _MAX_SECONDS)
-        if self._next > now:
-            await self._sleep(self._next - now)
+        return max(0.0, self._next - now)
 
 
 def handlers() -> dict[Any, Any]:
@@ -95,7 +85,7 @@ def handlers() -> dict[Any, Any]:
     async def refused(request: Request, refusal: Refusal) -> Response:
         refusal.__traceback__ = None  # whose frames hold the body
         if isinstance(refusal, Overloaded):
-            await pace.turn()
+            await asyncio.sleep(pace.delay(time.monotonic()))
         return response(request, refusal)
 
     return {Refusal: refused, HTTPException: _http_error, RequestValidationError: _invalid}
