@@ -21,9 +21,8 @@ class FileProblem:
 
     @classmethod
     def of(cls, error: EyespotError | OSError) -> Self:
-        if isinstance(error, OSError):
-            return cls("unreadable", error.strerror or str(error))
-        return cls(error.code if isinstance(error, Refusal) else "unreadable", error.detail)
+        detail = (error.strerror or str(error)) if isinstance(error, OSError) else error.detail
+        return cls(error.code if isinstance(error, Refusal) else "unreadable", detail)
 
 
 @dataclass(frozen=True, slots=True)
