@@ -13,6 +13,7 @@ from eyespot.vision.preprocess import announced_format
 from eyespot.web.api.form import read_form
 from eyespot.web.api.image import Item, in_thread_if_large
 from eyespot.web.api.parameters import Parameters, parse
+from eyespot.web.gate import header
 from eyespot.web.gate.body_limit import Limit
 
 _BATCH_PATH = "/predict/batch"
@@ -35,7 +36,7 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
     Parameters in the body win over those in the query; `classes` is the largest `top_k`. Raises `Refusal`: the body is
     not what its type says, images are not read from this type, or a parameter is out of range.
     """
-    content_type = request.headers.get("content-type", "")
+    content_type = header(request.scope, b"content-type") or ""
     kind = _media_type(content_type)
     given: Mapping[str, Any] = {}
     if kind == "multipart/form-data":
