@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,11 +76,9 @@ def _audit_table() -> Iterator["AuditTable"]:
         raise AuditUnusable("there is no audit log: EYESPOT_AUDIT_URL is off")
     from eyespot.memory.audit_table import AuditTable  # takes 0.2 s
 
-    table = AuditTable(config.audit_url, config.data_dir)
-    try:
-        table.prepare()
-        yield table
-    except table.failures as error:
-        raise table.unusable(error) from error
-    finally:
-        table.close()
+    with closing(AuditTable(config.audit_url, config.data_dir)) as table:
+        try:
+            table.prepare()
+            yield table
+        except table.failures as error:
+            raise table.unusable(error) from error

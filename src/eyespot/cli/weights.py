@@ -34,9 +34,7 @@ def verify(
     """Check the size and the sha256 of weight files."""
     entries = weights.read_manifest(load_settings().manifest)
     chosen = [weights.choose(entries, name)] if name else [entry for entry in entries.values() if entry.path.is_file()]
-    if not chosen:
-        weights.choose(entries)  # says what is missing
-    for entry in chosen:
+    for entry in chosen or [weights.choose(entries)]:  # which raises what is missing
         say(f"{entry.name}: {weights.verify(entry)} is correct")
 
 

@@ -33,8 +33,8 @@ class Body:
 async def read(request: Request, classes: int, max_images: int | None = None) -> Body:
     """The images of a batch of at most `max_images`, or else the one image, and the parameters.
 
-    Parameters in the body win over those in the query; `classes` is the largest `top_k`. Raises `Refusal`: the body is
-    not what its type says, images are not read from this type, or a parameter is out of range.
+    Parameters in the body win over those in the query; `classes` is the largest `top_k`. Raises `Refusal` if the body
+    is broken or has no image or too many, its type is not supported, or a parameter is out of range.
     """
     content_type = header(request.scope, b"content-type") or ""
     kind = _media_type(content_type)

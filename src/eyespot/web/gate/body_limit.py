@@ -111,7 +111,7 @@ class _Body:
 
 
 async def _receive_in_time(receive: Receive) -> Message:
-    """As `asyncio.timeout` would, at a third of its cost, which every piece of a body pays."""
+    """Like `asyncio.timeout` around `receive`, at a third of the cost; every piece of a body pays it."""
     task, stalled = asyncio.current_task(), False
     assert task
 

@@ -21,7 +21,7 @@ _MAX_SECONDS = 4
 
 
 def problem(refusal: Refusal, request_id: str, checks: list[Check] | None = None) -> Problem:
-    """The refusal as what its client gets."""
+    """The problem that tells the client of a refusal."""
     return Problem(
         type=TYPE_URI + refusal.code,
         title=refusal.title,
