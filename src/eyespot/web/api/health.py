@@ -1,8 +1,6 @@
 """`/livez`, `/readyz` and `/metrics`: for orchestrators, balancers and Prometheus."""
 
-from typing import Annotated
-
-from fastapi import Query, Request, Response
+from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 
@@ -20,13 +18,10 @@ async def livez() -> Response:
     return Response(b'{"alive":true}', headers=_NO_STORE, media_type="application/json")
 
 
-async def readyz(
-    request: Request,
-    verbose: Annotated[str | None, Query(description="Name the checks; needs no value.")] = None,
-) -> Response:
+async def readyz(request: Request) -> Response:
     """200 when this server should get requests; 503 while it drains, is stuck, or lacks a required audit log."""
     recognizer: Recognizer = request.app.state.recognizer
-    checks = None if verbose is None else _checks(recognizer)
+    checks = _checks(recognizer) if "verbose" in request.query_params else None
     if refusal := _unready(recognizer):
         answer = problems.response(request, refusal, checks)
     else:

@@ -138,12 +138,14 @@ RESULT = _options(
 LABELS = _options("recognition", "The classes", *_KEYS, errors.InvalidParameter)
 MODEL = _options("recognition", "The model", *_KEYS)
 LIVEZ: dict[str, Any] = {"tags": ["operation"], "summary": "Alive?"}
+_VERBOSE = {"name": "verbose", "in": "query", "description": "Name the checks; needs no value."}
 READYZ = _options(
     "operation",
     "Ready for traffic?",
     *(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
     response_model=Readiness,
     response_model_exclude_none=True,
+    openapi_extra={"parameters": [{**_VERBOSE, "allowEmptyValue": True, "schema": {"type": "string"}}]},
 )
 METRICS: dict[str, Any] = {
     "tags": ["operation"],
