@@ -160,18 +160,6 @@ class AsyncClient(Calls):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _open(self, **options: Any) -> None:
-        self._http = httpx.AsyncClient(**options)
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        return await self._http.send(request)
-
-    async def _wait(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def _work(self, function: Callable[[], T]) -> T:
-        return await asyncio.to_thread(function)
-
 
 async def _iterate(images: Iterable[ImageSource] | AsyncIterable[ImageSource]) -> AsyncGenerator[ImageSource, None]:
     if isinstance(images, AsyncIterable):

@@ -1,13 +1,13 @@
 """The calls that both clients share: requests, retries, and what an answer means.
 
-A call is a coroutine over three steps, which each client takes in its own way: `_send` a request, `_wait`, and `_work`
-for what blocks.
+A call is a coroutine over three steps: `_send` a request, `_wait`, and `_work` for what blocks. Those of `Calls` are
+asyncio's; `Client` replaces them with blocking ones.
 """
 
+import asyncio
 import hashlib
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
@@ -51,10 +51,10 @@ class Options(TypedDict, total=False):
     lang: Lang
 
 
-class Calls(ABC):
+class Calls:
     """The base of both clients."""
 
-    _http: Any
+    _http: Any  # httpx.AsyncClient, or httpx.Client
 
     def __init__(
         self,
@@ -90,17 +90,18 @@ class Calls(ABC):
             trust_env=https or not local,
         )
 
-    @abstractmethod
-    def _open(self, **options: Any) -> None: ...
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
 
-    @abstractmethod
-    async def _send(self, request: httpx.Request) -> httpx.Response: ...
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        answer: httpx.Response = await self._http.send(request)
+        return answer
 
-    @abstractmethod
-    async def _wait(self, seconds: float) -> None: ...
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
-    @abstractmethod
-    async def _work(self, function: Callable[[], T]) -> T: ...
+    async def _work(self, function: Callable[[], T]) -> T:
+        return await asyncio.to_thread(function)
 
     async def _predict(
         self, image: ImageSource, *, top_k: int = 3, min_confidence: float = 0, lang: Lang = "en"
