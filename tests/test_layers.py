@@ -38,7 +38,14 @@ BELOW = {
 STRANGERS = ["vision.preprocess", "vision.engines", "vision.labels", "vision.weights"]
 # A library that serves one choice among several is imported where that choice is made.
 CHOICES = {"torch", "torchvision", "openvino", "onnxruntime", "redis", "sqlalchemy", "nncf", "matplotlib", "lxml"}
-CHOSEN = ("vision.engines.", "memory.audit_table", "memory.audit_postgres", "memory.audit_sqlite", "memory.audit_schema", "cli.xmp")
+CHOSEN = (
+    "vision.engines.",
+    "memory.audit_table",
+    "memory.audit_postgres",
+    "memory.audit_sqlite",
+    "memory.audit_schema",
+    "cli.xmp",
+)
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

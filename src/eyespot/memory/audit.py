@@ -1,4 +1,4 @@
-"""The audit log: rows are written in batches by one thread, and read by a few others."""
+"""The audit log: one thread writes rows in batches, a few others read them."""
 
 import asyncio
 import contextlib
@@ -54,10 +54,9 @@ class AuditLog:
         timeout: float = TIMEOUT_SECONDS,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        """`address` makes what is recorded out of a client's address.
+        """`address` turns a client's address into what is recorded.
 
-        Raises:
-            AuditUnusable: the table is from a newer version, or the log is required and the database fails.
+        Raises `AuditUnusable` if the table is from a newer version, or the log is required and the database fails.
         """
         self.table = table
         self.required = required
@@ -85,11 +84,7 @@ class AuditLog:
         self._thread.start()
 
     async def write(self, row: AuditRow) -> None:
-        """Return once the row is written, or lost if the log is not required.
-
-        Raises:
-            AuditUnavailable: the log is required, and the row could not be written.
-        """
+        """Return once the row is written or lost; raises `AuditUnavailable` if it is lost and the log is required."""
         if self._hangs():
             self.table.store.interrupt()
         elif not self._failure and self._pending.qsize() < _MAX_PENDING and await self._written(row):
@@ -110,15 +105,10 @@ class AuditLog:
             return False
 
     def _hangs(self) -> bool:
-        """Whether one action of the thread takes longer than a reply waits."""
         return time.monotonic() - self._busy_since > self._timeout
 
     async def rows(self, **query: Any) -> list[AuditRow]:
-        """Rows that `AuditTable.rows` finds.
-
-        Raises:
-            AuditUnavailable: too many readers are waiting, or the database fails or is too slow.
-        """
+        """As `AuditTable.rows`; raises `AuditUnavailable` if too many readers wait or the database fails or is slow."""
         try:
             return await self._readers.run(partial(self.table.rows, **query))
         except Busy as error:
@@ -153,7 +143,6 @@ class AuditLog:
                 self._check()
 
     def _next_batch(self) -> list[_Pending | None]:
-        """The pending rows; none if there are none before the next check."""
         batch: list[_Pending | None] = []
         with contextlib.suppress(queue.Empty):
             batch.append(self._pending.get(timeout=max(0, self._check_at - time.monotonic())))
@@ -178,7 +167,6 @@ class AuditLog:
             time.sleep(_GATHER_SECONDS)
 
     def _check(self) -> None:
-        """Notice that the database failed or is back, and prune if that is due."""
         self._check_at = time.monotonic() + _CHECK_SECONDS
         if self._failure or self._try(self.table.store.check):
             self._set_failure(self._try(self.table.recover))

@@ -1,4 +1,4 @@
-"""PostgreSQL connections for the audit log, which can be cut when PostgreSQL hangs."""
+"""The audit log's PostgreSQL connections, which can be cut when PostgreSQL hangs."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ class PostgresStore:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Drop the writer's connection; the caller prepares the tables within."""
+        """Drop the writer's connection; the caller prepares the tables inside the block."""
         self.writing.dispose()
         yield
 

@@ -64,21 +64,13 @@ class SqliteStore:
         sql.event.listen(self.writing, "handle_error", self._note_damage)
 
     def check(self) -> None:
-        """Compare the files at the path with those that were opened.
-
-        Raises:
-            FileLost: they differ, or are damaged.
-        """
+        """Raise `FileLost` if the files at the path are not those that were opened, or are damaged."""
         if reason := self._loss():
             raise FileLost(reason)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Reconnect, to a new file if the old one is lost; the caller prepares the tables within.
-
-        Raises:
-            FileLost: the file cannot be opened.
-        """
+        """Reconnect, to a new file if the old one is lost; the caller prepares the tables inside the block."""
         loss = self._loss()
         with self._locked():
             if loss:
@@ -140,7 +132,6 @@ class SqliteStore:
         self._damaged |= code & 0xFF in _DAMAGE  # the low byte of an extended code
 
     def _loss(self) -> str | None:
-        """Why the file is lost, if it is."""
         if not self._opened:
             return None
         for suffix, identity in self._identities.items():
@@ -186,7 +177,6 @@ class SqliteStore:
             event("audit_set_aside", logging.ERROR, kept=kept)
 
     def _hold(self) -> None:
-        """Open the file, and create it if it is missing."""
         if self._held is None or _identity(self._held) != _identity(self._path):
             self._release()
             self._held = _open(self._path, os.O_RDONLY | os.O_CREAT)

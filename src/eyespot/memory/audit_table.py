@@ -1,7 +1,7 @@
 """The blocking queries of the audit log, for SQLite and PostgreSQL."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -10,12 +10,11 @@ from typing import Any
 
 import sqlalchemy as sql
 from pydantic import TypeAdapter
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eyespot.errors import AuditUnusable
 from eyespot.memory.audit_postgres import PostgresStore
-from eyespot.memory.audit_schema import MIGRATIONS, audit, migrate, version
+from eyespot.memory.audit_schema import MIGRATIONS, Migrations, audit, migrate, version
 from eyespot.memory.audit_sqlite import SqliteStore
 from eyespot.types import AuditRow, Prediction
 
@@ -42,12 +41,11 @@ class AuditTable:
         data_dir: Path,
         *,
         read_seconds: float = READ_SECONDS,
-        migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS,
+        migrations: Migrations = MIGRATIONS,
     ) -> None:
         """Connects later. `url` is `sqlite` (a file in `data_dir`), `sqlite:///…` or `postgresql://…`.
 
-        Raises:
-            AuditUnusable: the URL is invalid, or its driver is not installed.
+        Raises `AuditUnusable` if the URL is invalid or its driver is not installed.
         """
         try:
             self.store = _store(url, data_dir, read_seconds)
@@ -62,11 +60,7 @@ class AuditTable:
         self._migrations = migrations
 
     def prepare(self) -> None:
-        """Reconnect, and create or migrate the tables.
-
-        Raises:
-            AuditUnusable: they are from a newer version.
-        """
+        """Reconnect, and create or migrate the tables; raises `AuditUnusable` if they are from a newer version."""
         with self.store.opened(), self._engine.begin() as connection:
             self.store.lock_schema(connection)  # several servers may start at once
             migrate(connection, self._migrations)
@@ -117,8 +111,7 @@ class AuditTable:
     ) -> list[AuditRow]:
         """At most `limit` rows: newest first with ids below `before`, or oldest first with ids above `after`.
 
-        `since` is inclusive, `until` exclusive; `label` is of the top class. Unless `patient`, takes `read_seconds` at
-        most.
+        `since` is inclusive, `until` exclusive; `label` is the top class. A `patient` caller has no time limit.
         """
         query = sql.select(audit).limit(limit).order_by(audit.c.id.desc() if after is None else audit.c.id)
         for condition, column, value in (

@@ -20,42 +20,31 @@ class StoreUnavailable(Exception):
 
 
 class CircuitBreaker:
-    """Limits each call to `timeout` seconds; after a failure, lets none through for `cooldown` seconds, then one.
+    """Limits each call to `timeout` seconds; after a failure, fails all calls for `COOLDOWN_SECONDS`, then tries one.
 
     Logs `{name}_lost` and `{name}_found`.
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        timeout: float = TIMEOUT_SECONDS,
-        cooldown: float = COOLDOWN_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        self, name: str, *, timeout: float = TIMEOUT_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.failure: str | None = None
         self._name = name
         self._timeout = timeout
-        self._cooldown = cooldown
         self._clock = clock
         self._open_until = -math.inf
         self._calls: set[asyncio.Task[Any]] = set()
 
     @property
     def is_open(self) -> bool:
-        """Whether a call would fail at once."""
         return self._clock() < self._open_until
 
     async def call(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `operation()` returns.
-
-        Raises:
-            StoreUnavailable: the breaker is open, or the operation raised an exception or timed out.
-        """
+        """What `operation()` returns; raises `StoreUnavailable` if it fails or is late, or the breaker is open."""
         if self.is_open:
             raise StoreUnavailable
         if self.failure:
-            self._open_until = self._clock() + self._cooldown  # no other request tries meanwhile
+            self._open_until = self._clock() + COOLDOWN_SECONDS  # no other request tries meanwhile
         # A late call is not cancelled: a connection that takes longer than the timeout would never be made.
         call = asyncio.create_task(operation())
         self._calls.add(call)
@@ -75,7 +64,7 @@ class CircuitBreaker:
         if not self.failure:
             event(f"{self._name}_lost", logging.WARNING, reason=reason)
         self.failure = reason
-        self._open_until = self._clock() + self._cooldown
+        self._open_until = self._clock() + COOLDOWN_SECONDS
 
     def _finished(self, call: asyncio.Task[Any]) -> None:
         self._calls.discard(call)

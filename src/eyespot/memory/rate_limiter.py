@@ -5,6 +5,7 @@ time, which each request moves on by period / amount. It may lie a whole period 
 come at once. Here it is counted in units of period / amount: a request adds exactly 1, and no rounding errors add up.
 """
 
+import contextlib
 import math
 import re
 import time
@@ -59,15 +60,13 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> "Rate":
-        """A rate such as `100/minute` or `5 per 2 hours`.
-
-        Raises:
-            ValueError: the text is not a rate.
-        """
+        """A rate such as `100/minute` or `5 per 2 hours`; raises `InvalidSetting` if the text is none."""
         found = _RATE.fullmatch(text)
         unit = found[3].lower().removesuffix("s") if found else ""
         if not found or unit not in _UNITS or int(found[1]) == 0 or int(found[2] or 1) == 0:
-            raise ValueError(text)
+            raise InvalidSetting(
+                f"EYESPOT_RATE_LIMIT: invalid rate {text!r}; expected 100/minute or 10/second;1000/hour"
+            )
         return cls(int(found[1]), int(found[2] or 1), unit)
 
     @property
@@ -99,12 +98,9 @@ class RateLimiter:
         max_clients: int = MAX_CLIENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Counts in the Redis at `url`, or in this process for any other `url`.
+        """Counts in the Redis at `url`, or in this process for any other `url`. Raises `InvalidSetting`.
 
         This process counts up to `max_clients`; of more, it forgets the least recently active.
-
-        Raises:
-            InvalidSetting: the URL is invalid.
         """
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates
@@ -117,27 +113,14 @@ class RateLimiter:
 
     @classmethod
     def open(cls, rate: str, url: str) -> "RateLimiter":
-        """A limiter with the rates of EYESPOT_RATE_LIMIT, which are separated by `;`, `,` or `|`.
-
-        Raises:
-            InvalidSetting: a rate or the URL is invalid.
-        """
-        try:
-            rates = [Rate.parse(part) for part in re.split("[,;|]", rate)]
-        except ValueError:
-            raise InvalidSetting(
-                f"EYESPOT_RATE_LIMIT: invalid rate {rate!r}; expected 100/minute or 10/second;1000/hour"
-            ) from None
-        return cls(rates, url)
+        """A limiter with the rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`. Raises `InvalidSetting`."""
+        return cls([Rate.parse(part) for part in re.split("[,;|]", rate)], url)
 
     async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
-        """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`: all of them, or none if that is too many.
+        """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`; raises `RateLimited`, counting none.
 
-        `charged` of the cost were counted before. A retry will be charged the whole cost again, so that is how long
-        `retry_after` makes the client wait. A cost above `largest_cost` is never allowed.
-
-        Raises:
-            RateLimited: with `retry_after` in whole seconds.
+        `charged` of the cost were counted before. A retry will be charged the whole cost, so `retry_after` is the whole
+        seconds until all of it fits. A cost above `largest_cost` never does.
         """
         pending = await self._charge(_bucket(client), cost - charged)
         if self._fits(pending, cost - charged):
@@ -156,10 +139,8 @@ class RateLimiter:
     async def _charge(self, client: str, cost: int) -> list[float]:
         """Charge the client if the cost fits; the requests that were pending for each rate before."""
         if self._script:
-            try:
+            with contextlib.suppress(StoreUnavailable):
                 return await self._breaker.call(lambda: self._charge_in_redis(client, cost))
-            except StoreUnavailable:
-                pass
         return self._charge_here(client, cost)
 
     def _charge_here(self, client: str, cost: int) -> list[float]:
@@ -186,10 +167,8 @@ class RateLimiter:
 def _bucket(client: str) -> str:
     """What a client is counted as: an IPv6 address as its /64, since a single customer gets at least one of them."""
     kind, _, text = client.partition(":")
-    try:
+    with contextlib.suppress(ValueError):
         address = IPv6Address(text)
-    except ValueError:
-        return client
-    if kind != "address" or address.ipv4_mapped:
-        return client
-    return f"address:{IPv6Network((int(address), 64), strict=False)}"
+        if kind == "address" and not address.ipv4_mapped:
+            return f"address:{IPv6Network((int(address), 64), strict=False)}"
+    return client

@@ -1,4 +1,4 @@
-"""Opens the Redis that EYESPOT_CACHE_URL names."""
+"""Opens the Redis at EYESPOT_CACHE_URL."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,11 +9,7 @@ _SOCKET_SECONDS = 1
 
 
 def open_redis(url: str) -> Any:
-    """A `redis.asyncio.Redis`, which connects with its first command.
-
-    Raises:
-        InvalidSetting: the URL is invalid. The message does not quote it: it may contain a password.
-    """
+    """A `redis.asyncio.Redis`, which connects with its first command; raises `InvalidSetting` if the URL is invalid."""
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -28,7 +24,7 @@ def open_redis(url: str) -> Any:
         pool.make_connection()  # raises TypeError for an unknown option
         if not (urlsplit(url).path.strip("/") or "0").isdecimal():  # redis-py takes database 0 for it
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError):  # the messages may quote a password
         raise InvalidSetting(
             "EYESPOT_CACHE_URL: invalid Redis URL; expected redis://user:password@host:6379/0, with special "
             "characters in the password percent-encoded"

@@ -36,10 +36,9 @@ class BoundedThreads:
         return self.calls >= self._threads and time.monotonic() - self._last_progress > self._hang_seconds
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """What `function(*args)` returns. Cancelling drops a call that is waiting; one that has begun goes on.
+        """What `function(*args)` returns; raises `Busy` if it cannot be queued.
 
-        Raises:
-            Busy: the call was not begun.
+        Cancelling drops a call that is waiting; one that has begun goes on.
         """
         if self.hang:
             raise Busy("the threads hang")

@@ -54,11 +54,8 @@ class UploadFolder:
     def keep(self, sha256: str, data: bytes, unless: Callable[[], bool] = lambda: False) -> None:
         """Write an image, or note that it was sent again, and delete older ones if that takes too many bytes.
 
-        `unless()` is called right before the file gets its name, with no `remove` in between; if it returns True, the
-        image is not kept.
-
-        Raises:
-            StorageFull: the image cannot be written; no file is left.
+        It is not kept if `unless()`, called right before the file gets its name with no `remove` in between, is true.
+        Raises `StorageFull` if it cannot be written; no file is left.
         """
         if len(data) > self._max_bytes or self.note(sha256):
             return
@@ -72,11 +69,7 @@ class UploadFolder:
                     self._record(sha256, len(data))
 
     def note(self, sha256: str) -> bool:
-        """Note that an image was sent again, if it is kept; whether it is.
-
-        Raises:
-            StorageFull: the file's time cannot be set.
-        """
+        """Note that an image was sent again; whether it is kept. Raises `StorageFull` if its time cannot be set."""
         path = self._path(sha256)
         with _storage_full("kept", sha256), self._lock:
             if sha256 not in self._images or not path.exists():
@@ -117,21 +110,13 @@ class UploadFolder:
             self._changed.add(sha256)
 
     def get(self, sha256: str) -> bytes | None:
-        """The image if it is kept.
-
-        Raises:
-            StorageFull: the file cannot be read.
-        """
+        """The image if it is kept; raises `StorageFull` if it cannot be read."""
         with _storage_full("read", sha256), suppress(FileNotFoundError):
             return self._path(sha256).read_bytes()
         return None
 
     def remove(self, sha256: str) -> bool:
-        """Delete an image; whether there was one.
-
-        Raises:
-            StorageFull: the file cannot be deleted.
-        """
+        """Delete an image; whether there was one. Raises `StorageFull` if it cannot be deleted."""
         with _storage_full("deleted", sha256), self._lock:
             existed = self._path(sha256).exists()
             self._delete(sha256)

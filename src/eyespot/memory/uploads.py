@@ -24,8 +24,8 @@ _MAX_READS = 1000  # waiting
 class Uploads:
     """The event loop's side of an `UploadFolder`.
 
-    An image that waits for the disk counts among the bodies in memory, because its request waits too. Only one that is
-    being written may outlive its request: one for each writer thread.
+    An image that waits for the disk counts among the bodies in memory, because its request waits too. Only those that
+    are being written may outlive their requests: one for each writer thread.
     """
 
     def __init__(
@@ -47,11 +47,7 @@ class Uploads:
         self._not_kept = 0
 
     async def keep(self, sha256: str, data: bytes, unless: Callable[[], bool]) -> None:
-        """Keep an image as `UploadFolder.keep` does; if the disk is too slow, only log and count that.
-
-        Raises:
-            StorageFull: the image cannot be written.
-        """
+        """Keep an image as `UploadFolder.keep` does; if the disk is too slow, only log and count that."""
         try:
             async with asyncio.timeout(self._timeout):
                 if sha256 in self.folder and await self._readers.run(self.folder.note, sha256):
@@ -69,21 +65,11 @@ class Uploads:
         event("upload_not_kept", logging.ERROR, sha256=sha256, reason=reason)
 
     async def get(self, sha256: str) -> bytes | None:
-        """The image if it is kept.
-
-        Raises:
-            StorageFull: the image cannot be read.
-            StorageUnavailable: the disk is too slow.
-        """
+        """As `UploadFolder.get`; raises `StorageUnavailable` if the disk is too slow."""
         return await self._read(self.folder.get, sha256)
 
     async def remove(self, sha256: str) -> bool:
-        """Delete an image; whether there was one.
-
-        Raises:
-            StorageFull: the image cannot be deleted.
-            StorageUnavailable: the disk is too slow.
-        """
+        """As `UploadFolder.remove`; raises `StorageUnavailable` if the disk is too slow."""
         return await self._read(self.folder.remove, sha256)
 
     async def _read(self, function: Callable[[str], T], sha256: str) -> T:
