@@ -26,7 +26,6 @@ _MAX_BATCH = 1000  # rows in one transaction
 _MAX_PENDING = 10_000  # rows
 _CHECK_SECONDS = 1
 _PRUNE_SECONDS = 3600
-_PRUNE_RETRY_SECONDS = 60
 _READERS = 2
 _MAX_READS = 10  # waiting
 # After a batch, more rows may gather: a transaction costs as much as five rows do, and the interpreter's lock. A row
@@ -111,11 +110,10 @@ class AuditLog:
         """As `AuditTable.rows`; raises `AuditUnavailable` if too many readers wait or the database fails or is slow."""
         try:
             return await self._readers.run(partial(self.table.rows, **query))
-        except Busy as error:
-            raise AuditUnavailable("The audit log is busy with other readers.", retry_after=TIMEOUT_SECONDS) from error
-        except self.table.failures as error:
-            reason = self.table.reason(error)
-            raise AuditUnavailable(f"The audit log cannot be read: {reason}.", retry_after=1) from error
+        except (Busy, *self.table.failures) as error:
+            raise AuditUnavailable(
+                f"The audit log cannot be read: {self.table.reason(error)}.", retry_after=1
+            ) from error
 
     def state(self) -> tuple[bool, str]:
         """Whether rows are written, and details for the operator."""
@@ -170,20 +168,18 @@ class AuditLog:
         self._check_at = time.monotonic() + _CHECK_SECONDS
         if self._failure or self._try(self.table.store.check):
             self._set_failure(self._try(self.table.recover))
-        if not self._failure and time.monotonic() >= self._prune_at and (reason := self._try(self._prune)):
-            event("audit_not_pruned", logging.ERROR, reason=reason)
-            self._prune_at = time.monotonic() + _PRUNE_RETRY_SECONDS
+        if not self._failure and time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+            if reason := self._try(self._prune):
+                event("audit_not_pruned", logging.ERROR, reason=reason)
 
     def _prune(self) -> None:
-        pruned = self.table.prune(self._now() - timedelta(days=self._days))
-        if pruned:
+        if pruned := self.table.prune(self._now() - timedelta(days=self._days)):
             event("audit_pruned", rows=pruned, days=self._days)
-            self._check_at = 0.0  # there may be more
-        else:
-            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+            self._check_at = self._prune_at = 0.0  # there may be more
 
     def _try(self, action: Callable[[], None]) -> str | None:
-        """Why the action failed, if it did."""
+        """Why the action failed; None if it did not."""
         self._busy_since = time.monotonic()
         try:
             action()

@@ -190,7 +190,7 @@ class SqliteStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other servers from creating the file or setting it aside."""
+        """Keep other servers from creating the file or setting it aside meanwhile."""
         folder = _open(self._path.parent, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # the file system may not support locks

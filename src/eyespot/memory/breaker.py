@@ -1,4 +1,4 @@
-"""A circuit breaker for a remote store that may be slow or away."""
+"""The Redis at EYESPOT_CACHE_URL, and a circuit breaker for when it is slow or away."""
 
 import asyncio
 import logging
@@ -6,13 +6,16 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+from eyespot.errors import InvalidSetting
 from eyespot.telemetry import event
 
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 0.05
 COOLDOWN_SECONDS = 1
+_SOCKET_SECONDS = 1
 
 
 class StoreUnavailable(Exception):
@@ -76,3 +79,27 @@ class CircuitBreaker:
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
+
+
+def open_redis(url: str) -> Any:
+    """A `redis.asyncio.Redis`, which connects with its first command; raises `InvalidSetting` if the URL is invalid."""
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    try:
+        pool: Any = BlockingConnectionPool.from_url(
+            url,
+            retry=Retry(NoBackoff(), 1),  # reconnects within the request when an idle connection was cut
+            socket_timeout=_SOCKET_SECONDS,
+            socket_connect_timeout=_SOCKET_SECONDS,
+        )
+        pool.make_connection()  # raises TypeError for an unknown option
+        if not (urlsplit(url).path.strip("/") or "0").isdecimal():  # redis-py takes database 0 for it
+            raise ValueError
+    except (ValueError, TypeError):  # the messages may quote a password
+        raise InvalidSetting(
+            "EYESPOT_CACHE_URL: invalid Redis URL; expected redis://user:password@host:6379/0, with special "
+            "characters in the password percent-encoded"
+        ) from None
+    return Redis.from_pool(pool)

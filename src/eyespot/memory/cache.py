@@ -15,8 +15,7 @@ from weakref import WeakValueDictionary
 from cachetools import LRUCache
 
 from eyespot.errors import CacheUnavailable, InvalidSetting
-from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.memory.redis import open_redis
+from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 from eyespot.telemetry import Metrics, event
 
 MEMORY_BYTES = 64 * 1024 * 1024

@@ -17,8 +17,7 @@ from operator import itemgetter
 from cachetools import TTLCache
 
 from eyespot.errors import InvalidSetting, RateLimited
-from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.memory.redis import open_redis
+from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 
 MAX_CLIENTS = 100_000  # 40 MB
 _ROUNDING_SECONDS = 1e-6

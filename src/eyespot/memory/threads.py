@@ -41,9 +41,9 @@ class BoundedThreads:
         Cancelling drops a call that is waiting; one that has begun goes on.
         """
         if self.hang:
-            raise Busy("the threads hang")
+            raise Busy("busy: the threads hang")
         if self.calls >= self._max_calls:
-            raise Busy(f"{self.calls} other calls")
+            raise Busy(f"busy with {self.calls} other calls")
         self._count(+1, progress=self.calls < self._threads)
         call = self._executor.submit(function, *args)
         call.add_done_callback(self._ended)

@@ -55,7 +55,7 @@ class Uploads:
                 async with self._locks.setdefault(sha256, asyncio.Lock()):  # requests that joined write it once
                     await self._writers.run(self.folder.keep, sha256, data, unless)
         except Busy as busy:
-            self._count_not_kept(sha256, f"the disk is busy: {busy}")
+            self._count_not_kept(sha256, f"the disk is {busy}")
         except TimeoutError:
             self._count_not_kept(sha256, f"the disk took longer than {self._timeout:g} s")
 

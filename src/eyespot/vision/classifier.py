@@ -21,8 +21,7 @@ from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
 from eyespot.vision import export, labels, preprocess, weights
 from eyespot.vision.engines import Confidences, Engine, Threads, softmax
 from eyespot.vision.export import Export
-from eyespot.vision.loader import load_model
-from eyespot.vision.precision import Comparison
+from eyespot.vision.loader import Comparison, load_model
 from eyespot.vision.weights import Entry
 
 _PACKED = b"eye2"
@@ -114,10 +113,8 @@ class Classifier:
         """Open the manifest's `model`: verify its weights, and export them if no export exists.
 
         The engine computes `streams` images at once with `threads` threads each, and an exclusive image with
-        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile.
-
-        Raises:
-            StartError: the model cannot be opened; the message says why.
+        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile. Raises
+        `StartError` if the model cannot be opened.
         """
         entries = weights.read_manifest(Path(manifest))
         entry = weights.choose(entries, model)
@@ -128,9 +125,9 @@ class Classifier:
             missing, remedy = next(iter(entries)), weights.remedy(entries)
             event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=remedy)
         plan = Threads(streams, threads, latency_threads or streams * threads)
-        loaded = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
+        loaded, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))
-        return cls(entry, names, limits=limits, stand_in=stand_in, **loaded._asdict())
+        return cls(entry, names, loaded, limits, stand_in=stand_in, record=record, comparison=comparison)
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image. Raises `Refusal` as `preprocess` does.
@@ -166,7 +163,7 @@ class Classifier:
 
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as it was by torch."""
-        # `scores` might refuse it: the settings may exclude its format or its size.
+        # Not `scores`, which would refuse it if the settings exclude its format or its size.
         pixels = export.golden_pixels(self.recipe)
         for exclusive in (True, False):
             confidences = softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0])

@@ -41,8 +41,8 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
             extras = ",".join(filter(None, ["models", ENGINES[engine].extra]))
             raise EngineUnavailable(f"exporting {entry.name} needs `pip install eyespot[{extras}]`: {last_line}")
         raise ExportRefused(f"{entry.name} could not be exported: {last_line}")
-    if not (found := export.find(entry, classes, engine, [folder])):
-        raise ExportRefused(f"the export of {entry.name} in {folder} is damaged")
+    found = export.find(entry, classes, engine, [folder])
+    assert found, "the export was damaged at once"
     seconds, difference = round(time.monotonic() - started, 1), found[1].max_logit_difference
     event("export_made", model=entry.name, seconds=seconds, max_logit_difference=difference)
     return found
@@ -73,16 +73,13 @@ def prove(reference: Engine, candidate: Engine, images: Pixels) -> float:
 
 
 def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
-    """Convert the model, and prove the result."""
     import torch
 
     from eyespot.vision.engines.torch import TorchEngine, load_network
 
     network = load_network(entry.architecture, entry.path, classes, entry.recipe)
     threads = Threads(1, torch.get_num_threads(), torch.get_num_threads())
-    exporter = ENGINES[engine].exporter
-    assert exporter, f"{engine} loads torch weights"
-    version = resolve_name(exporter)(network, entry.recipe.crop, folder)
+    version = resolve_name(ENGINES[engine].exporter or "")(network, entry.recipe.crop, folder)
     np.savez(folder / "head.npz", **{k: v.numpy() for k, v in network.head.state_dict().items()})
     images = proof_images(entry.recipe)
     reference = TorchEngine(network, threads)

@@ -74,10 +74,8 @@ def preprocess(
 ) -> ModelInput:
     """Decode the first frame of an encoded image, and crop it as the model's recipe says.
 
-    Raises:
-        UnsupportedFormat: this is not an image in one of `formats`.
-        TooManyPixels, TooSmall, TooManyScans, TooMuchMemory: the header breaks a limit.
-        BrokenImage: the image is damaged or incomplete, or no camera or editor writes such a file.
+    Raises `UnsupportedFormat` unless it is in one of `formats`, `TooManyPixels`, `TooSmall`, `TooManyScans` or
+    `TooMuchMemory` if the header breaks a limit, `BrokenImage` if it is damaged or no camera or editor writes it so.
     """
     choice = _detect_format(data, formats)
     refusal: Refusal
@@ -101,7 +99,6 @@ def announced_format(data: bytes) -> str | None:
 
 
 def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
-    """By the first bytes, never by a name or a content type."""
     if not data:
         raise UnsupportedFormat("The image is empty: 0 bytes.")
     name = announced_format(data)
@@ -114,7 +111,6 @@ def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
 
 
 def _decode(choice: ImageFormat, data: bytes, recipe: Recipe, max_pixels: int, reduced_side: float) -> ModelInput:
-    """Raises whatever Pillow raises."""
     parts = take_apart(choice.name, data)
     # Not Image.open, which tries other formats, reads an MPO's second image, and has a process-wide pixel limit.
     image: ImageFile.ImageFile = pkgutil.resolve_name(choice.decoder)(BytesIO(parts.pixels))  # reads the header only
@@ -148,7 +144,6 @@ def _check_size(size: Size, choice: ImageFormat, max_pixels: int) -> None:
 
 
 def _check_memory(coefficients: int, bitmap: Image.Image, max_pixels: int) -> None:
-    """Refuse a JPEG whose coefficients and bitmap together take too much memory."""
     limit = int(BYTES_PER_PIXEL * max_pixels)
     needed = 2 * coefficients + math.prod(bitmap.size) * (1 if bitmap.mode == "L" else 4)
     if needed > limit:

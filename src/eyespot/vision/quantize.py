@@ -94,10 +94,8 @@ def read_images(
         except (Refusal, OSError):
             found.skipped.append(path)
     if len(found.pixels) < MIN_IMAGES:
-        raise TooFewImages(
-            f"{folder} has {len(found.pixels)} different readable images; at least {MIN_IMAGES} are needed, and a few "
-            "hundred like those that will be recognised are better"
-        )
+        detail = f"at least {MIN_IMAGES} are needed; a few hundred like those to be recognised are better"
+        raise TooFewImages(f"{folder} has {len(found.pixels)} different readable images; {detail}")
     return found
 
 
