@@ -133,24 +133,19 @@ class AuditLog:
 
     def _work(self) -> None:
         while True:
-            batch = self._next_batch()
-            self._write([pending for pending in batch if pending])
+            batch: list[_Pending | None] = []
+            with contextlib.suppress(queue.Empty):
+                batch.append(self._pending.get(timeout=max(0, self._check_at - time.monotonic())))
+                while len(batch) < _MAX_BATCH:
+                    batch.append(self._pending.get_nowait())
+            if rows := [pending for pending in batch if pending]:
+                self._write(rows)
             if None in batch:
                 return
             if time.monotonic() >= self._check_at:
                 self._check()
 
-    def _next_batch(self) -> list[_Pending | None]:
-        batch: list[_Pending | None] = []
-        with contextlib.suppress(queue.Empty):
-            batch.append(self._pending.get(timeout=max(0, self._check_at - time.monotonic())))
-            while len(batch) < _MAX_BATCH:
-                batch.append(self._pending.get_nowait())
-        return batch
-
     def _write(self, batch: list[_Pending]) -> None:
-        if not batch:
-            return
         failure = self._failure or self._try(partial(self.table.insert, [row for row, _ in batch]))
         if failure is None:
             child(self._metrics.audit_rows, "written").inc(len(batch))

@@ -13,7 +13,6 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy import Connection, Engine, NullPool
 
-_ADVISORY_LOCK = 0x65796573  # "eyes"
 _GRACE_SECONDS = 1  # for PostgreSQL to end a statement by itself
 
 
@@ -55,7 +54,7 @@ class PostgresStore:
         """Do nothing: without the database, a statement fails."""
 
     def lock_schema(self, connection: Connection) -> None:
-        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(0x65796573)))  # "eyes"
 
     def timestamp(self, time: datetime) -> datetime:
         return time

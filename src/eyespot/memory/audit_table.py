@@ -20,13 +20,10 @@ from eyespot.types import AuditRow, Prediction
 
 TIMEOUT_SECONDS = 2  # for connecting, waiting for a lock, or a statement that writes
 READ_SECONDS = 3  # for one page of rows
-PRUNE_ROWS = 5000  # at once, so that other writers wait for milliseconds
-PAGE_ROWS = 1000
 _TOP5 = TypeAdapter(list[Prediction])
 _STEPS = TypeAdapter(dict[str, float])
 _CONVERTED = ["time", "label", "top5", "steps"]
 _PLAIN = [column.name for column in audit.c if column.name not in ("id", *_CONVERTED)]
-_COLUMNS = _PLAIN + _CONVERTED
 _plain = operator.attrgetter(*_PLAIN)
 
 
@@ -47,8 +44,11 @@ class AuditTable:
 
         Raises `AuditUnusable` if the URL is invalid or its driver is not installed.
         """
+        limits: dict[str, Any] = {"wait_seconds": TIMEOUT_SECONDS, "read_seconds": read_seconds}
+        path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
+        self.store: SqliteStore | PostgresStore
         try:
-            self.store = _store(url, data_dir, read_seconds)
+            self.store = SqliteStore(path, **limits) if url.startswith("sqlite") else PostgresStore(url, **limits)
         except ModuleNotFoundError as error:
             raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error}") from error
         except (ValueError, sql.exc.ArgumentError):  # their messages may quote a password
@@ -129,7 +129,7 @@ class AuditTable:
             return [_row(found) for found in connection.execute(query).mappings()]
 
     def all_rows(
-        self, *, since: datetime | None = None, until: datetime | None = None, page: int = PAGE_ROWS
+        self, *, since: datetime | None = None, until: datetime | None = None, page: int = 1000
     ) -> Iterator[AuditRow]:
         """All rows of that time, oldest first, read in pages."""
         last = 0
@@ -137,8 +137,8 @@ class AuditTable:
             yield from rows
             last = rows[-1].id
 
-    def prune(self, before: datetime, limit: int = PRUNE_ROWS) -> int:
-        """Delete at most `limit` rows from before that time; how many were deleted."""
+    def prune(self, before: datetime, limit: int = 5000) -> int:
+        """Delete at most `limit` rows from before that time, for which other writers wait; how many were deleted."""
         old = sql.select(audit.c.id).where(audit.c.time < before).limit(limit)
         with self._engine.begin() as connection:
             return connection.execute(audit.delete().where(audit.c.id.in_(old))).rowcount
@@ -160,21 +160,15 @@ class _CommitUnknown(SQLAlchemyError):
     """The connection broke between COMMIT and its reply."""
 
 
-def _store(url: str, data_dir: Path, read_seconds: float) -> SqliteStore | PostgresStore:
-    if not url.startswith("sqlite"):
-        return PostgresStore(url, wait_seconds=TIMEOUT_SECONDS, read_seconds=read_seconds)
-    path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
-    return SqliteStore(path, wait_seconds=TIMEOUT_SECONDS, read_seconds=read_seconds)
-
-
 @lru_cache(maxsize=100)
 def _insert_statement(rows: int, placeholder: str) -> str:
     """One statement for all rows: row by row, Python's SQLite releases and waits for the interpreter's lock each time.
 
     1000 rows of 18 columns stay below the maximum of 32,766 parameters in SQLite, and 65,535 in PostgreSQL.
     """
-    row = f"({', '.join([placeholder] * len(_COLUMNS))})"
-    return f"INSERT INTO eyespot_audit ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
+    columns = _PLAIN + _CONVERTED
+    row = f"({', '.join([placeholder] * len(columns))})"
+    return f"INSERT INTO eyespot_audit ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
 
 
 def _values(row: AuditRow, time: datetime | str) -> tuple[object, ...]:

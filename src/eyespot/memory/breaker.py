@@ -15,7 +15,6 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 0.05
 COOLDOWN_SECONDS = 1
-_SOCKET_SECONDS = 1
 
 
 class StoreUnavailable(Exception):
@@ -55,19 +54,15 @@ class CircuitBreaker:
         await asyncio.wait({call}, timeout=self._timeout)
         error = call.exception() if call.done() else TimeoutError(f"no answer within {self._timeout * 1000:g} ms")
         if error:
-            self._trip(error)
+            reason = str(error) or type(error).__name__
+            if not self.failure:
+                event(f"{self._name}_lost", logging.WARNING, reason=reason)
+            self.failure, self._open_until = reason, self._clock() + COOLDOWN_SECONDS
             raise StoreUnavailable from error
         if self.failure:
             self.failure, self._open_until = None, -math.inf
             event(f"{self._name}_found")
         return call.result()
-
-    def _trip(self, error: BaseException) -> None:
-        reason = str(error) or type(error).__name__
-        if not self.failure:
-            event(f"{self._name}_lost", logging.WARNING, reason=reason)
-        self.failure = reason
-        self._open_until = self._clock() + COOLDOWN_SECONDS
 
     def _finished(self, call: asyncio.Task[Any]) -> None:
         self._calls.discard(call)
@@ -91,8 +86,8 @@ def open_redis(url: str) -> Any:
         pool: Any = BlockingConnectionPool.from_url(
             url,
             retry=Retry(NoBackoff(), 1),  # reconnects within the request when an idle connection was cut
-            socket_timeout=_SOCKET_SECONDS,
-            socket_connect_timeout=_SOCKET_SECONDS,
+            socket_timeout=1,
+            socket_connect_timeout=1,
         )
         pool.make_connection()  # raises TypeError for an unknown option
         if not (urlsplit(url).path.strip("/") or "0").isdecimal():  # redis-py takes database 0 for it

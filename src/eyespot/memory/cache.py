@@ -115,8 +115,10 @@ class RedisCache:
             try:
                 return await command()
             except self._response_error as error:  # such as out of memory: Redis is up, the breaker stays closed
-                self._log_refusal(error)
-                return None
+                self._metrics.cache_errors.inc()
+                if time.monotonic() > self._quiet_until:
+                    self._quiet_until = time.monotonic() + _QUIET_SECONDS
+                    event("cache_refused", logging.WARNING, reason=str(error))
 
         if self._breaker.is_open:
             return None
@@ -125,12 +127,6 @@ class RedisCache:
         except StoreUnavailable:
             self._metrics.cache_errors.inc()
             return None
-
-    def _log_refusal(self, error: Exception) -> None:
-        self._metrics.cache_errors.inc()
-        if time.monotonic() > self._quiet_until:
-            self._quiet_until = time.monotonic() + _QUIET_SECONDS
-            event("cache_refused", logging.WARNING, reason=str(error))
 
     def state(self) -> tuple[bool, str]:
         failure = self._breaker.failure

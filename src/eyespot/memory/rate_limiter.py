@@ -19,7 +19,6 @@ from cachetools import TTLCache
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 
-MAX_CLIENTS = 100_000  # 40 MB
 _ROUNDING_SECONDS = 1e-6
 _DAY = 24 * 3600
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
@@ -94,12 +93,12 @@ class RateLimiter:
         url: str = "memory://",
         *,
         timeout: float = TIMEOUT_SECONDS,
-        max_clients: int = MAX_CLIENTS,
+        max_clients: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Counts in the Redis at `url`, or in this process for any other `url`. Raises `InvalidSetting`.
 
-        This process counts up to `max_clients`; of more, it forgets the least recently active.
+        This process counts up to `max_clients`, 400 bytes each; of more, it forgets the least recently active.
         """
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates

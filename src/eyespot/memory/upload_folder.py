@@ -15,12 +15,11 @@ from eyespot.errors import StorageFull
 from eyespot.memory.clock import SteadyClock
 from eyespot.telemetry import event
 
-_PARTIAL = ".part"
 _PARTIAL_SECONDS = 3600  # older ones were left by a killed server
 
 
 class UploadFolder:
-    """Images up to `days` after they were last sent; of more than `max_bytes`, the least recently sent are deleted.
+    """Images up to `days` after they were last sent; beyond `max_bytes`, the least recently sent are deleted.
 
     Thread-safe. Several servers may share the folder; each limits the bytes that it knows of. No lock is held while a
     file is written or the folder is scanned.
@@ -82,7 +81,7 @@ class UploadFolder:
     def _partial(self, path: Path, data: bytes) -> Iterator[Path]:
         """A file beside `path` with the data, synced; deleted unless renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{secrets.token_hex(4)}{_PARTIAL}")
+        partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -148,7 +147,7 @@ class UploadFolder:
             event("uploads_swept", deleted=deleted, kept=len(self._images), bytes=self._bytes)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Modification time, size and path of each file."""
+        """Modification time in seconds, size and path of each file."""
         files = []
         for path in self._folder.glob("??/*"):
             with suppress(FileNotFoundError):  # another server deleted it

@@ -13,7 +13,6 @@ from eyespot.telemetry import Metrics, event
 
 T = TypeVar("T")
 
-SWEEP_SECONDS = 3600
 TIMEOUT_SECONDS = 2  # a stop gives late replies 5 s, of which the audit log has 3
 _WRITERS = 4  # several files are synced in little more time than one
 _MAX_WRITES = 64  # waiting
@@ -34,7 +33,7 @@ class Uploads:
         metrics: Metrics,
         *,
         timeout: float = TIMEOUT_SECONDS,
-        sweep_seconds: float = SWEEP_SECONDS,
+        sweep_seconds: float = 3600,
     ) -> None:
         self.folder = folder
         self._metrics = metrics

@@ -122,8 +122,8 @@ class Classifier:
         names = labels_of(entry, Path(labels_dir))
         stand_in = model == "auto" and weights.is_stand_in(entry, entries)
         if stand_in:
-            missing, remedy = next(iter(entries)), weights.remedy(entries)
-            event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=remedy)
+            missing = next(iter(entries))
+            event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=weights.remedy(missing))
         plan = Threads(streams, threads, latency_threads or streams * threads)
         loaded, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))

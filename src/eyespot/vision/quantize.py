@@ -139,7 +139,7 @@ def quantize(
     calibrate: Callable[[Path, list[Pixels], str, Path], None] = calibrate,
     load: Callable[..., Engine] = engines.load,
 ) -> tuple[Path, Quantization]:
-    """Make a model's int8 export in the data folder, in place of an older one.
+    """Make a model's int8 export in the data folder, in place of an older one; its folder and its report.
 
     Two of three images calibrate it with each preset and choose the preset; the others measure it against float32.
     Raises `EngineUnavailable` without NNCF, `ExportRefused` as `compare` does.
@@ -198,10 +198,8 @@ def compare(
     apart = np.abs(np.take_along_axis(expected - actual, best[:, None], 1))
     agreement = float((actual.argmax(1) == best).mean())
     if agreement < MIN_AGREEMENT and not force:
-        raise ExportRefused(
-            f"int8 keeps the top-1 of {agreement:.1%} of {len(best)} images; {MIN_AGREEMENT:.0%} are needed. "
-            "More images, of things that the model knows, may help; --force keeps it anyway"
-        )
+        kept = f"int8 keeps the top-1 of {agreement:.1%} of {len(best)} images; {MIN_AGREEMENT:.0%} are needed"
+        raise ExportRefused(f"{kept}. More images that the model knows may help; --force keeps it anyway")
     seconds_before, seconds_after = median_seconds([before, after], images.held_out[0], clock)
     return Quantization(
         preset=preset,

@@ -50,17 +50,13 @@ def packaged(name: str) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:
-    """The models of a manifest, in order. If the default manifest is missing, the packaged one is read.
-
-    Raises `BadManifest` if the file is missing or broken.
-    """
+    """The models of a manifest, in order; of the packaged one if the default is missing. Raises `BadManifest`."""
     if not path.exists() and path == Path("weights/manifest.toml"):
         path = packaged("weights/manifest.toml")
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-        entries = _MANIFEST.validate_python(
-            {name: {**table, "name": name, "folder": path.parent} for name, table in tables.items()}
-        )
+        named = {name: {**table, "name": name, "folder": path.parent} for name, table in tables.items()}
+        entries = _MANIFEST.validate_python(named)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadManifest(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -73,15 +69,13 @@ def read_manifest(path: Path) -> dict[str, Entry]:
 
 def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
     """The model of that name; `auto` is the first whose weight file exists. Raises `UnknownModel`, `WeightsMissing`."""
-    names = ", ".join(entries)
-    if model != "auto":
-        if model not in entries:
-            raise UnknownModel(f"unknown model {model!r}; the manifest has {names}")
+    if model in entries:
         return entries[model]
-    for entry in entries.values():
-        if entry.path.is_file():
-            return entry
-    raise WeightsMissing(f"no weights on this machine for any of {names}; {remedy(entries)}")
+    if model != "auto":
+        raise UnknownModel(f"unknown model {model!r}; the manifest has {', '.join(entries)}")
+    if found := next((entry for entry in entries.values() if entry.path.is_file()), None):
+        return found
+    raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(next(iter(entries)))}")
 
 
 def is_stand_in(entry: Entry, entries: dict[str, Entry]) -> bool:
@@ -90,16 +84,15 @@ def is_stand_in(entry: Entry, entries: dict[str, Entry]) -> bool:
     return entry.name != first.name and not first.path.is_file()
 
 
-def remedy(entries: dict[str, Entry]) -> str:
-    """How to get the weights of the first model."""
-    name = next(iter(entries))
+def remedy(name: str) -> str:
+    """How to get the weights of that model."""
     return f"`eyespot weights fetch {name}` downloads them, `--from FILE` copies them"
 
 
 def verify(entry: Entry) -> Path:
     """The path of the weight file, checked; raises `WeightsMissing` or `WeightsCorrupt`."""
     if not entry.path.is_file():
-        raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy({entry.name: entry})}")
+        raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy(entry.name)}")
     check(entry.path, entry)
     return entry.path
 
