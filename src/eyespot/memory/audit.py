@@ -53,10 +53,7 @@ class AuditLog:
         timeout: float = TIMEOUT_SECONDS,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        """`address` turns a client's address into what is recorded.
-
-        Raises `AuditUnusable` if the table is from a newer version, or the log is required and the database fails.
-        """
+        """`address` maps a client's address to what is recorded. Raises `AuditUnusable` if the log cannot be used."""
         self.table = table
         self.required = required
         self.address = address

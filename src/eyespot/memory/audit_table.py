@@ -40,10 +40,7 @@ class AuditTable:
         read_seconds: float = READ_SECONDS,
         migrations: Migrations = MIGRATIONS,
     ) -> None:
-        """Connects later. `url` is `sqlite` (a file in `data_dir`), `sqlite:///…` or `postgresql://…`.
-
-        Raises `AuditUnusable` if the URL is invalid or its driver is not installed.
-        """
+        """Connects later to `sqlite` (in `data_dir`), `sqlite:///…` or `postgresql://…`; raises `AuditUnusable`."""
         limits: dict[str, Any] = {"wait_seconds": TIMEOUT_SECONDS, "read_seconds": read_seconds}
         path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
         self.store: SqliteStore | PostgresStore

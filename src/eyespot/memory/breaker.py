@@ -22,10 +22,7 @@ class StoreUnavailable(Exception):
 
 
 class CircuitBreaker:
-    """Limits each call to `timeout` seconds; after a failure, fails all calls for `COOLDOWN_SECONDS`, then tries one.
-
-    Logs `{name}_lost` and `{name}_found`.
-    """
+    """Limits each call to `timeout` seconds; after a failure, fails all for `COOLDOWN_SECONDS`, then tries one."""
 
     def __init__(
         self, name: str, *, timeout: float = TIMEOUT_SECONDS, clock: Callable[[], float] = time.monotonic

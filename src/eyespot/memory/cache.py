@@ -96,10 +96,7 @@ class RedisCache:
         return bool(dropped)
 
     def _in_order(self, sha256: str, command: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
-        """Send a command once all earlier ones for the image, timed-out ones included, have finished.
-
-        Commands use several connections, so Redis could otherwise run a put after the drop that followed it.
-        """
+        """Send a command once the image's earlier ones have finished: on another connection it could overtake them."""
         lock = self._locks.setdefault(sha256, asyncio.Lock())
 
         async def locked() -> Any:
@@ -146,10 +143,7 @@ Cache = MemoryCache | RedisCache
 
 
 def open_cache(url: str, metrics: Metrics) -> Cache | None:
-    """The cache that EYESPOT_CACHE_URL names: `memory://`, `memory://?max_bytes=N`, `redis://…`, `rediss://…`, `off`.
-
-    Raises `InvalidSetting` if the URL is invalid.
-    """
+    """The cache at `memory://`, `memory://?max_bytes=N` or `redis://…`, or none for `off`; raises `InvalidSetting`."""
     if url == "off":
         return None
     if not url.startswith("memory:"):

@@ -22,7 +22,7 @@ from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavail
 _ROUNDING_SECONDS = 1e-6
 _DAY = 24 * 3600
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
-_RATE = re.compile(r"\s*(\d{1,15})\s*(?:/|per)\s*(\d{1,9})?\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
+_RATE = re.compile(rf"\s*(\d{{1,15}})\s*(?:/|per)\s*(\d{{1,9}})?\s*({'|'.join(_UNITS)})s?\s*", re.ASCII | re.IGNORECASE)
 
 # The counterpart of RateLimiter._charge_here. Only Redis' own clock counts; where it was set back, no arrival time lies
 # more than a period ahead. Returns what was pending for each rate before.
@@ -60,12 +60,11 @@ class Rate:
     def parse(cls, text: str) -> "Rate":
         """A rate such as `100/minute` or `5 per 2 hours`; raises `InvalidSetting` if the text is none."""
         found = _RATE.fullmatch(text)
-        unit = found[3].lower().removesuffix("s") if found else ""
-        if not found or unit not in _UNITS or int(found[1]) == 0 or int(found[2] or 1) == 0:
+        if not found or int(found[1]) * int(found[2] or 1) == 0:
             raise InvalidSetting(
                 f"EYESPOT_RATE_LIMIT: invalid rate {text!r}; expected 100/minute or 10/second;1000/hour"
             )
-        return cls(int(found[1]), int(found[2] or 1), unit)
+        return cls(int(found[1]), int(found[2] or 1), found[3].lower())
 
     @property
     def seconds(self) -> int:
@@ -82,10 +81,7 @@ class Rate:
 
 
 class RateLimiter:
-    """Counts the requests of each client, and refuses those above any of the rates.
-
-    While the Redis is away, the counters of this process hold.
-    """
+    """Counts each client's requests and refuses those above any rate; in this process while the Redis is away."""
 
     def __init__(
         self,
@@ -96,10 +92,7 @@ class RateLimiter:
         max_clients: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Counts in the Redis at `url`, or in this process for any other `url`. Raises `InvalidSetting`.
-
-        This process counts up to `max_clients`, 400 bytes each; of more, it forgets the least recently active.
-        """
+        """Counts in the Redis at `url`, or for any other `url` here: `max_clients` clients, 400 bytes each."""
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates
         self._clock = clock

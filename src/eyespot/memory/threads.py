@@ -36,10 +36,7 @@ class BoundedThreads:
         return self.calls >= self._threads and time.monotonic() - self._last_progress > self._hang_seconds
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """What `function(*args)` returns; raises `Busy` if it cannot be queued.
-
-        Cancelling drops a call that is waiting; one that has begun goes on.
-        """
+        """What `function(*args)` returns; raises `Busy` if it cannot wait. Cancelling drops a waiting call."""
         if self.hang:
             raise Busy("busy: the threads hang")
         if self.calls >= self._max_calls:

@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -58,13 +58,21 @@ class UploadFolder:
         """
         if len(data) > self._max_bytes or self.note(sha256):
             return
-        with _storage_full("kept", sha256):
+        path = self._path(sha256)
+        partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
+        with _storage_full("kept", sha256), ExitStack() as stack:
             with self._lock:
                 self._make_room(len(data))  # first, because the disk may be full
-            with self._partial(self._path(sha256), data) as partial, self._lock:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(partial.unlink, missing_ok=True)
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                self._fsync(file.fileno())
+            with self._lock:
                 if not unless():
                     self._make_room(len(data))
-                    partial.replace(self._path(sha256))
+                    partial.replace(path)
                     self._record(sha256, len(data))
 
     def note(self, sha256: str) -> bool:
@@ -76,20 +84,6 @@ class UploadFolder:
             os.utime(path)
             self._record(sha256, self._images[sha256][1])
             return True
-
-    @contextmanager
-    def _partial(self, path: Path, data: bytes) -> Iterator[Path]:
-        """A file beside `path` with the data, synced; deleted unless renamed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                self._fsync(file.fileno())
-            yield partial
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
         while self._images and self._bytes + size > self._max_bytes:

@@ -18,7 +18,7 @@ from eyespot.choices import FORMATS
 from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
-from eyespot.vision import export, labels, preprocess, weights
+from eyespot.vision import export, preprocess, weights
 from eyespot.vision.engines import Confidences, Engine, Threads, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.loader import Comparison, load_model
@@ -130,10 +130,7 @@ class Classifier:
         return cls(entry, names, loaded, limits, stand_in=stand_in, record=record, comparison=comparison)
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
-        """The scores of one encoded image. Raises `Refusal` as `preprocess` does.
-
-        `steps`, if given, receives the seconds of `decode` and `infer`.
-        """
+        """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
         started = time.monotonic()
         with self._lock:
             self._running += 1
@@ -177,4 +174,4 @@ class Classifier:
 
 def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:
     """The model's classes, from a label file beside the manifest, in `labels_dir`, or in the package."""
-    return labels.load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])
+    return weights.load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])

@@ -22,11 +22,7 @@ MAX_LOGIT_DIFFERENCE = 1e-3  # 3e-5 was measured on 200 photographs
 
 
 def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> tuple[Path, Export]:
-    """Make an export in `folder`, in a process of its own because torch takes 680 MB.
-
-    Raises `EngineUnavailable` if torch or the engine's library is not installed, `ExportRefused` if the export fails or
-    does not answer as torch does.
-    """
+    """Make an export, in its own process because torch takes 680 MB; raises `EngineUnavailable`, `ExportRefused`."""
     event("export_started", model=entry.name, engine=engine, folder=folder)
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603 - this module

@@ -49,8 +49,7 @@ def load_model(
 ) -> tuple[Engine, Export | None, Comparison | None]:
     """The engine, the record of its export, and the comparison that chose between f32 and bf16.
 
-    `engine` and `precision` may be `auto`. Raises `EngineUnavailable` if the engine is not installed or lacks the
-    precision, `ExportRefused` if the model cannot be exported.
+    `engine` and `precision` may be `auto`. Raises `EngineUnavailable` or `ExportRefused`.
     """
     engine = "openvino" if engine == "auto" else engine
     if engine not in ENGINES:
@@ -80,10 +79,7 @@ def load_model(
 
 
 def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) -> tuple[Engine, Comparison | None]:
-    """The engine in that precision; with `auto` and `int8`, its floating point in bf16 or f32 by comparison.
-
-    Raises `EngineUnavailable` if bf16 was asked for and does not work on this processor.
-    """
+    """The engine; with `auto` and `int8`, in bf16 or f32 by comparison. Raises `EngineUnavailable` without bf16."""
     from eyespot.vision.engines.openvino import has_bf16, platform
 
     if precision == "bf16":
@@ -98,10 +94,7 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
 def load_fastest(
     load: Load, record: Export, platform: str, data_dir: Path, clock: Clock = time.perf_counter
 ) -> tuple[Engine, Comparison]:
-    """The engine in bf16 where that is right and worth it, else in f32.
-
-    They are compared once for each platform and export; the result is kept in `data_dir`.
-    """
+    """The engine in bf16 where that is right and worth it, else in f32; compared once for each platform and export."""
     file, key = data_dir / "precision.json", f"{platform}, {record.identity}"
     if comparison := _read(file).get(key):
         with contextlib.suppress(RuntimeError):  # it no longer compiles: compare again

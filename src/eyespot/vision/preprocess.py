@@ -1,8 +1,4 @@
-"""From encoded bytes to the pixels that a model takes: format, structure, size, memory, decode, crop.
-
-Nothing is decoded before the header is known to be safe, and whatever a decoder raises on hostile bytes becomes
-`BrokenImage`.
-"""
+"""From encoded bytes to the pixels that a model takes. Nothing is decoded before the header is known to be safe."""
 
 import math
 import pkgutil
@@ -19,8 +15,7 @@ from PIL import Image, ImageFile
 from eyespot.choices import FORMATS, ImageFormat, titles
 from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooMuchMemory, TooSmall, UnsupportedFormat
 from eyespot.types import Recipe
-from eyespot.vision.crop import Size, upright_crop
-from eyespot.vision.orientation import orientation
+from eyespot.vision.crop import Size, orientation, upright_crop
 from eyespot.vision.structure import take_apart
 
 MAX_PIXELS = 25_000_000  # by default
@@ -53,10 +48,7 @@ _OTHER_FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """The pixels that a model takes, and the image that they are from.
-
-    `pixels` is uint8 RGB of shape (crop, crop, 3); `width` and `height` are those of the upright image.
-    """
+    """The model's input, uint8 RGB of shape (crop, crop, 3); `width` and `height` are those of the upright image."""
 
     pixels: npt.NDArray[np.uint8]
     format: str
@@ -129,10 +121,7 @@ def _decode(choice: ImageFormat, data: bytes, recipe: Recipe, max_pixels: int, r
 
 
 def _check_size(size: Size, choice: ImageFormat, max_pixels: int) -> None:
-    """Refuse what takes too much memory, or shows nothing.
-
-    Without a reduced scale, the bitmap exists whole, and once more as RGB: its pixels count double.
-    """
+    """Refuse what takes too much memory or shows nothing. Unless reduced, a bitmap exists twice, and counts so."""
     width, height = size
     limit = max_pixels // choice.pixel_factor
     if width * height > limit:

@@ -189,10 +189,7 @@ def choose_preset(
 def compare(
     before: Engine, after: Engine, images: Images, preset: str, *, force: bool, clock: Clock = time.perf_counter
 ) -> Quantization:
-    """Measure the int8 engine against the float32 one, on the images held out.
-
-    Raises `ExportRefused` if fewer than 90 % of them keep their top-1, and `force` is not set.
-    """
+    """Compare them on the images held out. Unless `force`, raises `ExportRefused` if under 90 % keep their top-1."""
     expected, actual = (_confidences(engine, images.held_out) for engine in (before, after))
     best = expected.argmax(1)
     apart = np.abs(np.take_along_axis(expected - actual, best[:, None], 1))

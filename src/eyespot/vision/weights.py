@@ -1,15 +1,16 @@
-"""The manifest of models, and their weight files."""
+"""The manifest of models, their weight files and label files."""
 
 import hashlib
 import importlib.util
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMissing
-from eyespot.types import Accuracy, Recipe
+from eyespot.types import Accuracy, Label, Recipe
 
 
 class Entry(BaseModel):
@@ -41,6 +42,7 @@ class Entry(BaseModel):
 
 
 _MANIFEST = TypeAdapter(dict[str, Entry])
+_LABELS = TypeAdapter(tuple[Label, ...])
 
 
 def packaged(name: str) -> Path:
@@ -103,6 +105,23 @@ def check(path: Path, entry: Entry, origin: object = None) -> None:
         raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
     if (digest := sha256(path)) != entry.sha256:
         raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
+
+
+def load_labels(name: str, folders: Iterable[Path]) -> tuple[Label, ...]:
+    """The classes in `<name>.json` from the first folder that has it, in the model's order; raises `BadManifest`."""
+    tried = [folder / f"{name}.json" for folder in folders]
+    path = next(filter(Path.is_file, tried), None)
+    if path is None:
+        raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
+    try:
+        labels = _LABELS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BadManifest(f"{path} is not a label file: {error.errors()[0]['msg']}") from error
+    if [label.class_id for label in labels] != list(range(len(labels))):
+        raise BadManifest(f"{path}: class_id must be 0, 1, 2, … in this order")
+    if len({label.label for label in labels}) < len(labels):
+        raise BadManifest(f"{path}: the names must be unique")
+    return labels
 
 
 def sha256(path: Path) -> str:

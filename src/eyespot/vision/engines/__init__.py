@@ -46,10 +46,7 @@ class Engine(Protocol):
 
 
 def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
-    """The engine `name` with the export in `folder`; `options` are the engine's own.
-
-    Raises `EngineUnavailable` if its library is not installed, `RuntimeError` if this processor cannot run the model.
-    """
+    """The engine with the export in `folder`; raises `EngineUnavailable`, or `RuntimeError` if it does not compile."""
     choice = ENGINES[name]
     try:
         return cast(Engine, pkgutil.resolve_name(choice.engine)(folder, threads, **options))

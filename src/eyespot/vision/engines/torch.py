@@ -46,10 +46,7 @@ class Network(torch.nn.Module):
 
 
 def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe) -> Network:
-    """The network with its weights, loaded strictly, in evaluation mode.
-
-    Raises `EngineUnavailable` if the architecture is unknown, `WeightsCorrupt` if the weights do not fit it.
-    """
+    """The network with its weights, in evaluation mode; raises `EngineUnavailable` or `WeightsCorrupt`."""
     if architecture == "efficientnet_lite0":
         from efficientnet_lite_pytorch import EfficientNet
 
