@@ -19,12 +19,11 @@ _GRACE_SECONDS = 1  # for PostgreSQL to end a statement by itself
 class PostgresStore:
     """The writer and the readers share no connection, so that one can be cut without the others."""
 
-    kind = "postgresql"
+    detail = "postgresql"
     placeholder = "%s"
 
     def __init__(self, url: str, *, wait_seconds: int, read_seconds: float) -> None:
         """Connects later. `wait_seconds` limits connecting, waiting for a lock, and writing."""
-        self.detail = self.kind
         self._writers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._readers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.writing = _engine(url, wait_seconds, wait_seconds, pool_pre_ping=True)

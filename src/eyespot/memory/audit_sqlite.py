@@ -40,12 +40,11 @@ class SqliteStore:
     file, and notice a loss at the same moment.
     """
 
-    kind = "sqlite"
+    detail = "sqlite"
     placeholder = "?"
 
     def __init__(self, path: Path, *, wait_seconds: float, read_seconds: float) -> None:
         """Connects later. `wait_seconds` limits waiting for a lock, `read_seconds` a reader's connection."""
-        self.detail = self.kind
         self._path = path.resolve()  # as SQLite does: the -wal lies beside the target of a link
         self._paths = {suffix: self._path.with_name(self._path.name + suffix) for suffix in ("", _WAL, _SHM)}
         self._wait_seconds = wait_seconds
@@ -86,7 +85,7 @@ class SqliteStore:
                 raise FileLost(f"{self._path.name} was replaced while it was opened")
             self._identities, self._opened = identities, True
         if loss:
-            self.detail = f"{self.kind}, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
+            self.detail = f"sqlite, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
             event("audit_reopened", logging.ERROR, reason=loss)
 
     def lock_schema(self, connection: Connection) -> None:

@@ -120,10 +120,9 @@ class Classifier:
         entry = weights.choose(entries, model)
         weights.verify(entry)
         names = labels_of(entry, Path(labels_dir))
-        stand_in = model == "auto" and weights.is_stand_in(entry, entries)
-        if stand_in:
-            missing = next(iter(entries))
-            event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=weights.remedy(missing))
+        first = next(iter(entries))
+        if stand_in := model == "auto" and entry.name != first:  # whose weights are missing
+            event("stand_in_used", logging.WARNING, model=entry.name, missing=first, remedy=weights.remedy(first))
         plan = Threads(streams, threads, latency_threads or streams * threads)
         loaded, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))

@@ -80,12 +80,6 @@ def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
     raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(next(iter(entries)))}")
 
 
-def is_stand_in(entry: Entry, entries: dict[str, Entry]) -> bool:
-    """Whether the model stands in for the manifest's first one, whose weights are missing."""
-    first = next(iter(entries.values()))
-    return entry.name != first.name and not first.path.is_file()
-
-
 def remedy(name: str) -> str:
     """How to get the weights of that model."""
     return f"`eyespot weights fetch {name}` downloads them, `--from FILE` copies them"
