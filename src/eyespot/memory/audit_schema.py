@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import sqlalchemy as sql
-from sqlalchemy import Connection
 
 from eyespot.errors import AuditUnusable
 
@@ -35,16 +34,16 @@ audit = sql.Table(
 )
 
 
-def _create_indexes(connection: Connection) -> None:
+def _create_indexes(connection: sql.Connection) -> None:
     for column in ("time", "sha256", "label"):
         connection.exec_driver_sql(f"CREATE INDEX eyespot_audit_{column} ON eyespot_audit ({column})")
 
 
-Migrations = tuple[Callable[[Connection], None], ...]
+Migrations = tuple[Callable[[sql.Connection], None], ...]
 MIGRATIONS: Migrations = (audit.create, _create_indexes)  # number n brings version n to n + 1; only ever append
 
 
-def migrate(connection: Connection, migrations: Migrations = MIGRATIONS) -> None:
+def migrate(connection: sql.Connection, migrations: Migrations = MIGRATIONS) -> None:
     """Create the tables, or bring them to the latest version; raises `AuditUnusable` if theirs is newer."""
     version.create(connection, checkfirst=True)
     found = connection.scalar(sql.select(version.c.version)) or 0

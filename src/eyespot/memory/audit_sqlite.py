@@ -1,6 +1,5 @@
 """The SQLite file of the audit log, and a new one when that is lost."""
 
-import contextlib
 import fcntl
 import logging
 import math
@@ -8,14 +7,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sql
-from sqlalchemy import Connection, NullPool, QueuePool
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import SQLAlchemyError
 
 from eyespot.telemetry import event
 
@@ -29,7 +25,7 @@ _INSTRUCTIONS = 10_000  # of SQLite's virtual machine between two looks at the c
 _Identity = tuple[int, int] | None  # device and inode; None if there is no file
 
 
-class FileLost(SQLAlchemyError):
+class FileLost(sql.exc.SQLAlchemyError):
     """The database file was deleted, moved, replaced or damaged, or cannot be opened."""
 
 
@@ -58,8 +54,8 @@ class SqliteStore:
         self._wal_bytes = 0  # SQLite reuses a -wal from its start, and never shortens it
         self._short_since = math.inf  # time.monotonic()
         self._writer: sqlite3.Connection | None = None
-        self.writing = sql.create_engine("sqlite://", creator=self._connect_to_write, poolclass=QueuePool)
-        self.reading = sql.create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
+        self.writing = sql.create_engine("sqlite://", creator=self._connect_to_write, poolclass=sql.QueuePool)
+        self.reading = sql.create_engine("sqlite://", creator=self._connect_to_read, poolclass=sql.NullPool)
         sql.event.listen(self.writing, "handle_error", self._note_damage)
 
     def check(self) -> None:
@@ -88,7 +84,7 @@ class SqliteStore:
             self.detail = f"sqlite, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
             event("audit_reopened", logging.ERROR, reason=loss)
 
-    def lock_schema(self, connection: Connection) -> None:
+    def lock_schema(self, connection: sql.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def timestamp(self, time: datetime) -> str:
@@ -126,7 +122,7 @@ class SqliteStore:
         connection.set_progress_handler(lambda: time.monotonic() > end, _INSTRUCTIONS)
         return connection
 
-    def _note_damage(self, context: ExceptionContext) -> None:
+    def _note_damage(self, context: sql.engine.ExceptionContext) -> None:
         code = getattr(context.original_exception, "sqlite_errorcode", 0)
         self._damaged |= code & 0xFF in _DAMAGE  # the low byte of an extended code
 
@@ -159,7 +155,7 @@ class SqliteStore:
     def _set_aside(self) -> None:
         """Rename what is left of the lost file at its path."""
         if self._writer and not self._damaged and self._header()[: len(_MAGIC)] in (_MAGIC, b""):
-            with contextlib.suppress(sqlite3.Error):  # move the rows from the -wal to the file, wherever that is now
+            with suppress(sqlite3.Error):  # move the rows from the -wal to the file, wherever that is now
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         aside = f"{self._path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         kept = []
@@ -192,7 +188,7 @@ class SqliteStore:
         """Keep other servers from creating the file or setting it aside meanwhile."""
         folder = _open(self._path.parent, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):  # the file system may not support locks
+            with suppress(OSError):  # the file system may not support locks
                 fcntl.flock(folder, fcntl.LOCK_EX)
             yield
         finally:

@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sql
 from pydantic import TypeAdapter
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eyespot.errors import AuditUnusable
 from eyespot.memory.audit_postgres import PostgresStore
@@ -30,7 +29,7 @@ _plain = operator.attrgetter(*_PLAIN)
 class AuditTable:
     """Rows by `id`, which only grows, even when the clock is set back. Methods raise `failures`."""
 
-    failures = (SQLAlchemyError,)
+    failures = (sql.exc.SQLAlchemyError,)
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class AuditTable:
             connection.exec_driver_sql(_insert_statement(len(rows), self.store.placeholder), tuple(values))
             try:
                 connection.commit()
-            except DBAPIError as error:
+            except sql.exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise _CommitUnknown(self.reason(error)) from error
                 raise
@@ -153,7 +152,7 @@ class AuditTable:
         self.store.close()
 
 
-class _CommitUnknown(SQLAlchemyError):
+class _CommitUnknown(sql.exc.SQLAlchemyError):
     """The connection broke between COMMIT and its reply."""
 
 

@@ -129,9 +129,12 @@ class RateLimiter:
 
     async def _charge(self, client: str, cost: int) -> list[float]:
         """Charge the client if the cost fits; the requests that were pending for each rate before."""
-        if self._script:
+        if script := self._script:
+            keys = [f"eyespot:limit:{client}:{rate.amount}/{rate.seconds}" for rate in self._rates]
+            numbers = [number for rate in self._rates for number in (rate.amount, rate.seconds)]
             with contextlib.suppress(StoreUnavailable):
-                return await self._breaker.call(lambda: self._charge_in_redis(client, cost))
+                pending = await self._breaker.call(lambda: script(keys, [cost, _ROUNDING_SECONDS, *numbers]))
+                return [float(one) for one in pending]
         return self._charge_here(client, cost)
 
     def _charge_here(self, client: str, cost: int) -> list[float]:
@@ -142,14 +145,7 @@ class RateLimiter:
             self._arrivals[client] = [arrival + cost for arrival in arrivals]
         return pending
 
-    async def _charge_in_redis(self, client: str, cost: int) -> list[float]:
-        assert self._script
-        keys = [f"eyespot:limit:{client}:{rate.amount}/{rate.seconds}" for rate in self._rates]
-        numbers = [number for rate in self._rates for number in (rate.amount, rate.seconds)]
-        return [float(one) for one in await self._script(keys, [cost, _ROUNDING_SECONDS, *numbers])]
-
     async def close(self) -> None:
-        """Close the connections to the Redis."""
         await self._breaker.close()
         if self._redis:
             await self._redis.aclose()

@@ -5,8 +5,8 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -43,11 +43,8 @@ class BoundedThreads:
             raise Busy(f"busy with {self.calls} other calls")
         self._count(+1, progress=self.calls < self._threads)
         call = self._executor.submit(function, *args)
-        call.add_done_callback(self._ended)
+        call.add_done_callback(lambda call: self._count(-1, progress=not call.cancelled()))
         return await asyncio.wrap_future(call)
-
-    def _ended(self, call: Future[Any]) -> None:
-        self._count(-1, progress=not call.cancelled())
 
     def _count(self, change: int, progress: bool) -> None:
         with self._lock:

@@ -93,6 +93,5 @@ class Uploads:
         return not self._writers.hang, f"{self.folder.state()}{late}"
 
     def close(self) -> None:
-        """Begin no more calls, and wait for none."""
         for threads in (self._writers, self._readers, self._sweeper):
             threads.close()

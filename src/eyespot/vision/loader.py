@@ -82,12 +82,15 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
     """The engine; with `auto` and `int8`, in bf16 or f32 by comparison. Raises `EngineUnavailable` without bf16."""
     from eyespot.vision.engines.openvino import has_bf16, platform
 
-    if precision == "bf16":
-        if not has_bf16():
-            raise EngineUnavailable("this processor does not compute in bf16 natively; use f32 or int8")
-        return _load_bf16(load), None
-    if precision == "f32" or not has_bf16():
-        return load(False), None
+    if precision == "bf16" and not has_bf16():
+        raise EngineUnavailable("this processor does not compute in bf16 natively; use f32 or int8")
+    if precision in ("f32", "bf16") or not has_bf16():
+        try:
+            return load(precision == "bf16"), None
+        except RuntimeError as error:
+            raise EngineUnavailable(
+                f"OpenVINO cannot run this model in {precision.replace('auto', 'f32')} on this processor"
+            ) from error
     return load_fastest(load, record, platform(), data_dir)
 
 
@@ -116,21 +119,14 @@ def _compare(load: Load, record: Export, clock: Clock) -> tuple[Engine, Comparis
 
     f32 = load(False)
     try:
-        bf16 = _load_bf16(load)
-    except EngineUnavailable as error:
-        event("bf16_unavailable", logging.WARNING, reason=str(error), cause=" ".join(str(error.__cause__).split()))
+        bf16 = load(True)
+    except RuntimeError as error:
+        event("bf16_unavailable", logging.WARNING, reason=" ".join(str(error).split()))
         return f32, Comparison(f32_ms=fastest_ms(f32)[0], bf16_ms=None, golden=False)
     f32_ms, bf16_ms = fastest_ms(f32, bf16)
     golden = record.is_golden(softmax(bf16.infer(pixels)[0][0]), "bf16")
     comparison = Comparison(f32_ms=f32_ms, bf16_ms=bf16_ms, golden=golden)
     return (bf16 if comparison.bf16 else f32), comparison
-
-
-def _load_bf16(load: Load) -> Engine:
-    try:
-        return load(True)
-    except RuntimeError as error:
-        raise EngineUnavailable("OpenVINO cannot run this model in bf16 on this processor") from error
 
 
 def _read(file: Path) -> dict[str, Comparison]:
