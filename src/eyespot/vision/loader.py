@@ -89,7 +89,7 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
             return load(precision == "bf16"), None
         except RuntimeError as error:
             raise EngineUnavailable(
-                f"OpenVINO cannot run this model in {precision.replace('auto', 'f32')} on this processor"
+                f"on this processor, OpenVINO cannot run this model with precision {precision}"
             ) from error
     return load_fastest(load, record, platform(), data_dir)
 
