@@ -136,7 +136,7 @@ def test_without_a_writable_folder_every_start_compares(tmp_path: Path) -> None:
 
 def test_bf16_by_name_is_an_error_if_it_is_unavailable(data_dir: Path) -> None:
     if has_bf16():
-        with pytest.raises(EngineUnavailable, match="cannot run this model with precision bf16"):
+        with pytest.raises(EngineUnavailable, match="cannot run this model in bf16"):
             loader.load_openvino("bf16", Machine(31, None).load, RECORD, data_dir)
     else:
         with pytest.raises(EngineUnavailable, match="does not compute in bf16"):

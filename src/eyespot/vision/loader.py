@@ -88,9 +88,7 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
         try:
             return load(precision == "bf16"), None
         except RuntimeError as error:
-            raise EngineUnavailable(
-                f"on this processor, OpenVINO cannot run this model with precision {precision}"
-            ) from error
+            raise EngineUnavailable(f"OpenVINO cannot run this model in {precision} on this processor") from error
     return load_fastest(load, record, platform(), data_dir)
 
 
