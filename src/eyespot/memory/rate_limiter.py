@@ -89,10 +89,10 @@ class RateLimiter:
         url: str = "memory://",
         *,
         timeout: float = TIMEOUT_SECONDS,
-        max_clients: int = 100_000,
+        max_clients: int = 100_000,  # 40 MB
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Counts in the Redis at `url`, or for any other `url` here: `max_clients` clients, 400 bytes each."""
+        """Counts in the Redis at `url`; for any other `url` here, the `max_clients` that were active last."""
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates
         self._clock = clock
