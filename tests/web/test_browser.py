@@ -39,6 +39,7 @@ def page(server: Served, tmp_path: Path) -> Iterator[Page]:
 def test_the_page_says_what_is_in_an_image(page: Page, tmp_path: Path) -> None:
     page.goto("/")
     expect(page.locator("#model")).to_contain_text("efficientnet-lite0")
+    expect(page.locator("#file")).to_have_attribute("accept", "image/jpeg,image/png,image/webp")
     page.set_input_files("#file", tmp_path / "cat.jpg")
     rows = page.locator("#predictions li")
     expect(rows).to_have_count(3)
@@ -47,7 +48,7 @@ def test_the_page_says_what_is_in_an_image(page: Page, tmp_path: Path) -> None:
     assert page.locator("#preview").evaluate("image => image.naturalWidth") == 451
     page.screenshot(path=tmp_path / "page.png")
     page.set_input_files("#file", tmp_path / "text.jpg")
-    expect(page.locator("#message")).to_contain_text("no image")
+    expect(page.locator("#message")).to_contain_text("This is not a JPEG, PNG or WebP image")
     expect(rows).to_have_count(0)
 
 

@@ -31,6 +31,15 @@ OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManag
 """Given the settings, and the names of API keys that share no cached answers."""
 
 _ADMIN = [Depends(require_admin)]
+_OPTIONS: dict[str, Any] = {
+    "title": "eyespot",
+    "version": __version__,
+    "description": "What is in this image? Offline, on a CPU.",
+    "docs_url": None,  # Swagger UI comes from the package
+    "redoc_url": None,
+    "redirect_slashes": False,
+    "telemetry": {"tracing": False, "metrics": False, "logs": False},  # OpenTelemetry may send to other hosts
+}
 
 
 class PlainRoute(APIRoute):
@@ -123,9 +132,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
                 await limiter.close()
 
     app = FastAPI(
-        title="eyespot",
-        version=__version__,
-        description="What is in this image? Offline, on a CPU.",
+        **_OPTIONS,
         routes=routes,
         middleware=[  # the first is the outermost
             Middleware(RequestLog, paths=[route.path for route in routes if isinstance(route, APIRoute)]),
@@ -135,10 +142,6 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         ],
         exception_handlers=problems.handlers(),
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # OpenTelemetry may send to other hosts
     )
     app.state.batch_max = settings.batch_max
     openapi.add_problems_and_keys(app)
