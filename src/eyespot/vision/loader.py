@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -21,8 +22,8 @@ from eyespot.vision.engines import Clock, Engine, Threads, softmax, time_each
 from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 
-Load = Callable[[bool], Engine]
-"""Loads an export with its floating point in bf16, or else in f32. Raises `RuntimeError` if it does not compile."""
+Load = Callable[..., Engine]
+"""Loads an export with `bf16=True` or False (f32). Raises `RuntimeError` if it does not compile."""
 
 _WORTH = 0.9  # of the time in f32; a smaller gain may be noise, and does not pay for the rounding
 _ROUNDS = 3
@@ -71,9 +72,7 @@ def load_model(
     if engine != "openvino":
         return engines.load(engine, place, threads), record, None
 
-    def load(bf16: bool) -> Engine:
-        return engines.load(engine, place, threads, precision=record.precision, bf16=bf16)
-
+    load = partial(engines.load, engine, place, threads, precision=record.precision)
     loaded, comparison = load_openvino(precision, load, record, data_dir)
     return loaded, record, comparison
 
@@ -86,7 +85,7 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
         raise EngineUnavailable("this processor does not compute in bf16 natively; use f32 or int8")
     if precision in ("f32", "bf16") or not has_bf16():
         try:
-            return load(precision == "bf16"), None
+            return load(bf16=precision == "bf16"), None
         except RuntimeError as error:
             raise EngineUnavailable(f"OpenVINO cannot run this model in {precision} on this processor") from error
     return load_fastest(load, record, platform(), data_dir)
@@ -99,7 +98,7 @@ def load_fastest(
     file, key = data_dir / "precision.json", f"{platform}, {record.identity}"
     if comparison := _read(file).get(key):
         with contextlib.suppress(RuntimeError):  # it no longer compiles: compare again
-            return load(comparison.bf16), comparison
+            return load(bf16=comparison.bf16), comparison
     engine, comparison = _compare(load, record, clock)
     new = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # then the next start compares again
@@ -115,9 +114,9 @@ def _compare(load: Load, record: Export, clock: Clock) -> tuple[Engine, Comparis
     def fastest_ms(*engines: Engine) -> list[float]:
         return [round(min(seconds) * 1000, 1) for seconds in time_each(engines, pixels, _ROUNDS, False, clock)]
 
-    f32 = load(False)
+    f32 = load(bf16=False)
     try:
-        bf16 = load(True)
+        bf16 = load(bf16=True)
     except RuntimeError as error:
         event("bf16_unavailable", logging.WARNING, reason=" ".join(str(error).split()))
         return f32, Comparison(f32_ms=fastest_ms(f32)[0], bf16_ms=None, golden=False)
