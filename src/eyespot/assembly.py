@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from eyespot import cpus
-from eyespot.errors import DataDirUnwritable, GoldenImageFailed, Refusal
+from eyespot.errors import DataDirUnwritable, GoldenImageFailed, InvalidSetting, Refusal
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.audit_address import anonymizer
 from eyespot.memory.cache import open_cache
@@ -114,6 +114,8 @@ async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Mem
 
 def _open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     if settings.audit_url == "off":
+        if settings.audit_required:
+            raise InvalidSetting("EYESPOT_AUDIT_REQUIRED=true needs an audit log, and EYESPOT_AUDIT_URL is off")
         return None
     from eyespot.memory.audit_table import AuditTable
 

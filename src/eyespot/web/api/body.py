@@ -1,5 +1,6 @@
 """One reader for every body: images and parameters out of a form, JSON or the raw bytes of one image."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from eyespot.web.gate.body_limit import Limit
 _BATCH_PATH = "/predict/batch"
 _JSON_ROOM = 4 * 1024  # bytes beside the image
 _FORM_ROOM = 64 * 1024
+_MAX_UNICODE_BYTES = 256 * 1024
+_WIDE_ESCAPE = re.compile(rb"\\u(?!00)")
 _OTHER_VALUES = 100  # JSON values beside the images
 
 
@@ -62,6 +65,9 @@ def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping
         raise TooManyImages(f"The JSON has more than {max_images:,} images.", limit=max_images)
     if not raw:
         raise NoImage
+    # One other character makes Python keep a string of base64 in four bytes for each of its own.
+    if len(raw) > _MAX_UNICODE_BYTES and not (raw.isascii() and _WIDE_ESCAPE.search(raw) is None):
+        raise BadJson(f"JSON of more than {_MAX_UNICODE_BYTES // 1024} KiB must be ASCII, as base64 is.")
     try:
         fields = from_json(raw)
     except ValueError as error:

@@ -1,21 +1,77 @@
 """Multipart bodies (RFC 7578), parsed in memory as they arrive."""
 
 from collections import deque
-from collections.abc import AsyncIterable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterable
+from dataclasses import dataclass, field
 
-from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import Field, File, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 
-from eyespot.errors import BadForm, NoImage, Refusal, SeveralImages, TooManyImages
+from eyespot.errors import BadForm, NoImage, SeveralImages, TooManyImages
 from eyespot.web.api.image import Item
 
 _MAX_PARTS = 100  # besides the images of a batch
-_FILE_FIELDS = (b"file", b"image")
-_CONFIG = {"MAX_MEMORY_FILE_SIZE": float("inf")}  # no temporary files: the container's root is read-only
+_FILE_FIELDS = ("file", "image")
 
-P = TypeVar("P", Field, File)
+
+@dataclass(slots=True)
+class _Part:
+    name: str
+    filename: str | None  # None: a field
+    chunks: list[bytes] = field(default_factory=list)
+
+    def take(self) -> bytes:
+        content = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        return content
+
+
+class _Parts:
+    """The callbacks of `MultipartParser`, and the parts that it found.
+
+    Not the library's `FormParser`: it decodes a part with Content-Transfer-Encoding, wrongly when it is wrapped, and a
+    reference cycle keeps every form in memory until the garbage collector runs.
+    """
+
+    def __init__(self, max_images: int | None) -> None:
+        self.parts: list[_Part] = []
+        self.complete = True  # False from the first part to the closing boundary
+        self._max_images = max_images
+        self._files = 0
+        self._header, self._value, self._disposition = b"", b"", b""
+
+    def on_part_begin(self) -> None:
+        self.complete, self._disposition = False, b""
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header, self._value = b"", b""
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise BadForm("A part of the form has no name in its Content-Disposition header.")
+        filename = options.get(b"filename")
+        self.parts.append(_Part(_text(options[b"name"]), None if filename is None else _text(filename)))
+        self._files += filename is not None
+        if self._max_images and self._files > self._max_images:
+            detail = f"The form has more than {self._max_images:,} files."
+            raise TooManyImages(detail, limit=self._max_images, value=self._files)
+        if len(self.parts) - self._files * bool(self._max_images) > _MAX_PARTS:
+            raise BadForm(f"The form has more than {_MAX_PARTS} parts.", limit=_MAX_PARTS)
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.parts[-1].chunks.append(data[start:end])
+
+    def on_end(self) -> None:
+        self.complete = True
 
 
 async def read_form(
@@ -25,53 +81,39 @@ async def read_form(
 
     Raises `BadForm`, or `NoImage`, `SeveralImages`, `TooManyImages`.
     """
-    files, fields, complete = list[File](), list[Field](), False
-    add_file = _adder(files, max_images or _MAX_PARTS, TooManyImages if max_images else BadForm)
-    add_field = _adder(fields, _MAX_PARTS, BadForm)
-
-    def end() -> None:
-        nonlocal complete
-        complete = True
-
     boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise BadForm("The Content-Type of the form has no boundary.")
+    found = _Parts(max_images)
+    callbacks = {name: getattr(found, name) for name in vars(_Parts) if name.startswith("on_")}
     try:
-        parser = FormParser("multipart/form-data", add_field, add_file, end, boundary, config=_CONFIG)
+        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
         async for chunk in chunks:
             parser.write(chunk)
     except FormParserError as error:
-        raise BadForm(f"The form cannot be parsed: {error}") from error
-    if parser.bytes_received and not complete:
+        raise BadForm("The body is not a form with the boundary of its Content-Type.") from error
+    if not found.complete:
         raise BadForm("The form ends before its closing boundary.")
-    items = deque(
-        Item(index, file.file_object.getvalue(), _text(file.file_name))  # type: ignore[union-attr]
-        for index, file in enumerate(_images(files, fields, single=max_images is None))
-    )
-    return items, {_text(field.field_name): _text(field.value) for field in fields}
+    images = _images(found.parts, single=max_images is None)
+    items = deque(Item(index, part.take(), part.filename) for index, part in enumerate(images))
+    return items, {part.name: _text(part.take()) for part in found.parts if part.filename is None}
 
 
-def _adder(parts: list[P], most: int, refusal: type[Refusal]) -> Callable[[P], None]:
-    def add(part: P) -> None:
-        parts.append(part)
-        if len(parts) > most:
-            kind = type(part).__name__.lower()
-            raise refusal(f"The form has more than {most:,} {kind}s.", limit=most, value=len(parts))
-
-    return add
-
-
-def _images(files: list[File], fields: list[Field], single: bool) -> list[File]:
+def _images(parts: list[_Part], single: bool) -> list[_Part]:
     # A browser sends a file input in which nothing was chosen as a file without a name and without bytes.
-    chosen = [file for file in files if file.file_name or file.size]
+    files = [part for part in parts if part.filename or (part.filename is not None and any(part.chunks))]
     if single:
-        if len(chosen) > 1:
-            raise SeveralImages(f"The form has {len(chosen)} files; send one.", limit=1, value=len(chosen))
-        chosen = [file for file in chosen if file.field_name in _FILE_FIELDS]
-    if chosen:
-        return chosen
-    names = [file.field_name for file in files] + [field.field_name for field in fields]
-    held = ", ".join(sorted({repr(_text(name)[:40]) for name in names})) or "nothing"
-    raise NoImage(f"No file was sent as `file` or `image`; the form has {held}. curl needs the @: -F file=@cat.jpg")
+        if len(files) > 1:
+            raise SeveralImages(f"The form has {len(files)} files; send one.", limit=1, value=len(files))
+        files = [part for part in files if part.name in _FILE_FIELDS]
+    if files:
+        return files
+    if any(part.filename is None and part.name in _FILE_FIELDS for part in parts):
+        raise NoImage("The image is a text field, not a file; curl needs an @: -F file=@cat.jpg")
+    names = ", ".join(sorted({repr(part.name[:40]) for part in parts})) or "nothing"
+    expected = "no file part called `file` or `image`" if single else "no files"
+    raise NoImage(f"The form has {expected}; it has {names}.")
 
 
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode(errors="replace")  # browsers and curl send UTF-8
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")  # browsers and curl send UTF-8

@@ -59,7 +59,7 @@ async def predict_batch(request: Request) -> Response:
     trace.lap("read")
     request.state.facts.update(images=len(asked.items), model=recognizer.classifier.info.name)
     results = _results(request, asked)
-    if NDJSON in (header(request.scope, b"accept") or ""):
+    if NDJSON in (header(request.scope, b"accept") or "").lower():
         return StreamingResponse(_lines(results), media_type=NDJSON, headers={"Vary": "Accept"})
     items = sorted([item async for item in results], key=lambda item: item.index)
     reply = _BATCH.dump_json(Batch(items, recognizer.classifier.info, trace.request_id), exclude_none=True)
