@@ -1,41 +1,31 @@
-"""Tell which of the packages in a requirements file have known vulnerabilities; exit code 1 when any has.
+"""List known vulnerabilities of the packages in a requirements file; exit code 1 if there are any.
 
 python tools/audit.py PIP-AUDIT constraints.txt
 
-pip-audit says "No known vulnerabilities found" when it could look up nothing at all, as in a network that reaches a
-mirror of packages and no more. This says how many were looked up.
+pip-audit reports no vulnerabilities even if it could look nothing up; this says how many packages were looked up.
 """
 
 import json
 import subprocess
 import sys
-from typing import Any
 
 OPTIONS = ["--format=json", "--progress-spinner=off", "--disable-pip", "--no-deps", "--requirement"]
 
 
-def ask(program: str, requirements: str) -> list[dict[str, Any]]:
-    """What pip-audit knows of each package; nothing when it reaches no service."""
+def main(program: str, requirements: str) -> bool:
+    """Print what is known of the packages; whether any has a vulnerability."""
     done = subprocess.run([program, *OPTIONS, requirements], capture_output=True, text=True)  # noqa: S603
     try:
-        found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+        packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        return []
-    return found
-
-
-def main(program: str, requirements: str) -> int:
-    """Print what is known, and of how many packages anything is."""
-    found = ask(program, requirements)
-    audited = [package for package in found if "vulns" in package]
+        packages = []
+    audited = [package for package in packages if "vulns" in package]
     for package in audited:
         for known in package["vulns"]:
             fixed = ", ".join(known["fix_versions"]) or "no release"
             print(f"{package['name']} {package['version']}: {known['id']}, fixed in {fixed}")
-    if audited:
-        print(f"{len(audited)} of {len(found)} packages were looked up.")
-    else:
-        print("Not audited: the service that knows vulnerabilities cannot be reached from here.")
+    unreachable = "Not audited: the vulnerability service cannot be reached from here."
+    print(f"{len(audited)} of {len(packages)} packages were looked up." if audited else unreachable)
     return any(package["vulns"] for package in audited)
 
 

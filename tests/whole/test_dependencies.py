@@ -135,8 +135,8 @@ NOT_FOUND = {"name": "rich", "skip_reason": "Dependency not found on PyPI and co
     [
         ([SAFE, HOLED], "holed 1.0: CVE-1, fixed in 1.1\n2 of 2 packages were looked up.\n", 1),
         ([SAFE, NOT_FOUND], "1 of 2 packages were looked up.\n", 0),
-        ([NOT_FOUND], "Not audited: the service that knows vulnerabilities cannot be reached from here.\n", 0),
-        (None, "Not audited: the service that knows vulnerabilities cannot be reached from here.\n", 0),
+        ([NOT_FOUND], "Not audited: the vulnerability service cannot be reached from here.\n", 0),
+        (None, "Not audited: the vulnerability service cannot be reached from here.\n", 0),
     ],
 )
 def test_an_audit_says_what_it_could_not_look_up(

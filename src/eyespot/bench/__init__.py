@@ -1,1 +1,1 @@
-"""How fast this machine and a running server are, told as figures and as ratios from one run: `eyespot bench`."""
+"""`eyespot bench`: measures this machine or a running server. Read `figures`, then `machine`, `server`, `report`."""

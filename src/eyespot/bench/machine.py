@@ -1,147 +1,125 @@
-"""The figures of this machine: every engine and precision that is installed, and decode and crop by image size."""
+"""The figures of this machine: each engine and precision in a process of its own, and decoding by image size."""
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, TypeAdapter
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import TypeAdapter
 
-from eyespot.bench import decoding, samples
-from eyespot.bench.decoding import DecodeFigures
-from eyespot.bench.figures import EngineFigures, Job, Setup
-from eyespot.bench.host import Host
-from eyespot.errors import EngineUnavailable, UnknownModel
-from eyespot.pool import Plan
-from eyespot.types import ModelInfo
-from eyespot.vision import weights
+from eyespot import assembly, pool, settings
+from eyespot.bench import samples
+from eyespot.bench.figures import EngineFigures, Report, Task
+from eyespot.bench.measure import Threads, median_ms, resident_mb
+from eyespot.errors import EngineUnavailable, EyespotError
+from eyespot.settings import Settings
+from eyespot.vision import preprocess, weights
+from eyespot.vision.engines import Confidences, softmax
 
-# torch first: the others are compared with what it leaves.
-ENGINES = (
-    ("torch", "f32"),
-    ("openvino", "f32"),
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
-    ("onnxruntime", "f32"),
-    ("torchscript", "f32"),
-)
+Run = Callable[[Task], EngineFigures]
 
+# torch first: it writes the confidences that the others are compared with.
+ENGINES = {"torch": ["f32"], "openvino": ["f32", "bf16", "int8"], "onnxruntime": ["f32"], "torchscript": ["f32"]}
+DECODED = [("JPEG", 500), ("JPEG", 1600), ("JPEG", 4000), ("PNG", 1000), ("WEBP", 1000)]  # width, of 4:3
 # The heap of `eyespot serve`: see eyespot/__main__.py.
 _HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_TRIM_THRESHOLD_": "16777216"}
 
-Run = Callable[[Job], EngineFigures]
-Progress = Callable[[str, int, int], None]
-"""Told what is measured now, how many measurements are done, and how many there will be."""
 
-
-@dataclass(frozen=True, slots=True)
-class NotMeasured:
-    """An engine and precision that this machine cannot run, and why."""
-
-    engine: str
-    precision: str
-    reason: str
-
-
-@dataclass(slots=True)
-class MachineReport:
-    """What was measured in processes of this machine, without a server."""
-
-    host: Host
-    model: str
-    digest: str
-    images: Annotated[int, Field(description="Different images that were measured with.")]
-    plan: Plan
-    seconds: Annotated[float, Field(description="Of each measurement.")]
-    engines: list[EngineFigures] = field(default_factory=list)
-    not_measured: list[NotMeasured] = field(default_factory=list)
-    decoding: list[DecodeFigures] = field(default_factory=list)
-    interrupted: bool = False
-
-    @property
-    def measured(self) -> bool:
-        """Whether any engine could be measured."""
-        return bool(self.engines)
-
-
-def run(job: Job) -> EngineFigures:
-    """The figures that a process of its own finds, so that memory is the engine's and no other's.
-
-    Raises:
-        EngineUnavailable: the engine cannot be had here; the last words of the process say why.
-    """
+def run(task: Task) -> EngineFigures:
+    """`measure_engine` in a new process, whose memory is the engine's alone. Raises `EngineUnavailable` if it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "eyespot.bench.engine"],
+        [sys.executable, "-m", "eyespot.bench.machine"],
         env={**os.environ, **_HEAP},
-        input=TypeAdapter(Job).dump_json(job),
+        input=TypeAdapter(Task).dump_json(task),
         capture_output=True,
-        check=False,
     )
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise EngineUnavailable(words[-1] if words else f"the process ended with {done.returncode}")
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise EngineUnavailable(lines[-1] if lines else f"the process ended with {done.returncode}")
     return TypeAdapter(EngineFigures).validate_json(done.stdout)
 
 
 def measure(
-    setup: Setup, engines: Collection[str] = (), *, run: Run = run, progress: Progress = lambda *_: None
-) -> MachineReport:
-    """Every engine, or those that are named, and decode and crop; after Ctrl-C, what had been measured by then.
+    report: Report, config: Settings, task: Task, engines: Collection[str] = (), run: Run = run
+) -> Iterator[str]:
+    """Fill the report with decoding, and all engines or those named. Yields the name of each step before it is taken.
 
-    Raises:
-        StartError: there is no such network or engine, or no image to measure with.
+    Raises `StartError` if the model or an engine is unknown, or there are no images.
     """
-    wanted = _wanted(engines)
-    entry = weights.choose(weights.read_manifest(setup.manifest), setup.model)
+    if unknown := [engine for engine in engines if engine not in ENGINES]:
+        raise EngineUnavailable(f"unknown engine {unknown[0]!r}; known are {', '.join(ENGINES)}")
+    wanted = [(name, one) for name, all_of in ENGINES.items() if name in (engines or ENGINES) for one in all_of]
+    entry = weights.choose(weights.read_manifest(config.manifest), config.model)
     weights.verify(entry)
-    setup = replace(setup, model=entry.name)
-    images = samples.load(setup.images, setup.max_bytes)
-    report = MachineReport(Host.here(), entry.name, entry.sha256, len(images), setup.plan, setup.seconds)
-    steps = len(decoding.SIZES) + len(wanted)
-    try:
-        for done, (kind, width, height) in enumerate(decoding.SIZES):
-            progress(f"decode and crop, {kind} {width} x {height}", done, steps)
-            row = decoding.measure(images[0], kind, width, height, entry.recipe, setup.seconds)
-            report.decoding.append(row)
-        with tempfile.TemporaryDirectory() as folder:
-            for done, (engine, precision) in enumerate(wanted, len(decoding.SIZES)):
-                progress(f"{engine} {precision}", done, steps)
-                _add(report, Job(setup, entry.recipe, engine, precision, Path(folder) / "torch.npz"), run)
-        progress("done", steps, steps)
-    except KeyboardInterrupt:
-        report.interrupted = True
-    return report
+    images = samples.load(task.images, config.max_bytes)
+    report.model, report.digest, report.images = entry.name, entry.sha256, len(images)
+    for kind, width in DECODED:
+        yield f"decode and crop, {kind} {width}"
+        original = Image.open(BytesIO(images[0])).convert("RGB")
+        image = samples.encode(ImageOps.fit(original, (width, width * 3 // 4)), kind)
+        work = partial(preprocess.preprocess, image, entry.recipe)
+        report.decode_ms[f"{kind} {width} x {width * 3 // 4}"] = median_ms(work, task.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        task = replace(task, model=entry.name, reference=Path(folder, "torch.npy"))
+        for name, precision in wanted:
+            yield f"{name} {precision}"
+            try:
+                report.engines.append(run(replace(task, engine=name, precision=precision)))
+            except EngineUnavailable as error:
+                report.skipped[f"{name} {precision}"] = str(error)
 
 
-def _wanted(engines: Collection[str]) -> list[tuple[str, str]]:
-    known = {engine: None for engine, _ in ENGINES}
-    if unknown := [engine for engine in engines if engine not in known]:
-        raise EngineUnavailable(f"no engine is called {unknown[0]!r}; there are {', '.join(known)}")
-    return [(engine, precision) for engine, precision in ENGINES if not engines or engine in engines]
+def measure_engine(task: Task) -> EngineFigures:
+    """The figures of one engine, in this process. Memory comes first, since the other figures need some."""
+    chosen = {name: value for name in ("model", "engine", "precision") if (value := getattr(task, name))}
+    config = settings.load().model_copy(update=chosen)
+    plan, images = pool.plan(config.workers, config.threads), samples.load(task.images, config.max_bytes)
+    classifier = assembly.open_classifier(config, plan)
+    info, recipe, engine = classifier.info, classifier.recipe, classifier.engine
+    with Threads(plan.workers, lambda number, _: map(classifier.scores, islice(cycle(images), number, None))) as loop:
+        figures = EngineFigures(info.engine, info.precision, loop.rate(task.seconds), resident_mb())
+    if task.only_bound:
+        return figures
+    single = assembly.open_classifier(config, pool.Plan(1, 1, 1, 1)).engine
+    default = assembly.open_classifier(config.model_copy(update={"engine": "auto", "precision": "auto"}), plan)
+    pixels = [preprocess.preprocess(data, recipe).pixels[None] for data in images]
+    same_top1, max_difference = agreement(np.stack([softmax(engine.infer(image)[0][0]) for image in pixels]), task)
+    return replace(
+        figures,
+        one_thread_ms=median_ms(partial(single.infer, pixels[0], exclusive=True), task.seconds),
+        all_threads_ms=median_ms(partial(engine.infer, pixels[0], exclusive=True), task.seconds),
+        same_top1=same_top1,
+        max_difference=max_difference,
+        auto=default.info == info,
+    )
 
 
-def _add(report: MachineReport, job: Job, run: Run) -> None:
-    try:
-        report.engines.append(run(job))
-    except EngineUnavailable as error:
-        report.not_measured.append(NotMeasured(job.engine, job.precision, str(error)))
+def agreement(confidences: Confidences, task: Task) -> tuple[float, float] | tuple[None, None]:
+    """Share of images with torch's top class, and the largest difference of that class's confidence.
 
-
-def bound(setup: Setup, model: ModelInfo, *, run: Run = run) -> Callable[[], float]:
-    """What finds the bound of this machine, each time anew, for the network that a server says it answers with.
-
-    Raises:
-        StartError: the network is not here, or the engine cannot be had.
+    `confidences` has shape (images, classes). torch writes the reference; without it, (None, None).
     """
-    entries = weights.read_manifest(setup.manifest)
-    entry = next((entry for entry in entries.values() if entry.sha256 == model.digest), None)
-    if entry is None:
-        raise UnknownModel(f"{setup.manifest} has no network with the server's digest {model.digest[:12]}…")
-    weights.verify(entry)
-    job = Job(replace(setup, model=entry.name), entry.recipe, model.engine, model.precision, only_bound=True)
-    run(replace(job, setup=replace(job.setup, seconds=0.1)))  # an engine that cannot be had says so here
-    return lambda: run(job).bound.images_per_second
+    if task.reference and task.engine == "torch":
+        np.save(task.reference, confidences)
+    if not task.reference or not task.reference.exists():
+        return None, None
+    expected = np.load(task.reference)
+    best = expected.argmax(1)
+    difference = np.abs(np.take_along_axis(expected - confidences, best[:, None], 1))
+    return float((confidences.argmax(1) == best).mean()), float(difference.max())
+
+
+if __name__ == "__main__":
+    try:
+        figures = measure_engine(TypeAdapter(Task).validate_json(sys.stdin.buffer.read()))
+    except EyespotError as error:
+        sys.exit(str(error))
+    sys.stdout.buffer.write(TypeAdapter(EngineFigures).dump_json(figures))

@@ -1,123 +1,70 @@
-"""What was measured, as tables for people; programs get the same dataclasses as JSON."""
+"""Figures as tables or a chart."""
 
-from pydantic import TypeAdapter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
-from eyespot.bench.decoding import DecodeFigures
-from eyespot.bench.figures import EngineFigures
-from eyespot.bench.host import Host
-from eyespot.bench.machine import MachineReport
-from eyespot.bench.server import LoadFigures, ServerReport
-
-Report = MachineReport | ServerReport
-
-
-def as_json(report: Report) -> str:
-    """The report as one JSON document."""
-    return TypeAdapter(Report).dump_json(report, indent=1).decode()
+from eyespot.bench.figures import Report
+from eyespot.errors import EngineUnavailable, StartError
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables."""
-    if isinstance(report, MachineReport):
-        _show_machine(report, console)
-    else:
-        _show_server(report, console)
+    """Print the tables, and what one needs to know to read them."""
+    about = f"{report.url or report.model}, {report.images} images, {report.rounds} x {report.seconds:g} s"
+    host = ", ".join(f"{name} {value}" for name, value in report.host.items())
+    console.print(f"{host}\n{about}", markup=False, soft_wrap=True)
+    decoding = [{"decode and crop": name, "ms": figure} for name, figure in report.decode_ms.items()]
+    for rows in ([*map(asdict, report.engines)], decoding, [*map(asdict, report.loads)]):
+        table = Table(*(name.replace("_", "\n") for name in (rows or [{}])[0]), padding=0)
+        for row in rows:
+            table.add_row(*map(text, row.values()))
+        if rows:
+            console.print(table)
+    notes = [f"{what} was not measured: {why}" for what, why in report.skipped.items()]
+    value = f"{report.bound:.1f} " if report.bound else ""
+    notes.append(f"bound: {value}images/s of decode, crop and inference in a loop, which no server here exceeds.")
+    if report.engines:
+        notes.append("same_top1 and max_difference compare with torch; auto marks what `eyespot serve` chooses here.")
     if report.interrupted:
-        console.print("Interrupted: this is what had been measured by then.")
+        notes.append("Interrupted: this was measured until then.")
+    console.print("\n".join(notes), markup=False, soft_wrap=True)
 
 
-def _show_machine(report: MachineReport, console: Console) -> None:
-    console.print(_heading(report.host), markup=False, soft_wrap=True)
-    console.print(f"{report.model}, {report.images} images, {report.seconds:g} s each measurement\n")
-    console.print(_engines(report.engines, report.plan.latency_threads))
-    workers = report.plan.workers
-    console.print(
-        f"The bound: decode, crop and inference in a loop, by {workers} threads. No server here exceeds it.\n"
-        "|Δp|: how far the confidence of torch's likeliest class is apart, at most.\n"
-        "*: what `eyespot serve` takes on this machine, unless told otherwise.\n",
-        soft_wrap=True,
-    )
-    for missing in report.not_measured:
-        said = f"{missing.engine} {missing.precision} was not measured: {missing.reason}"
-        console.print(said, markup=False, soft_wrap=True)
-    console.print(_decoding(report.decoding))
+def text(figure: Any) -> str:
+    """A figure as people read it."""
+    if isinstance(figure, dict):
+        return ", ".join(f"{times:,} x {what}" for what, times in figure.items()) or "0"
+    if isinstance(figure, bool) or figure is None or figure != figure:  # the last is NaN
+        return "*" if figure is True else ""
+    if isinstance(figure, float):
+        return f"{figure:,.1f}" if abs(figure) >= 10 else f"{figure:.3g}"
+    return f"{figure:,}" if isinstance(figure, int) else str(figure)
 
 
-def _heading(host: Host) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in host.versions.items())
-    machine = f"{host.processor}, {host.cpus} cores, {host.system}"
-    return f"{machine}, {host.measured_at}, load average before {host.load_before}\n{versions}"
+def check_chart(path: Path) -> None:
+    """Raise `StartError` if no chart can be written there, before anything is measured."""
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise StartError(f"{path}: a chart needs a name that ends in .png, in a folder that exists")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable("a chart needs `pip install eyespot[plot]`") from error
 
 
-def _table(*columns: str, left: int = 0) -> Table:
-    table = Table()
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right")
-    return table
+def draw(report: Report, path: Path) -> None:
+    """Draw the engines' bounds as bars into a PNG file, the fastest on top."""
+    from matplotlib.figure import Figure
 
-
-def _engines(rows: list[EngineFigures], latency_threads: int) -> Table:
-    table = _table(
-        *("engine", "bound,\nimages/s", "infer,\nimages/s", "1 core,\nms", f"{latency_threads} cores,\nms"),
-        *("MB", "torch's\ntop-1", "|Δp|"),
-        left=1,
-    )
-    for row in rows:
-        agreed = row.agreement
-        table.add_row(
-            f"{row.engine}\n{row.precision}{' *' if row.chosen else ''}",
-            f"{row.bound.images_per_second:.1f}",
-            _number(row.inferences_per_second),
-            _number(row.one_thread_ms),
-            _number(row.all_threads_ms),
-            f"{row.bound.resident_mb:.0f}",
-            f"{agreed.same_top1:.1%}" if agreed else "-",
-            f"{agreed.worst_difference:.1g}" if agreed else "-",
-        )
-    return table
-
-
-def _decoding(rows: list[DecodeFigures]) -> Table:
-    table = _table("decode and crop", "pixels", "ms", "whole decode, ms", "gain", left=1)
-    for row in rows:
-        size = f"{row.width} x {row.height}"
-        gain = f"{row.plain_ms / row.ms:.1f} x"
-        table.add_row(row.format, size, f"{row.ms:.1f}", f"{row.plain_ms:.1f}", gain)
-    return table
-
-
-def _show_server(report: ServerReport, console: Console) -> None:
-    model = report.model
-    console.print(_heading(report.host), markup=False, soft_wrap=True)
-    console.print(f"{report.url}: {model.name}, {model.engine}, {model.precision}", markup=False, soft_wrap=True)
-    console.print(f"{report.images} images, medians of {report.rounds} rounds of {report.seconds:g} s\n")
-    console.print(_loads(report.loads))
-    if report.bound:
-        console.print(
-            f"The bound is {report.bound:.1f} images/s: decode, crop and inference in a loop, on all cores of the "
-            "machine that this command ran on.\nThe fraction means something only when the server runs there too.",
-            soft_wrap=True,
-        )
-    elif report.no_bound:
-        said = f"Without the fraction of what this machine could do: {report.no_bound}."
-        console.print(said, markup=False, soft_wrap=True)
-    if cached := sum(row.cached for row in report.loads):
-        console.print(f"{cached} answers came from the server's cache: they say nothing of recognition.")
-
-
-def _loads(rows: list[LoadFigures]) -> Table:
-    table = _table("connections", "images/s", "of the bound", "p50, ms", "p99, ms", "failures")
-    for row in rows:
-        fraction = f"{row.of_bound:.2f}" if row.of_bound is not None else "-"
-        failures = ", ".join(f"{times} x {what}" for what, times in row.failures.items())
-        table.add_row(
-            *(str(row.connections), f"{row.images_per_second:.1f}", fraction),
-            *(_number(row.p50_ms), _number(row.p99_ms), failures or "0"),
-        )
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    rows = sorted(report.engines, key=lambda row: row.bound)
+    figure = Figure(figsize=(8, 1.6 + 0.55 * len(rows)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh([f"{row.engine} {row.precision}" for row in rows], [row.bound for row in rows], color="#2a6f97")
+    axes.bar_label(bars, [f"{row.bound:.1f}   {row.memory_mb:.0f} MB" for row in rows], padding=5)
+    axes.margins(x=0.22)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(f"{report.model}: images a second and memory of decode, crop and inference on all cores", loc="left")
+    axes.set_xlabel("{processor}, {cores} cores, {measured_at}".format(**report.host), loc="left")
+    figure.savefig(path)

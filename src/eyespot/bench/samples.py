@@ -1,65 +1,46 @@
-"""The encoded images that are measured with: those of a folder, or the sample image and what is cut from it."""
+"""Encoded images to measure with."""
 
-from collections.abc import Iterator
+import os
+from contextlib import suppress
 from io import BytesIO
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from eyespot.errors import Refusal, TooFewImages
 from eyespot.types import Recipe
 from eyespot.vision import export, preprocess
 
-MAX_IMAGES = 100
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-# Whether an image can be recognised does not depend on it.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _ANY_RECIPE = Recipe(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_RUN, _NUMBERS = os.urandom(8), count()
 
 
 def load(folder: Path | None, max_bytes: int) -> list[bytes]:
-    """At most 100 encoded images that a server would recognise, spread evenly over the names of the folder.
-
-    Without a folder, the sample image in eight forms.
-
-    Raises:
-        TooFewImages: the folder has none.
-    """
+    """At most 100 valid images of the folder, or the sample image at 8 angles. Raises `TooFewImages` if it has none."""
     if folder is None:
-        return list(_forms_of_the_sample())
-    if not folder.is_dir():
-        raise TooFewImages(f"{folder} is no folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    spread = paths[:: -(-len(paths) // MAX_IMAGES) or 1]
-    images = [data for path in spread if _is_recognisable(data := path.read_bytes(), max_bytes)]
+        sample = Image.open(export.SAMPLE).convert("RGB")
+        return [encode(sample.rotate(angle)) for angle in range(0, 360, 45)]
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    images = []
+    for path in paths[:: -(-len(paths) // 100) or 1]:
+        with suppress(Refusal):
+            preprocess.preprocess(data := path.read_bytes(), _ANY_RECIPE)
+            images += [data] if len(data) <= max_bytes else []
     if not images:
-        raise TooFewImages(f"{folder} has no JPEG, PNG or WebP image that can be recognised")
+        raise TooFewImages(f"{folder} has no valid JPEG, PNG or WebP image")
     return images
 
 
-def _is_recognisable(data: bytes, max_bytes: int) -> bool:
-    try:
-        preprocess.preprocess(data, _ANY_RECIPE)
-    except Refusal:
-        return False
-    return len(data) <= max_bytes
+def unique(data: bytes) -> bytes:
+    """The same image with a number after its end, so that no cache has it."""
+    return data + _RUN + next(_NUMBERS).to_bytes(8)
 
 
-def _forms_of_the_sample() -> Iterator[bytes]:
-    sample = Image.open(export.SAMPLE).convert("RGB")
-    width, height = sample.size
-    for left, top in ((0, 0), (width // 8, 0), (0, height // 8), (width // 8, height // 8)):
-        cut = sample.crop((left, top, left + width * 7 // 8, top + height * 7 // 8))
-        yield encode(cut, "JPEG")
-        yield encode(ImageOps.mirror(cut), "JPEG")
-
-
-def enlarged(data: bytes, size: tuple[int, int], kind: str) -> bytes:
-    """The image cut to the proportions of `size` and scaled to it, encoded anew."""
-    return encode(ImageOps.fit(Image.open(BytesIO(data)).convert("RGB"), size), kind)
-
-
-def encode(image: Image.Image, kind: str) -> bytes:
-    """The image as JPEG or WebP of quality 90, or as PNG."""
+def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    """The image as PNG, or as JPEG or WebP of quality 90."""
     buffer = BytesIO()
-    image.save(buffer, kind, **({} if kind == "PNG" else {"quality": 90}))
+    image.save(buffer, kind, **({} if kind == "PNG" else {"quality": 90}), **options)
     return buffer.getvalue()

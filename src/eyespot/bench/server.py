@@ -1,131 +1,115 @@
-"""A running server under load, beside what this machine could do at most."""
+"""The figures of a running server, beside what this machine could do at most."""
 
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from itertools import cycle, islice
 from statistics import median
-from typing import Annotated
+from typing import NamedTuple
 
-from pydantic import Field
+import httpx
+import numpy as np
 
 from eyespot.bench import machine, samples
-from eyespot.bench.figures import Setup
-from eyespot.bench.host import Host
-from eyespot.bench.load import Burst, load, percentile
-from eyespot.bench.machine import Progress, Run
-from eyespot.bench.target import Target, find
-from eyespot.errors import StartError
-from eyespot.types import ModelInfo
+from eyespot.bench.figures import LoadFigures, Report, Task
+from eyespot.bench.machine import Run
+from eyespot.bench.measure import Threads
+from eyespot.client import Client
+from eyespot.errors import ServerUnavailable, StartError, UnknownModel
+from eyespot.settings import Settings
+from eyespot.vision import weights
+
+RAW = {"Content-Type": "application/octet-stream"}
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFigures:
-    """So many connections, each with one request after the other; medians of the rounds."""
+class Answer(NamedTuple):
+    """`outcome` is the status, `200 cached` or the name of the exception."""
 
-    connections: int
-    images_per_second: Annotated[float, Field(description="Answers with 200.")]
-    p50_ms: float | None
-    p99_ms: float | None
-    failures: Annotated[dict[str, int], Field(description="All other answers and exceptions, of all rounds.")]
-    cached: Annotated[int, Field(description="Answers that the server remembered rather than computed.")]
-    of_bound: Annotated[float | None, Field(description="Median of each round's rate over the bound just before.")]
+    outcome: str
+    milliseconds: float = 0
+    retry_after: str = ""
 
 
-@dataclass(slots=True)
-class ServerReport:
-    """What a running server answered."""
+class Connection:
+    """A kept-alive connection; http.client takes the least time of the processor that the server may share."""
 
-    host: Host
-    url: str
-    model: ModelInfo
-    images: Annotated[int, Field(description="Different images that were sent.")]
-    seconds: Annotated[float, Field(description="Of each measurement.")]
-    rounds: int
-    bound: Annotated[float | None, Field(description="Images a second; of this machine, not of the server's.")] = None
-    no_bound: Annotated[str | None, Field(description="Why there is no bound.")] = None
-    loads: list[LoadFigures] = field(default_factory=list)
-    interrupted: bool = False
+    def __init__(self, url: httpx.URL) -> None:
+        kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+        self._http = kind(url.host, url.port, timeout=60)
+        self._path = url.path.rstrip("/")
+        self.close = self._http.close
 
-    @property
-    def measured(self) -> bool:
-        """Whether the server recognised anything."""
-        return any(row.images_per_second for row in self.loads)
-
-
-def numbers(connections: str) -> list[int]:
-    """`1,8,32` as numbers; raises `StartError` when it is anything else."""
-    parts = connections.split(",")
-    if not all(part.strip().isdecimal() and 1 <= int(part) <= 1000 for part in parts):
-        raise StartError(f"--connections {connections}: numbers from 1 to 1000 are needed, separated by commas")
-    return [int(part) for part in parts]
+    def post(self, path: str, body: bytes, headers: dict[str, str] = RAW) -> Answer:
+        """Send one request and read its answer."""
+        started = time.perf_counter()
+        try:
+            self._http.request("POST", self._path + path, body, headers)
+            response = self._http.getresponse()
+            outcome = f"{response.status}" + " cached" * (b'"cached":true' in response.read())
+        except (OSError, HTTPException) as error:
+            self.close()
+            time.sleep(0.05)  # a server that is gone needs no thousands of attempts
+            return Answer(type(error).__name__)
+        milliseconds = (time.perf_counter() - started) * 1000
+        return Answer(outcome, milliseconds, response.headers.get("Retry-After", ""))
 
 
-def bench(
-    url: str,
-    setup: Setup,
-    connections: list[int],
-    rounds: int,
-    *,
-    run: Run = machine.run,
-    progress: Progress = lambda *_: None,
-) -> ServerReport:
-    """Load the server at that address, and find the bound of this machine in turn.
+def load(url: httpx.URL, images: list[bytes], connections: int, seconds: float) -> LoadFigures:
+    """Post images, each made unique, over that many connections for that long."""
 
-    Raises:
-        StartError: there is no server, or it is not ready, or there is no image to send.
-    """
-    target, model = find(url)
-    images = samples.load(setup.images, setup.max_bytes)
-    report = ServerReport(Host.here(), str(target), model, len(images), setup.seconds, rounds)
-    possible = None
-    try:
-        possible = machine.bound(setup, model, run=run)
-    except StartError as error:
-        report.no_bound = str(error)
-    measure(report, target, images, connections, possible, progress)
-    return report
+    def post(number: int, _: object) -> Iterator[Answer]:
+        with closing(Connection(url)) as connection:
+            for image in islice(cycle(images), number, None, connections):
+                yield connection.post("/predict", samples.unique(image))
+
+    with Threads(connections, post) as threads:
+        rate = threads.rate(seconds, lambda answer: answer.outcome == "200")
+    times = [answer.milliseconds for answer in threads.results if answer.outcome == "200"] or [np.nan]
+    p50, p99 = np.percentile(times, (50, 99), method="inverted_cdf").tolist()
+    failures = Counter(answer.outcome for answer in threads.results if answer.outcome != "200")
+    return LoadFigures(connections, rate, p50, p99, dict(failures))
 
 
 def measure(
-    report: ServerReport,
-    target: Target,
-    images: list[bytes],
-    connections: list[int],
-    bound: Callable[[], float] | None,
-    progress: Progress = lambda *_: None,
-) -> None:
-    """Fill the report: the bound while the server is idle, then load, in turn, `report.rounds` times.
+    report: Report, config: Settings, task: Task, connections: Sequence[int], run: Run = machine.run
+) -> Iterator[str]:
+    """Fill the report of `report.url`. Yields the name of each step before it is taken.
 
-    Machines are noisy, so what is divided was measured one right after the other. After Ctrl-C the report has what
-    had been measured by then.
+    In each round and for each number of connections, the bound of this machine comes first and then the server:
+    machines are noisy, so each ratio is of two measurements made one right after the other.
+
+    Raises `EyespotError` if the server is not ready or refuses an image, or there are no images.
     """
-    target.ask("/predict", images[0])  # warm-up
-    bursts: dict[int, list[tuple[Burst, float | None]]] = {number: [] for number in connections}
-    plan = [(turn, number) for turn in range(report.rounds) for number in bursts]
+    images = samples.load(task.images, config.max_bytes)
+    with Client(report.url, retry_seconds=0) as client:
+        if not client.health().ready:
+            raise ServerUnavailable(f"{client.url} is not ready")
+        model = client.predict(images[0]).model
+    report.url, report.model, report.digest, report.images = str(client.url), model.name, model.digest, len(images)
+    task = replace(task, model=model.name, engine=model.engine, precision=model.precision, only_bound=True)
+    bounds, rows = list[float](), dict[int, list[LoadFigures]]()
     try:
-        for done, (turn, number) in enumerate(plan):
-            progress(f"round {turn + 1}: the bound", done, len(plan))
-            possible = bound() if bound else None
-            progress(f"round {turn + 1}: {number} connections", done, len(plan))
-            bursts[number].append((load(target.connect, target.path, images, number, report.seconds), possible))
-        progress("done", len(plan), len(plan))
-    except KeyboardInterrupt:
-        report.interrupted = True
-    bounds = [possible for rounds in bursts.values() for _, possible in rounds if possible]
-    report.bound = median(bounds) if bounds else None
-    report.loads = [figures(number, rounds) for number, rounds in bursts.items() if rounds]
+        if weights.choose(weights.read_manifest(config.manifest), model.name).sha256 != model.digest:
+            raise UnknownModel(f"the server has other weights of {model.name} than {config.manifest}")
+        bounds.append(run(task).bound)
+    except StartError as error:
+        report.skipped["bound"] = str(error)
+    for number in [*connections] * report.rounds:
+        yield f"{number} connections"
+        bounds += [run(task).bound] if bounds else []
+        row = load(client.url, images, number, task.seconds)
+        row = replace(row, of_bound=row.images_per_s / bounds[-1]) if bounds else row
+        rows.setdefault(number, []).append(row)
+        report.bound = median(bounds) if bounds else None
+        report.loads = [medians(some) for some in rows.values()]
 
 
-def figures(connections: int, rounds: list[tuple[Burst, float | None]]) -> LoadFigures:
-    """Rounds as (what was answered, the bound just before) made into one row."""
-    answered = [burst.milliseconds for burst, _ in rounds if burst.milliseconds]
-    fractions = [burst.images_per_second / possible for burst, possible in rounds if possible]
-    return LoadFigures(
-        connections,
-        images_per_second=median(burst.images_per_second for burst, _ in rounds),
-        p50_ms=median(percentile(sample, 50) for sample in answered) if answered else None,
-        p99_ms=median(percentile(sample, 99) for sample in answered) if answered else None,
-        failures=dict(sum((burst.failures for burst, _ in rounds), Counter[str]())),
-        cached=sum(burst.cached for burst, _ in rounds),
-        of_bound=median(fractions) if fractions else None,
-    )
+def medians(rows: Sequence[LoadFigures]) -> LoadFigures:
+    """One row from those of all rounds, with all their failures."""
+    figures = [(row.images_per_s, row.p50_ms, row.p99_ms, row.of_bound) for row in rows]
+    rate, p50, p99, of_bound = np.median(figures, axis=0).tolist()
+    failures = sum((Counter(row.failures) for row in rows), Counter[str]())
+    return LoadFigures(rows[0].connections, rate, p50, p99, dict(failures), of_bound)

@@ -1,0 +1,171 @@
+"""tools/load.py: each scenario against a server that does as it should, and against one that does not."""
+
+import http.server
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import makers
+from tests.serving import ROOT, FakeEngine, environment, serve_fake, serve_files
+
+
+class SlowEngine(FakeEngine):
+    """Takes some seconds an image, so that a queue fills."""
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def infer(self, *arguments: Any, **options: Any) -> Any:
+        time.sleep(self.seconds)
+        return super().infer(*arguments, **options)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers with the status and Retry-After that `decide` gives for an image."""
+
+    decide: Callable[[bytes], tuple[int, str | None]]
+
+    def do_POST(self) -> None:
+        status, retry_after = self.decide(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        if retry_after is not None:
+            self.send_header("Retry-After", retry_after)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def refusing(decide: Callable[[bytes], tuple[int, str | None]]) -> type[Refusing]:
+    return type("Kind", (Refusing,), {"decide": staticmethod(decide)})
+
+
+def load(*words: object, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "tools" / "load.py", *map(str, words)]
+    return subprocess.run(command, env=environment(**settings), capture_output=True, text=True, timeout=120)
+
+
+def figure(name: str, line: str, done: subprocess.CompletedProcess[str]) -> float:
+    """The figure with that name in the line that begins so."""
+    found = re.search(rf"^{line} .*?\b{name} ([\d.,]+)", done.stdout, re.MULTILINE)
+    assert found, done.stdout + done.stderr
+    return float(found[1].strip(",").replace(",", ""))
+
+
+def patience(url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    few = ["--clients", "8", "--images", "1", "--connections", "2", "--seconds", "0.05"]
+    return load("patience", "--url", url, *few, *options)
+
+
+def test_clients_that_come_again_when_they_are_told_to_all_get_through() -> None:
+    with serve_fake(SlowEngine(), workers=1, queue=2) as served:
+        done = patience(served.url, "--seconds", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figure("images", "got through", done) == figure("of", "got through", done) == 8
+    assert re.search(r"outcomes 8 x 200, \d+ x 503 Retry-After '\d+'\n|'\d+', 8 x 200", done.stdout), done.stdout
+    assert figure("of_load_that_fits", "images/s", done) > 0
+
+
+def test_each_comes_again_once_and_not_before_it_was_told_to() -> None:
+    first: dict[bytes, float] = {}
+    gaps = []
+
+    def decide(image: bytes) -> tuple[int, str | None]:
+        if image not in first:
+            first[image] = time.monotonic()
+            return 503, "1"
+        gaps.append(time.monotonic() - first[image])
+        return 200, None
+
+    with serve_files(refusing(decide)) as url:
+        done = patience(url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "outcomes 8 x 503 Retry-After '1', 8 x 200\n" in done.stdout
+    assert len(gaps) == 8
+    assert min(gaps) >= 1
+    assert figure("longest_wait_s", "got through", done) >= 1
+
+
+def test_an_answer_that_says_neither_yes_nor_when_is_not_asked_again() -> None:
+    answers = cycle([(503, None), (429, "0"), (503, "soon"), (500, "1")])
+    with serve_files(refusing(lambda _: next(answers))) as url:
+        done = patience(url, "--images", "2")
+    assert done.returncode == 1
+    assert "images 0, of 16" in done.stdout
+    for what in ("503 Retry-After ''", "429 Retry-After '0'", "503 Retry-After 'soon'", "500"):
+        assert f"4 x {what}" in done.stdout
+
+
+def test_who_does_not_get_through_in_time_is_told() -> None:
+    with serve_files(refusing(lambda _: (429, "1"))) as url:
+        done = patience(url, "--give-up", "0.5")
+    assert done.returncode == 1
+    assert "outcomes 8 x 429 Retry-After '1'\n" in done.stdout
+    assert "images 0, of 8" in done.stdout
+
+
+def test_a_server_that_is_gone_is_told() -> None:
+    with serve_files(refusing(lambda _: (200, None))) as url:
+        pass
+    done = patience(url)
+    assert done.returncode == 1
+    assert "outcomes 8 x ConnectionRefusedError\n" in done.stdout
+
+
+def test_one_connection_waits_longer_beside_others(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(makers.encode(makers.flat(), "PNG"))
+    words = ["--images", tmp_path, "--seconds", "0.3", "--rounds", "1"]
+    with serve_fake(SlowEngine(0.004), workers=1, queue=100) as served:
+        done = load("fairness", "--url", served.url, *words)
+    assert done.returncode == 0, done.stderr
+    assert figure("p50_to_alone", "alone", done) == 1
+    assert figure("p50_ms", "alone", done) >= 4
+    for others in ("1 batch", "4 batches", "64 singly"):
+        assert figure("p50_to_alone", others, done) > 1
+
+
+def test_classify_is_measured_beside_the_bound(tmp_path: Path, packaged: dict[str, str]) -> None:
+    (tmp_path / "image.jpg").write_bytes(makers.jpeg())
+    words = ["--images", tmp_path, "--files", "20", "--rounds", "1", "--seconds", "0.5"]
+    done = load("folder", *words, EYESPOT_MANIFEST=str(ROOT / "weights" / "manifest.toml"), **packaged)
+    assert done.returncode == 0, done.stderr
+    bound, rate = figure("bound", "round 1", done), figure("classify", "round 1", done)
+    assert figure("of_bound", "round 1", done) == pytest.approx(rate / bound, rel=0.01)
+    assert figure("memory_mb", "round 1", done) > 50
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1e9, 0), (-1e9, 1)])
+def test_the_slope_of_memory_decides(limit: float, code: int) -> None:
+    with serve_fake(SlowEngine(), workers=1) as served:
+        words = ["--pid", os.getpid(), "--requests", "160", "--connections", "2", "--max-slope", limit]
+        done = load("soak", "--url", served.url, *words)
+    assert "outcomes 160 x as expected\n" in done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    assert figure("start", "memory, MB", done) > 20
+
+
+def test_wrong_answers_are_told_by_image_and_form() -> None:
+    with serve_files(refusing(lambda _: (500, None))) as url:
+        done = load("soak", "--url", url, "--pid", os.getpid(), "--requests", "60")
+    assert done.returncode == 1
+    for what in ("500 for jpeg 100 as raw", "500 for PNG RGBA as form", "500 for text as json"):
+        assert f"1 x {what}" in done.stdout
+
+
+def test_a_server_that_ends_is_told() -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    with serve_fake(SlowEngine()) as served:
+        done = load("soak", "--url", served.url, "--pid", ended.pid, "--requests", "1000")
+    assert done.returncode == 1
+    assert str(ended.pid) in done.stdout + done.stderr
