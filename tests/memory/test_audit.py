@@ -235,6 +235,7 @@ def acknowledged(served: Served, requests: int, callers: int, during: Callable[[
     return told
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_killing_postgresql_loses_no_acknowledged_row() -> None:
     with postgres_server() as postgres:
@@ -256,6 +257,7 @@ def test_killing_postgresql_loses_no_acknowledged_row() -> None:
         assert told | after <= rows
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_restarting_an_idle_postgresql_loses_no_row() -> None:
     with postgres_server() as postgres, serve_fake(audit_url=postgres.url, audit_required=True) as served:
@@ -265,6 +267,7 @@ def test_restarting_an_idle_postgresql_loses_no_row() -> None:
         assert predict(served).status_code == 200
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_a_hung_postgresql_does_not_delay_everybody() -> None:
     with postgres_server() as postgres, serve_fake(audit_url=postgres.url) as served:
@@ -277,6 +280,7 @@ def test_a_hung_postgresql_does_not_delay_everybody() -> None:
         assert predict(served).status_code == 200
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_a_hung_postgresql_does_not_block_shutdown() -> None:
     async def test(postgres: PostgresServer) -> None:

@@ -155,7 +155,8 @@ def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
 
 def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_dir: Path) -> None:
     command = "exec eyespot serve"
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "PATH": f"{Path(sys.executable).parent}:/bin"}
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "EYESPOT_DRAIN_SECONDS": "0"}
+    settings["PATH"] = f"{Path(sys.executable).parent}:/bin"
     process = subprocess.Popen(
         ["sh", "-c", command],
         env=environment(**settings),
@@ -168,7 +169,6 @@ def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_d
         assert process.stdout
         printed = "".join(process.stdout.readline() for _ in range(4))
     finally:
-        process.terminate()
         process.terminate()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
