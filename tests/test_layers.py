@@ -23,13 +23,13 @@ BELOW = {
     "pool": f"{WORDS} job cpus",
     "recognizer": f"{WORDS} vision memory pool job",
     "assembly": f"{WORDS} vision memory pool cpus recognizer",
-    "web.gate": f"{WORDS} job",
+    "web.gate": f"{WORDS} job memory",
     "web.api": f"{WORDS} vision pool job recognizer web.gate",
-    "web": f"{WORDS} assembly recognizer web.gate web.api",
+    "web": f"{WORDS} memory assembly recognizer web.gate web.api",
     "ordered": "",
     "images": WORDS,
     "client": f"{WORDS} ordered images",
-    "bench": f"{WORDS} cpus vision client",
+    "bench": f"{WORDS} cpus vision assembly client",
     "cli": f"{WORDS} vision memory cpus assembly web client images ordered bench",
     "": "client",
     "__main__": "cli",
@@ -38,7 +38,14 @@ BELOW = {
 STRANGERS = ["vision.preprocess", "vision.engines", "vision.labels", "vision.weights"]
 # A library that serves one choice among several is imported where that choice is made.
 CHOICES = {"torch", "torchvision", "openvino", "onnxruntime", "redis", "sqlalchemy", "nncf", "matplotlib", "lxml"}
-CHOSEN = ("vision.engines.", "memory.audit_table", "memory.audit_postgres", "memory.audit_sqlite", "cli.xmp")
+CHOSEN = (
+    "vision.engines.",
+    "memory.audit_table",
+    "memory.audit_postgres",
+    "memory.audit_sqlite",
+    "memory.audit_schema",
+    "cli.xmp",
+)
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

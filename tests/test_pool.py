@@ -310,7 +310,7 @@ def test_twins_share_a_job_until_it_is_forgotten() -> None:
             held.go.set()
             assert await first.result() == "done"
             assert await other.result() == "another"
-            await until(lambda: not pool.twins)
+            await until(lambda: not pool.joinable)
 
     run(test())
 

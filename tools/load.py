@@ -23,6 +23,7 @@ from eyespot.bench.figures import LoadFigures, Task
 from eyespot.bench.measure import Threads, resident_mb
 from eyespot.bench.report import text
 from eyespot.bench.server import RAW, Answer, Connection, load, medians
+from eyespot.choices import SUFFIXES
 from eyespot.client import Client
 from eyespot.vision import export
 
@@ -71,7 +72,7 @@ def fairness(url: Url, images: Images | None = None, seconds: float = 5, rounds:
 @app.command()
 def folder(images: Images, files: int = 2000, seconds: float = 5, rounds: int = 3) -> None:
     """The rate of `eyespot classify` over many files beside the bound of this machine, and its memory."""
-    sources = sorted(path.resolve() for path in images.iterdir() if path.suffix.lower() in samples.SUFFIXES)
+    sources = sorted(path.resolve() for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
     with tempfile.TemporaryDirectory() as place, suppress(KeyboardInterrupt):
         for number in range(files):
             source = sources[number % len(sources)]

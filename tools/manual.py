@@ -79,7 +79,7 @@ def commands(command: Any = None, name: str = "eyespot") -> str:
     command = command or typer.main.get_command(app)
     if hasattr(command, "commands"):
         return "\n\n".join(commands(part, f"{name} {word}") for word, part in command.commands.items())
-    usage = " ".join([name, *command.collect_usage_pieces(typer.Context(command))[1:]])
+    usage = re.sub("[{}]", "", " ".join([name, *command.collect_usage_pieces(typer.Context(command))[1:]]))
     text = f"**`{usage}`**: {command.help}"
     options = [[f"`{p.opts[0]}`", p.help] for p in command.params if p.opts[0].startswith("--") and p.name != "help"]
     return f"{text}\n\n{table(['option', 'meaning'], options)}" if options else text

@@ -1,18 +1,17 @@
 """eyespot: what is in this image? Offline, on a CPU.
 
-Read in this order, each file needing only the ones before it:
+Read in this order; each part imports only parts above it:
 
-1. `types`, `errors`, `settings`, `telemetry`: the words
-2. `vision.preprocess`, `vision.engines`, `vision.labels`, `vision.weights`, then `vision.export` and
-   `vision.classifier` which join them: bytes in, confidences out
-3. `memory`: what is remembered; `pool`: how many at once
-4. `recognizer`: the trace of one image; `assembly` builds it and takes it apart
-5. `web`, `client` and `cli`: the edges
+1. `types`, `errors`, `settings`, `choices`, `telemetry`: shared types, errors, settings, tables, log and metrics
+2. `vision`: encoded bytes in, confidences out. `preprocess` makes pixels, `engines` run a model, `classifier` joins
+   them.
+3. `memory`: cache, audit log, uploads, rate limits
+4. `cpus`, `job`, `pool`: who gets a worker thread, and when
+5. `recognizer`: the pipeline of one image, in eight steps. `assembly` builds it from the settings.
+6. `web.app`: every route, and the layers in front. `web.gate` is what each request passes, `web.api` what can be asked.
+7. `client` for programs, `cli` for people, `bench` to measure speed
 
-Beside that road: `vision.fetch` downloads weights, `vision.quantize` makes int8, `bench` measures, `ordered` maps over
-many items, `images` encodes what a program holds.
-
-`from eyespot import Client` is all that another program needs.
+Another program needs `from eyespot import Client`, or `AsyncClient`.
 """
 
 from importlib.metadata import version
@@ -28,7 +27,7 @@ __version__ = version("eyespot")
 
 def __getattr__(name: str) -> Any:
     if name in ("AsyncClient", "Client"):
-        from eyespot import client  # 0.2 s that nothing else here needs
+        from eyespot import client  # slow import (0.2 s); the server and most commands don't need it
 
         return getattr(client, name)
     raise AttributeError(f"module 'eyespot' has no attribute {name!r}")

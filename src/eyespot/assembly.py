@@ -9,9 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from eyespot import pool
+from eyespot import cpus
 from eyespot.errors import DataDirUnwritable, GoldenImageFailed, Refusal
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.audit_address import anonymizer
@@ -24,73 +23,34 @@ from eyespot.settings import Settings
 from eyespot.telemetry import Metrics, event
 from eyespot.vision.classifier import Classifier
 
-if TYPE_CHECKING:
-    from eyespot.memory.audit_table import AuditTable
-
 
 @asynccontextmanager
-async def open_recognizer(settings: Settings, apart: Collection[str] = ()) -> AsyncIterator[Recognizer]:
-    """A recognizer that has recognised the golden image through its real pool.
-
-    `apart` are the names of the API keys, if each has answers of its own.
+async def open_recognizer(settings: Settings, separate_keys: Collection[str] = ()) -> AsyncIterator[Recognizer]:
+    """A recognizer whose workers have recognised the golden image; see `Recognizer` for `separate_keys`.
 
     Raises:
-        StartError: it cannot be had; whatever was opened by then is closed.
+        StartError: it cannot be built; what was opened is closed again.
     """
-    check_writable(settings.data_dir)
-    planned = pool.plan(settings.workers, settings.threads)
-    event(
-        "workers_planned",
-        **asdict(planned),
-        cpus=pool.available_cpus(),
-        queue=settings.queue,
-    )
-    # Importing what the audit log needs takes 0.2 s, in which OpenVINO compiles the model on another core.
-    opening, importing = partial(open_classifier, settings, planned), partial(import_audit_table, settings)
-    classifier, _ = await asyncio.gather(asyncio.to_thread(opening), asyncio.to_thread(importing))
+    _check_writable(settings.data_dir)
+    plan = cpus.plan(settings.workers, settings.threads)
+    event("workers_planned", **asdict(plan), cpus=cpus.available_cpus(), queue=settings.queue)
+    # SQLAlchemy takes 0.2 s to import, during which OpenVINO compiles the model on another core.
+    loading, importing = partial(open_classifier, settings, plan), partial(_import_audit, settings)
+    classifier, _ = await asyncio.gather(asyncio.to_thread(loading), asyncio.to_thread(importing))
     metrics = Metrics()
     async with open_memory(settings, metrics) as memory:
-        workers = WorkerPool(planned.workers, settings.queue, settings.deadline_seconds, metrics)
+        pool = WorkerPool(plan.workers, settings.queue, settings.deadline_seconds, metrics)
         try:
-            recognizer = Recognizer(classifier, workers, metrics, memory, apart)
-            await warm_up(classifier, workers)
+            await warm_up(classifier, pool)
             compared = classifier.comparison.model_dump() if classifier.comparison else {}
             event("model_ready", **asdict(classifier.info), **compared)
-            yield recognizer
+            yield Recognizer(classifier, pool, metrics, memory, separate_keys)
         finally:
-            await asyncio.to_thread(workers.close)
+            await asyncio.to_thread(pool.close)
 
 
-async def warm_up(classifier: Classifier, workers: WorkerPool) -> None:
-    """Run the golden image through every worker.
-
-    Raises:
-        GoldenImageFailed: the model does not recognise it.
-    """
-    barrier = threading.Barrier(workers.workers)  # otherwise one quick thread would do the work of all
-
-    def check() -> None:
-        barrier.wait()
-        classifier.check_golden_image()
-
-    async def run() -> None:
-        job, _ = await workers.submit(check)
-        await job.result()
-
-    try:
-        await asyncio.gather(*(run() for _ in range(workers.workers)))
-    except Refusal as refusal:
-        raise GoldenImageFailed(f"the golden image was refused: {refusal}") from refusal
-    finally:
-        barrier.abort()
-
-
-def open_classifier(settings: Settings, planned: pool.Plan) -> Classifier:
-    """The network that the settings name, with the threads that were planned.
-
-    Raises:
-        StartError: it cannot be had.
-    """
+def open_classifier(settings: Settings, plan: cpus.Plan) -> Classifier:
+    """The model that the settings name. Raises StartError."""
     return Classifier.open(
         settings.manifest,
         settings.model,
@@ -98,47 +58,67 @@ def open_classifier(settings: Settings, planned: pool.Plan) -> Classifier:
         precision=settings.precision,
         labels_dir=settings.labels_dir,
         data_dir=settings.data_dir,
-        streams=planned.streams,
-        threads=planned.threads,
-        latency_threads=planned.latency_threads,
+        streams=plan.streams,
+        threads=plan.threads,
+        latency_threads=plan.latency_threads,
         max_bytes=settings.max_bytes,
         max_pixels=settings.max_pixels,
         formats=settings.formats,
     )
 
 
-@asynccontextmanager
-async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Memory]:
-    """The cache, the audit log and the kept images, as far as they are on.
+async def warm_up(classifier: Classifier, pool: WorkerPool) -> None:
+    """Run the golden image through every worker.
 
     Raises:
-        StartError: one cannot be had; whatever was opened by then is closed.
+        GoldenImageFailed: the model does not recognise it.
     """
-    async with AsyncExitStack() as opened:
+    barrier = threading.Barrier(pool.workers)  # otherwise one quick thread would do the work of all
+
+    def check() -> None:
+        barrier.wait()
+        classifier.check_golden_image()
+
+    async def run() -> None:
+        job, _ = await pool.submit(check)
+        await job.result()
+
+    try:
+        await asyncio.gather(*(run() for _ in range(pool.workers)))
+    except Refusal as refusal:
+        raise GoldenImageFailed(f"the golden image was refused: {refusal}") from refusal
+    finally:
+        barrier.abort()
+
+
+@asynccontextmanager
+async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Memory]:
+    """The cache, the audit log and the uploads that the settings ask for.
+
+    Raises:
+        StartError: one cannot be opened; the others are closed again.
+    """
+    async with AsyncExitStack() as stack:
         cache = open_cache(settings.cache_url, metrics)
         if cache:
-            opened.push_async_callback(cache.close)
-        audit = await asyncio.to_thread(open_audit, settings, metrics)
+            stack.push_async_callback(cache.close)
+        audit = await asyncio.to_thread(_open_audit, settings, metrics)
         if audit:
-            opened.push_async_callback(audit.close)
-        uploads = await asyncio.to_thread(open_uploads, settings, metrics)
+            stack.push_async_callback(audit.close)
+        uploads = await asyncio.to_thread(_open_uploads, settings, metrics)
         if uploads:
-            opened.callback(uploads.close)
-            opened.callback(asyncio.create_task(uploads.keep_sweeping()).cancel)
+            stack.callback(uploads.close)
+            stack.callback(asyncio.create_task(uploads.keep_sweeping()).cancel)
         yield Memory(cache, audit, uploads)
 
 
-def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
-    """The audit log, ready to be written, or None when it is off.
-
-    Raises:
-        AuditUnusable: it cannot be had.
-    """
-    audit_table = import_audit_table(settings)
-    if not audit_table:
+def _open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
+    if settings.audit_url == "off":
         return None
+    from eyespot.memory.audit_table import AuditTable
+
     return AuditLog(
-        audit_table(settings.audit_url, settings.data_dir),
+        AuditTable(settings.audit_url, settings.data_dir),
         metrics,
         days=settings.audit_days,
         required=settings.audit_required,
@@ -146,33 +126,24 @@ def open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     )
 
 
-def import_audit_table(settings: Settings) -> "type[AuditTable] | None":
-    """SQLAlchemy comes with it, which a server without an audit log does not pay for."""
-    if settings.audit_url == "off":
-        return None
-    from eyespot.memory.audit_table import AuditTable
-
-    return AuditTable
+def _import_audit(settings: Settings) -> None:
+    if settings.audit_url != "off":
+        import eyespot.memory.audit_table  # noqa: F401
 
 
-def open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
-    """The folder of images, swept, or None when they are not kept."""
+def _open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
     if settings.uploads == "off":
         return None
     folder = UploadFolder(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
     return Uploads(folder, metrics)
 
 
-def check_writable(folder: Path) -> None:
-    """Make the data folder, and write and remove a file in it.
-
-    Raises:
-        DataDirUnwritable: one of these cannot be done.
-    """
+def _check_writable(folder: Path) -> None:
+    """Create the data folder and a file in it. Raises DataDirUnwritable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise DataDirUnwritable(f"the data folder {folder.absolute()} cannot be written: {reason}") from error
+        raise DataDirUnwritable(f"the data folder {folder.absolute()} is not writable: {reason}") from error

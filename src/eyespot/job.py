@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from eyespot.errors import DeadlineExceeded, Refusal
+from eyespot.errors import DeadlineExceeded, Draining, Refusal
 
 T = TypeVar("T")
 Clock: TypeAlias = Callable[[], float]
@@ -19,26 +19,26 @@ class ClientDisconnected(Exception):
 
 
 class NotStarted(Exception):
-    """The job's turn came after its deadline, or after its last client had left."""
+    """A worker dropped the job: every caller had left, or the deadline had passed."""
 
 
 class Job(Generic[T]):
     """An admitted call. Any number of callers may wait for its result, each until its own deadline.
 
-    It is started only while at least one of them still waits.
+    A worker starts it only while at least one caller still waits. The caller that submitted it counts as one.
     """
 
     def __init__(self, deadline_seconds: float, lock: threading.Lock, clock: Clock) -> None:
-        self.future: asyncio.Future[T]
-        self.started: float | None = None  # by the clock
+        self.future: asyncio.Future[T]  # set by the pool
+        self.started: float | None = None  # clock time
+        self.waiters = 1
         self._deadline_seconds = deadline_seconds
+        self._start_by = clock() + deadline_seconds
         self._lock = lock
         self._clock = clock
-        self.waiters = 1
-        self._start_by = clock() + deadline_seconds
 
     def join(self) -> bool:
-        """Add a waiter. False when the job will never start: its last waiter left, or its deadline passed."""
+        """Add a caller, whose deadline begins now. False when the job will never start."""
         with self._lock:
             if self.started is None and not self._is_wanted():
                 return False
@@ -47,47 +47,58 @@ class Job(Generic[T]):
             return True
 
     def start(self) -> bool:
-        """Called once, by the worker. False when nobody waits any more."""
+        """Called once, by the worker. False when no caller waits any more, or the last deadline has passed."""
         with self._lock:
             if self._is_wanted():
                 self.started = self._clock()
             return self.started is not None
 
-    def on_result(self, callback: Callable[[T], None]) -> None:
-        """Call `callback` with the result, unless the call fails."""
-        self.future.add_done_callback(
-            lambda done: None if done.cancelled() or done.exception() else callback(done.result())
-        )
-
     def _is_wanted(self) -> bool:
         return self.waiters > 0 and self._clock() <= self._start_by
 
+    def on_result(self, callback: Callable[[T], None]) -> None:
+        """Call `callback` with the result if the call succeeds, even when every caller has left."""
+
+        def settled(done: asyncio.Future[T]) -> None:
+            if not done.cancelled() and not done.exception():
+                callback(done.result())
+
+        self.future.add_done_callback(settled)
+
     async def result(self, disconnected: Disconnected | None = None) -> T:
-        """What the call returned or raised. Each waiter calls this once.
+        """What the call returned or raised. Each caller, the first one included, must call this once.
 
         Raises:
             DeadlineExceeded: the deadline passed first.
             ClientDisconnected: `disconnected()` returned first.
+            Draining: the pool was closed before the job started.
         """
-        leaving = [asyncio.ensure_future(disconnected())] if disconnected else []
-        awaited: list[asyncio.Future[Any]] = [self.future, *leaving]
+        watch = asyncio.ensure_future(disconnected()) if disconnected else None
+        awaited: list[asyncio.Future[Any]] = [self.future, watch] if watch else [self.future]
         try:
-            # The future is never cancelled: its place belongs to the thread, not to this waiter.
+            # A caller never cancels the future: the place belongs to the thread.
             await asyncio.wait(awaited, timeout=self._deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
             if self.future.done():
-                # Each waiter raises a copy: a shared traceback would keep every waiter's image in memory.
-                if isinstance(error := self.future.exception(), Refusal):
-                    raise copy(error)
-                return self.future.result()
-        except NotStarted:
-            pass
+                return self._outcome()
+            if watch and watch.done():
+                raise ClientDisconnected
         finally:
             with self._lock:
                 self.waiters -= 1
-            for task in leaving:
-                task.cancel()
-        if any(task.done() for task in leaving):
-            raise ClientDisconnected
-        raise DeadlineExceeded(
-            f"The image was not recognised within {self._deadline_seconds:g} s.", limit=self._deadline_seconds
-        )
+            if watch:
+                watch.cancel()
+        raise self._late()
+
+    def _outcome(self) -> T:
+        if self.future.cancelled():
+            raise Draining(retry_after=1)
+        error = self.future.exception()
+        if isinstance(error, NotStarted):
+            raise self._late()
+        if isinstance(error, Refusal):
+            raise copy(error)  # one traceback shared by all callers would keep all their images in memory
+        return self.future.result()
+
+    def _late(self) -> DeadlineExceeded:
+        limit = self._deadline_seconds
+        return DeadlineExceeded(f"The image was not recognised within {limit:g} s.", limit=limit)

@@ -1,12 +1,12 @@
 """The pipeline of one image.
 
-1. admit     web.gate: request id, client, key, rate, size of the body
-2. read      web.api.body: images and parameters out of the body
-3. cache     here: the answer, when the model has seen these bytes before
-4. queue     pool: a worker, a twin to join, or a refusal
-5. decode    vision.preprocess, in a worker thread
-6. infer     vision.engines, in the same thread
-7. audit     here: the upload kept, the row written
+1. admit     web.gate: request id, client, size of the body (413), key (401), rate (429)
+2. read      web.api.body: images and parameters out of the body (400, 415)
+3. cache     here: the answer, when these bytes were recognised before
+4. queue     pool: a worker, a job to join, or a refusal (503, 504)
+5. decode    vision.preprocess, in a worker thread (415, 422)
+6. infer     vision.engines, in the same thread; its answer goes into the cache
+7. audit     here: the upload is stored, the audit row written (503 if that is required and fails)
 8. respond   web.api: the top-k as JSON
 """
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from eyespot import __version__
-from eyespot.errors import Internal, Refusal
+from eyespot.errors import BrokenImage, Internal, Refusal, UnsupportedFormat
 from eyespot.job import ClientDisconnected, Disconnected
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.cache import Cache
@@ -42,7 +42,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is remembered; None is off."""
+    """The stores; None is switched off."""
 
     cache: Cache | None = None
     audit: AuditLog | None = None
@@ -50,7 +50,7 @@ class Memory:
 
 
 class Recognizer:
-    """The one model, the pool in front of it, and the memory behind it."""
+    """The one model, the pool in front of it, and the stores behind it."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Recognizer:
         memory: Memory,
         separate_keys: Collection[str] = (),
     ) -> None:
-        """`separate_keys` names the API keys that share no cached answers with each other."""
+        """`separate_keys` are names of API keys that share no cached answers with each other."""
         self.classifier = classifier
         self.pool = pool
         self.metrics = metrics
@@ -71,65 +71,67 @@ class Recognizer:
         self._fingerprint = _fingerprint(classifier)
         metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
+    def refuse_early(self) -> None:
+        """Raise `Overloaded` before the body is read if the pool is full. With a cache it must be read for a hit."""
+        if not self.cache:
+            self.pool.refuse_if_full()
+
     async def recognize(
         self, image: Image, trace: Trace, disconnected: Disconnected | None = None, lane: Lane = "interactive"
     ) -> Scores:
         """Steps 3 to 7 for one image, timed in `trace`.
 
         Raises:
-            Refusal: the image cannot be recognised, or not now.
-            ClientDisconnected: `disconnected()` returned first.
+            Refusal: the image cannot be recognised, or not now. It is audited, as any other exception is.
+            ClientDisconnected: `disconnected()` returned first. Nobody was answered, so nothing is audited.
         """
         trace.cache = "miss"
+        self._in_progress[image.sha256] += 1
         try:
-            self._in_progress[image.sha256] += 1
-            scores = await self._cached(image.sha256, trace)
+            scores = await self._look_up(image.sha256, trace)
             if scores is None:
-                scores = await self._computed(image, trace, disconnected, lane)
-            await self._keep(image, trace)
+                scores = await self._compute(image, trace, disconnected, lane)
+            if self.uploads:
+                deleted = partial(self._deletions.since, image.sha256, trace.started)
+                await self.uploads.keep(image.sha256, image.data, unless=deleted)
         except ClientDisconnected:
             raise
         except Exception as error:
-            await self._write_refusal(image, trace, error if isinstance(error, Refusal) else Internal())
+            await self._record_failure(image, trace, error if isinstance(error, Refusal) else Internal())
             raise
         finally:
             self._in_progress[image.sha256] -= 1
             if not self._in_progress[image.sha256]:
                 del self._in_progress[image.sha256]
-        await self._write(image.sha256, len(image.data), trace, scores)
+        await self._record(image.sha256, len(image.data), trace, scores)
         return scores
 
     async def recall(self, sha256: str, trace: Trace) -> Scores | None:
-        """The cached answer for an image, or None, in which case nothing is counted or audited."""
-        scores = await self._cached(sha256, trace)
-        if scores:
-            await self._write(sha256, scores.bytes, trace, scores)
+        """The cached answer for an image. Without one it is None, and no row is written."""
+        scores = await self._look_up(sha256, trace)
+        if scores is not None:
+            await self._record(sha256, scores.bytes, trace, scores)
         return scores
 
     async def forget(self, sha256: str) -> bool:
-        """Delete an image and every answer for it; its audit rows stay. Requests that began earlier keep nothing.
+        """Delete an image and every answer for it; its audit rows stay. Requests in progress will store nothing.
 
         Returns whether there was an upload, an answer, or a request in progress.
 
         Raises:
-            CacheUnavailable, StorageUnavailable, StorageFull: the upload is not deleted; answers may be.
+            CacheUnavailable, StorageUnavailable, StorageFull: the upload was not deleted; answers may have been.
         """
         with self._deletions.running(sha256):
             found = sha256 in self._in_progress
-            for key in (*self._separate_keys, None):
-                self.pool.forget((sha256, self._variant(key)))
+            for key_name in (*self._separate_keys, None):
+                self.pool.forget((sha256, self._variant(key_name)))
             if self.cache:
                 found |= await self.cache.drop(sha256)
             if self.uploads:
                 found |= await self.uploads.remove(sha256)
             return found
 
-    def refuse_early(self) -> None:
-        """Raise `Overloaded` when an image could only be refused, so that its body need not be read."""
-        if not self.cache:
-            self.pool.refuse_if_full()
-
-    async def _cached(self, sha256: str, trace: Trace) -> Scores | None:
+    async def _look_up(self, sha256: str, trace: Trace) -> Scores | None:
         if not self.cache:
             return None
         packed = await self.cache.get(sha256, self._variant(trace.key))
@@ -144,10 +146,11 @@ class Recognizer:
         trace.cache = "hit"
         return scores
 
-    async def _computed(self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane) -> Scores:
-        # A request from before a deletion has no twins: its result is not cached, and a younger one's is.
-        joinable = self.cache and not self._deletions.since(image.sha256, trace.started)
-        key = (image.sha256, self._variant(trace.key)) if joinable else None
+    async def _compute(self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane) -> Scores:
+        # A request that began before its image was deleted runs alone: its answer must not be stored, and a later
+        # request must not share its job.
+        shared = self.cache is not None and not self._deletions.since(image.sha256, trace.started)
+        key = (image.sha256, self._variant(trace.key)) if shared else None
         scores: Scores
         scores, steps = await self.pool.run(
             self._decode_and_infer,
@@ -156,7 +159,7 @@ class Recognizer:
             key=key,
             lane=lane,
             disconnected=disconnected,
-            on_result=partial(self._remember, key, trace.started) if key else None,
+            on_result=partial(self._store_answer, *key, trace.started) if key else None,
         )
         if trace.cache != "joined":
             for step, seconds in steps.items():
@@ -167,26 +170,21 @@ class Recognizer:
         steps: dict[str, float] = {}
         return self.classifier.scores(data, steps), steps
 
-    def _remember(self, key: tuple[str, str], started: float, result: tuple[Scores, dict[str, float]]) -> None:
-        """Cache an answer, unless its image was deleted after `started`."""
-        sha256, variant = key
+    def _store_answer(self, sha256: str, variant: str, started: float, result: tuple[Scores, dict[str, float]]) -> None:
+        """Put an answer into the cache, unless its image was deleted after `started`."""
         if self.cache and not self._deletions.since(sha256, started):
             self.cache.put(sha256, variant, result[0].pack())
 
-    async def _keep(self, image: Image, trace: Trace) -> None:
-        if self.uploads:
-            deleted = partial(self._deletions.since, image.sha256, trace.started)
-            await self.uploads.keep(image.sha256, image.data, unless=deleted)
-
-    # Not inside the `except` above: a local name for the error would close a cycle through its traceback, which keeps
-    # the image in memory.
-    async def _write_refusal(self, image: Image, trace: Trace, refusal: Refusal) -> None:
-        if refusal.status in (415, 422):
+    # A method of its own: a variable in `recognize` that holds the error would make a reference cycle (frame, error,
+    # traceback, frame), which keeps the image in memory.
+    async def _record_failure(self, image: Image, trace: Trace, refusal: Refusal) -> None:
+        if refusal.status in (UnsupportedFormat.status, BrokenImage.status):  # refused while it was decoded
             self.metrics.image_errors.labels(refusal.code).inc()
             trace.lap("decode")
-        await self._write(image.sha256, len(image.data), trace, refusal)
+        await self._record(image.sha256, len(image.data), trace, refusal)
 
-    async def _write(self, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> None:
+    async def _record(self, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> None:
+        """Count the outcome, and write its audit row."""
         child(self.metrics.cache, trace.cache).inc()
         if self.audit:
             await self.audit.write(self._row(self.audit, sha256, size, trace, outcome))
@@ -215,13 +213,13 @@ class Recognizer:
             steps=trace.milliseconds(),
         )
 
-    def _variant(self, key: str | None) -> str:
-        """Everything besides the image that an answer depends on, and the API key when keys are separate."""
-        return f"{self._fingerprint}:{key}" if key in self._separate_keys else self._fingerprint
+    def _variant(self, key_name: str | None) -> str:
+        """The part of a cache key that is not the image: the fingerprint, and the API key if answers are separate."""
+        return f"{self._fingerprint}:{key_name}" if key_name in self._separate_keys else self._fingerprint
 
 
 def _fingerprint(classifier: Classifier) -> str:
-    """16 hexadecimal digits of everything besides the image that an answer depends on."""
+    """16 hexadecimal digits of the model and everything else that its answers depend on."""
     info = classifier.info
     parts = [info.digest, asdict(classifier.recipe), info.engine, info.precision, TEMPERATURE, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -66,7 +66,7 @@ def test_an_interrupted_measurement_keeps_what_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "engines", "told"),
     [
-        (Task(1), ["tensorrt"], "'tensorrt'; known are torch, openvino"),
+        (Task(1), ["tensorrt"], "'tensorrt'; known are openvino, torch"),
         (Task(1, Path("gone")), [], "gone has no valid"),
     ],
 )

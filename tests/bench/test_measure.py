@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,12 +21,30 @@ def test_the_rate_is_that_of_all_threads_without_their_first_results() -> None:
     assert 0 < rate * 0.2 <= engine.calls - 3
 
 
-def test_only_results_that_count_make_the_rate() -> None:
-    with Threads(1, lambda *_: iter(range(1000))) as threads:
-        threads.wait()
-    assert threads.results == list(range(1000))
-    with Threads(1, lambda *_: iter([1, 2, 3, 4, 5])) as threads:
-        assert threads.rate(0.1, lambda result: result % 2 == 1) * 0.1 <= 3
+def test_the_rate_leaves_out_first_results_and_those_that_do_not_count() -> None:
+    measuring = Event()
+
+    class Watched(Threads):
+        def wait(self, seconds: float | None = None) -> bool:
+            measuring.set()
+            return super().wait(seconds)
+
+    def work(number: int, _: Event) -> Iterator[int]:
+        yield 1
+        measuring.wait(60)
+        yield from (2, 3, 4, 5)
+
+    with Watched(2, work) as threads:
+        assert threads.rate(5) == 2 * 4 / 5
+        measuring.clear()
+    with Watched(2, work) as threads:
+        assert threads.rate(5, lambda result: result % 2 == 1) == 2 * 2 / 5
+
+
+def test_an_iterator_may_be_empty() -> None:
+    with Threads(2, lambda *_: iter(())) as threads:
+        assert threads.rate(60) == 0
+    assert threads.results == []
 
 
 def test_threads_stop_with_the_context() -> None:
@@ -64,5 +83,8 @@ def test_memory_of_this_process_and_of_another() -> None:
         process.stdout.read(1)
         assert resident_mb(process.pid) > 1
         process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but still known to the system
+        with pytest.raises(ProcessLookupError, match=str(process.pid)):
+            resident_mb(process.pid)
     with pytest.raises(OSError, match=str(process.pid)):
         resident_mb(process.pid)

@@ -15,7 +15,7 @@ def test_at_most_a_hundred_images_spread_over_the_folder(tmp_path: Path) -> None
     for number in range(250):
         (tmp_path / f"{number:03}.jpg").write_bytes(makers.encode(makers.flat((8, 8), (number, 0, 0))))
     (tmp_path / "000.txt").write_text("no image")
-    (tmp_path / "001.jpg").write_text("no image either")
+    (tmp_path / "003.jpg").write_text("no image either")
     images = samples.load(tmp_path, 5_000_000)
     assert 80 < len(images) <= 100
     reds = [Image.open(io.BytesIO(data)).getpixel((0, 0))[0] for data in images]  # type: ignore[index]

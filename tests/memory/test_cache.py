@@ -89,7 +89,7 @@ def test_identical_images_in_flight_are_computed_once_even_if_the_first_client_d
             connection.sendall(head.encode() + IMAGE)
             assert engine.started.acquire(timeout=30)
             joined = [callers.submit(predict, served) for _ in range(3)]
-            until(lambda: [job.waiters for job in list(served.recognizer.pool.twins.values())] == [4])
+            until(lambda: [job.waiters for job in list(served.recognizer.pool.joinable.values())] == [4])
         until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
         engine.go.set()
         answers = [answer.result() for answer in joined]
@@ -160,7 +160,7 @@ def test_images_in_flight_are_joined_across_keys_only_if_the_cache_is_shared(sco
         ThreadPoolExecutor(4) as callers,
     ):
         assert served.recognizer
-        twins = served.recognizer.pool.twins
+        twins = served.recognizer.pool.joinable
         sent = [
             callers.submit(client.post, "/predict", content=IMAGE, headers=key) for key in (CAMERA, BOSS, BOSS, CAMERA)
         ]

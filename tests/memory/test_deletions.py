@@ -162,9 +162,9 @@ def test_an_image_that_is_sent_while_the_deletion_waits_for_the_disk(tmp_path: P
         os.mkfifo(pipe)  # whoever reads it waits for somebody to write
         for _ in range(8):  # as many threads
             callers.submit(ask, served, "GET", f"/uploads/{name(image(1))}")
-        until(uploads._readers._free.locked)
+        until(lambda: uploads._readers.calls == 8)
         deleted = callers.submit(ask, served, "DELETE", UPLOAD)
-        until(lambda: uploads._readers._waiting == 1)
+        until(lambda: uploads._readers.calls == 9)
         assert ask(served, "POST", "/predict", IMAGE).status_code == 200
         pipe.open("wb").close()
         assert deleted.result().status_code in (204, 404)

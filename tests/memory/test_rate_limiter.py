@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS
 from eyespot.memory.rate_limiter import Rate, RateLimiter
-from eyespot.memory.redis import open_redis
-from tests.memory.helpers import Clock, events
+from tests.memory.helpers import Clock, events, eventually
 from tests.services import RedisServer, redis_server
 
 
@@ -249,7 +248,7 @@ async def shared(
     rates: str, url: str, clock: Clock | None = None, store_timeout: float = PATIENT
 ) -> AsyncIterator[RateLimiter]:
     opened = RateLimiter(
-        [Rate.parse(rate) for rate in rates.split(";")], open_redis(url), timeout=store_timeout, clock=clock or Clock()
+        [Rate.parse(rate) for rate in rates.split(";")], url, timeout=store_timeout, clock=clock or Clock()
     )
     try:
         yield opened
@@ -409,8 +408,9 @@ def test_a_redis_that_misbehaves_refuses_nobody_and_is_left_alone(
             url = f"redis://:hunter2@127.0.0.1:{listening.sockets[0].getsockname()[1]}"
             async with shared("2/hour", url, clock, timeout) as two:
                 assert await passed(two, "key:alice", 5) == 2
+                await eventually(lambda: connections > 0)
                 tried = connections
-                assert 1 <= tried <= 2  # at once, and once more
+                assert tried <= 2  # at once, and once more
                 clock.advance(0.9)
                 assert await passed(two, "key:alice", 5) == 0
                 assert connections == tried

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class SlowEngine(FakeEngine):
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Answers with the status and Retry-After that `decide` gives for an image."""
 
+    protocol_version = "HTTP/1.1"
     decide: Callable[[bytes], tuple[int, str | None]]
 
     def do_POST(self) -> None:
@@ -132,8 +134,23 @@ def test_one_connection_waits_longer_beside_others(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert figure("p50_to_alone", "alone", done) == 1
     assert figure("p50_ms", "alone", done) >= 4
-    for others in ("1 batch", "4 batches", "64 singly"):
-        assert figure("p50_to_alone", others, done) > 1
+    assert figure("p50_to_alone", "64 singly", done) > 1
+    assert figure("p99_ms", "1 batch", done) > 0
+    assert figure("p99_ms", "4 batches", done) > 0
+
+
+def test_the_others_are_batches_of_one_and_four_connections_and_single_images_of_64() -> None:
+    connections: set[tuple[str, int]] = set()
+
+    class Counting(Refusing):
+        def do_POST(self) -> None:
+            connections.add((self.path, self.client_address[1]))
+            super().do_POST()
+
+    with serve_files(type("Kind", (Counting,), {"decide": staticmethod(lambda _: (200, None))})) as url:
+        load("fairness", "--url", url, "--seconds", "0.1", "--rounds", "1")
+    assert sum(path == "/predict/batch" for path, _ in connections) == 1 + 4
+    assert sum(path == "/predict" for path, _ in connections) == 4 + 64
 
 
 def test_classify_is_measured_beside_the_bound(tmp_path: Path, packaged: dict[str, str]) -> None:
@@ -146,28 +163,39 @@ def test_classify_is_measured_beside_the_bound(tmp_path: Path, packaged: dict[st
     assert figure("memory_mb", "round 1", done) > 50
 
 
-@pytest.mark.parametrize(("limit", "code"), [(1e9, 0), (-1e9, 1)])
-def test_the_slope_of_memory_decides(limit: float, code: int) -> None:
-    with serve_fake(SlowEngine(), workers=1) as served:
-        words = ["--pid", os.getpid(), "--requests", "160", "--connections", "2", "--max-slope", limit]
-        done = load("soak", "--url", served.url, *words)
-    assert "outcomes 160 x as expected\n" in done.stdout
-    assert done.returncode == code, done.stdout + done.stderr
-    assert figure("start", "memory, MB", done) > 20
+def test_the_slope_of_memory_decides() -> None:
+    def soak(limit: str) -> subprocess.CompletedProcess[str]:
+        words = ["--pid", os.getpid(), "--requests", "80", "--connections", "2", "--max-slope", limit]
+        return load("soak", "--url", served.url, *words)
+
+    with serve_fake(SlowEngine(), workers=1, queue=8) as served, ThreadPoolExecutor() as pool:
+        flat, steep = pool.map(soak, ["1e9", "-1e9"])
+    for done in (flat, steep):
+        assert "outcomes 80 x as expected\n" in done.stdout
+        assert figure("start", "memory, MB", done) > 20
+    assert (flat.returncode, steep.returncode) == (0, 1), flat.stdout + steep.stdout
 
 
 def test_wrong_answers_are_told_by_image_and_form() -> None:
-    with serve_files(refusing(lambda _: (500, None))) as url:
-        done = load("soak", "--url", url, "--pid", os.getpid(), "--requests", "60")
+    def decide(_: bytes) -> tuple[int, None]:
+        time.sleep(0.12)  # for as long as it takes to measure memory
+        return 500, None
+
+    with serve_files(refusing(decide)) as url:
+        words = ["--pid", os.getpid(), "--requests", "60", "--connections", "2", "--max-slope", "1e9"]
+        done = load("soak", "--url", url, *words)
     assert done.returncode == 1
     for what in ("500 for jpeg 100 as raw", "500 for PNG RGBA as form", "500 for text as json"):
         assert f"1 x {what}" in done.stdout
 
 
 def test_a_server_that_ends_is_told() -> None:
-    with subprocess.Popen(["true"]) as ended:
-        pass
-    with serve_fake(SlowEngine()) as served:
-        done = load("soak", "--url", served.url, "--pid", ended.pid, "--requests", "1000")
+    class Ending(SlowEngine):
+        def infer(self, *arguments: Any, **options: Any) -> Any:
+            server.kill()
+            return super().infer(*arguments, **options)
+
+    with subprocess.Popen(["sleep", "600"]) as server, serve_fake(Ending()) as served:
+        done = load("soak", "--url", served.url, "--pid", server.pid, "--requests", "100000")
     assert done.returncode == 1
-    assert str(ended.pid) in done.stdout + done.stderr
+    assert f"1 x no process {server.pid}" in done.stdout

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eyespot import pool
+from eyespot import cpus
 
 _LIBRARIES = {"eyespot", "openvino", "onnxruntime", "torch", "numpy", "pillow"}
 
@@ -62,7 +62,7 @@ def this_machine() -> dict[str, Any]:
     installed = ((found.name.lower(), found.version) for found in metadata.distributions())
     return {
         "processor": model[1] if model else platform.machine(),
-        "cores": pool.available_cpus(),
+        "cores": cpus.available_cpus(),
         "load": round(os.getloadavg()[0], 2),  # average of the minute before: other work spoils the figures
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import TypeAdapter
 
-from eyespot import assembly, pool, settings
+from eyespot import assembly, cpus, settings
 from eyespot.bench import samples
 from eyespot.bench.figures import EngineFigures, Report, Task
 from eyespot.bench.measure import Threads, median_ms, resident_mb
+from eyespot.choices import ENGINES
 from eyespot.errors import EngineUnavailable, EyespotError
 from eyespot.settings import Settings
 from eyespot.vision import preprocess, weights
@@ -26,8 +27,6 @@ from eyespot.vision.engines import Confidences, softmax
 
 Run = Callable[[Task], EngineFigures]
 
-# torch first: it writes the confidences that the others are compared with.
-ENGINES = {"torch": ["f32"], "openvino": ["f32", "bf16", "int8"], "onnxruntime": ["f32"], "torchscript": ["f32"]}
 DECODED = [("JPEG", 500), ("JPEG", 1600), ("JPEG", 4000), ("PNG", 1000), ("WEBP", 1000)]  # width, of 4:3
 # The heap of `eyespot serve`: see eyespot/__main__.py.
 _HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_TRIM_THRESHOLD_": "16777216"}
@@ -56,7 +55,8 @@ def measure(
     """
     if unknown := [engine for engine in engines if engine not in ENGINES]:
         raise EngineUnavailable(f"unknown engine {unknown[0]!r}; known are {', '.join(ENGINES)}")
-    wanted = [(name, one) for name, all_of in ENGINES.items() if name in (engines or ENGINES) for one in all_of]
+    names = sorted(engines or ENGINES, key=lambda name: name != "torch")  # torch first: the others compare with it
+    wanted = [(name, precision) for name in names for precision in ENGINES[name].precisions]
     entry = weights.choose(weights.read_manifest(config.manifest), config.model)
     weights.verify(entry)
     images = samples.load(task.images, config.max_bytes)
@@ -81,14 +81,14 @@ def measure_engine(task: Task) -> EngineFigures:
     """The figures of one engine, in this process. Memory comes first, since the other figures need some."""
     chosen = {name: value for name in ("model", "engine", "precision") if (value := getattr(task, name))}
     config = settings.load().model_copy(update=chosen)
-    plan, images = pool.plan(config.workers, config.threads), samples.load(task.images, config.max_bytes)
+    plan, images = cpus.plan(config.workers, config.threads), samples.load(task.images, config.max_bytes)
     classifier = assembly.open_classifier(config, plan)
     info, recipe, engine = classifier.info, classifier.recipe, classifier.engine
     with Threads(plan.workers, lambda number, _: map(classifier.scores, islice(cycle(images), number, None))) as loop:
         figures = EngineFigures(info.engine, info.precision, loop.rate(task.seconds), resident_mb())
     if task.only_bound:
         return figures
-    single = assembly.open_classifier(config, pool.Plan(1, 1, 1, 1)).engine
+    single = assembly.open_classifier(config, cpus.Plan(1, 1, 1, 1)).engine
     default = assembly.open_classifier(config.model_copy(update={"engine": "auto", "precision": "auto"}), plan)
     pixels = [preprocess.preprocess(data, recipe).pixels[None] for data in images]
     same_top1, max_difference = agreement(np.stack([softmax(engine.infer(image)[0][0]) for image in pixels]), task)

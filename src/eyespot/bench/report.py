@@ -65,6 +65,6 @@ def draw(report: Report, path: Path) -> None:
     axes.bar_label(bars, [f"{row.bound:.1f}   {row.memory_mb:.0f} MB" for row in rows], padding=5)
     axes.margins(x=0.22)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(f"{report.model}: images a second and memory of decode, crop and inference on all cores", loc="left")
+    axes.set_title(f"{report.model}: images a second on all cores, memory", loc="left")
     axes.set_xlabel("{processor}, {cores} cores, {measured_at}".format(**report.host), loc="left")
     figure.savefig(path)

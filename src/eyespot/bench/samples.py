@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
+from eyespot.choices import SUFFIXES, titles
 from eyespot.errors import Refusal, TooFewImages
 from eyespot.types import Recipe
 from eyespot.vision import export, preprocess
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _ANY_RECIPE = Recipe(256, 224, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _RUN, _NUMBERS = os.urandom(8), count()
 
@@ -30,7 +30,7 @@ def load(folder: Path | None, max_bytes: int) -> list[bytes]:
             preprocess.preprocess(data := path.read_bytes(), _ANY_RECIPE)
             images += [data] if len(data) <= max_bytes else []
     if not images:
-        raise TooFewImages(f"{folder} has no valid JPEG, PNG or WebP image")
+        raise TooFewImages(f"{folder} has no valid {titles()} image")
     return images
 
 

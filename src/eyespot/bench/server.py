@@ -15,7 +15,6 @@ import numpy as np
 
 from eyespot.bench import machine, samples
 from eyespot.bench.figures import LoadFigures, Report, Task
-from eyespot.bench.machine import Run
 from eyespot.bench.measure import Threads
 from eyespot.client import Client
 from eyespot.errors import ServerUnavailable, StartError, UnknownModel
@@ -74,7 +73,7 @@ def load(url: httpx.URL, images: list[bytes], connections: int, seconds: float) 
 
 
 def measure(
-    report: Report, config: Settings, task: Task, connections: Sequence[int], run: Run = machine.run
+    report: Report, config: Settings, task: Task, connections: Sequence[int], run: machine.Run = machine.run
 ) -> Iterator[str]:
     """Fill the report of `report.url`. Yields the name of each step before it is taken.
 

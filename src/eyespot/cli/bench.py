@@ -13,7 +13,7 @@ def bench(
     url: Annotated[str | None, typer.Option(help="Measure the server at this address instead.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images to measure with; at most 100 are used.")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Only this engine; may be repeated.")] = None,
-    connections: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; by default 1, 8, 32.")] = None,
+    connections: Annotated[list[int] | None, typer.Option(min=1, help="Connections; by default 1, 8 and 32.")] = None,
     seconds: Annotated[float, typer.Option(min=0.05, max=600, help="Seconds per measurement.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Rounds with a server; medians are shown.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

@@ -1,1 +1,1 @@
-"""What is remembered: answers, who asked for what, and the images themselves."""
+"""What outlives a request: the cache, rate limits, the audit log, and kept images."""

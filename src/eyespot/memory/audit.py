@@ -33,7 +33,7 @@ _MAX_READS = 10  # waiting
 # that comes alone does not wait.
 _GATHER_SECONDS = 0.005
 
-_Pending = tuple[AuditRow, "asyncio.Future[str | None]"]  # the future: why the row could not be written
+_Pending = tuple[AuditRow, "asyncio.Future[bool]"]  # the future: whether the row was written
 
 
 class AuditLog:
@@ -55,7 +55,7 @@ class AuditLog:
         check_seconds: float = _CHECK_SECONDS,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        """`address` is what to record of a client's address.
+        """`address` makes what is recorded out of a client's address.
 
         Raises:
             AuditUnusable: the table is from a newer version, or the log is required and the database fails.
@@ -102,11 +102,11 @@ class AuditLog:
             raise AuditUnavailable(retry_after=1)
 
     async def _written(self, row: AuditRow) -> bool:
-        written: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._pending.put((row, written))
         try:
             async with asyncio.timeout(self._timeout):
-                return await written is None
+                return await written
         except TimeoutError:
             self.table.store.interrupt()
             return False
@@ -175,7 +175,7 @@ class AuditLog:
             again = time.monotonic() - self._failed_at < self._check_seconds
             self._failed_at = time.monotonic()
             self._set_failure(failure if again else self._try(self.table.recover))
-        batch[0][1].get_loop().call_soon_threadsafe(_settle, batch, failure)
+        batch[0][1].get_loop().call_soon_threadsafe(_settle, batch, failure is None)
         if len(batch) > 1:
             time.sleep(_GATHER_SECONDS)
 
@@ -215,7 +215,7 @@ class AuditLog:
         self._failure = failure
 
 
-def _settle(batch: list[_Pending], failure: str | None) -> None:
-    for _, written in batch:
-        if not written.done():
-            written.set_result(failure)
+def _settle(batch: list[_Pending], written: bool) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_result(written)

@@ -12,18 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.memory.redis import is_redis, open_redis
+from eyespot.memory.redis import open_redis
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-MAX_CLIENTS = 100_000
+MAX_CLIENTS = 100_000  # 40 MB
 _ROUNDING_SECONDS = 1e-6
 _DAY = 24 * 3600
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
@@ -83,10 +79,6 @@ class Rate:
         """Seconds in which the limit allows one request."""
         return self.seconds / self.amount
 
-    def wait(self, pending: float, cost: int) -> float:
-        """Seconds until `cost` more requests are allowed; negative if they are now."""
-        return (pending + cost - self.amount) * self.interval
-
     def __str__(self) -> str:
         period = self.unit if self.multiples == 1 else f"{self.multiples} {self.unit}s"
         return f"{self.amount} request{'s' if self.amount > 1 else ''} per {period}"
@@ -95,31 +87,37 @@ class Rate:
 class RateLimiter:
     """Counts the requests of each client, and refuses those above any of the rates.
 
-    While the Redis is away, this process counts alone.
+    While the Redis is away, the counters of this process hold.
     """
 
     def __init__(
         self,
         rates: list[Rate],
-        redis: "Redis | None" = None,
+        url: str = "memory://",
         *,
         timeout: float = TIMEOUT_SECONDS,
         max_clients: int = MAX_CLIENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`max_clients` are counted in this process; of more, the least recently active are forgotten."""
+        """Counts in the Redis at `url`, or in this process for any other `url`.
+
+        This process counts up to `max_clients`; of more, it forgets the least recently active.
+
+        Raises:
+            InvalidSetting: the URL is invalid.
+        """
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates
         self._clock = clock
         longest = max(rate.seconds for rate in rates)
         self._arrivals: TTLCache[str, list[float]] = TTLCache(max_clients, longest, clock)
-        self._redis = redis
-        self._script = redis.register_script(_CHARGE) if redis else None
+        self._redis = open_redis(url) if url.startswith("redis") else None
+        self._script = self._redis.register_script(_CHARGE) if self._redis else None
         self._breaker = CircuitBreaker("rate_limit_storage", timeout=timeout, clock=clock)
 
     @classmethod
     def open(cls, rate: str, url: str) -> "RateLimiter":
-        """The rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`; counted in `url` if it is that of a Redis.
+        """A limiter with the rates of EYESPOT_RATE_LIMIT, which are separated by `;`, `,` or `|`.
 
         Raises:
             InvalidSetting: a rate or the URL is invalid.
@@ -130,7 +128,7 @@ class RateLimiter:
             raise InvalidSetting(
                 f"EYESPOT_RATE_LIMIT: invalid rate {rate!r}; expected 100/minute or 10/second;1000/hour"
             ) from None
-        return cls(rates, open_redis(url) if is_redis(url) else None)
+        return cls(rates, url)
 
     async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
         """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`: all of them, or none if that is too many.
@@ -144,13 +142,16 @@ class RateLimiter:
         pending = await self._charge(_bucket(client), cost - charged)
         if self._fits(pending, cost - charged):
             return
-        waits = [(rate.wait(one, cost), rate) for rate, one in zip(self._rates, pending, strict=True)]
-        wait, rate = max(waits, key=itemgetter(0))
+        wait, rate = max(zip(self._waits(pending, cost), self._rates, strict=True), key=itemgetter(0))
         seconds = math.ceil(wait - _ROUNDING_SECONDS)
         raise RateLimited(f"The limit is {rate}; try again in {seconds} s.", limit=rate.amount, retry_after=seconds)
 
     def _fits(self, pending: list[float], cost: int) -> bool:
-        return all(rate.wait(one, cost) <= _ROUNDING_SECONDS for rate, one in zip(self._rates, pending, strict=True))
+        return max(self._waits(pending, cost)) <= _ROUNDING_SECONDS
+
+    def _waits(self, pending: list[float], cost: int) -> list[float]:
+        """Seconds until each rate allows `cost` more requests; negative if it does now."""
+        return [(one + cost - rate.amount) * rate.interval for one, rate in zip(pending, self._rates, strict=True)]
 
     async def _charge(self, client: str, cost: int) -> list[float]:
         """Charge the client if the cost fits; the requests that were pending for each rate before."""

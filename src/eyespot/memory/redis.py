@@ -1,22 +1,15 @@
 """Opens the Redis that EYESPOT_CACHE_URL names."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from eyespot.errors import InvalidSetting
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
 _SOCKET_SECONDS = 1
 
 
-def is_redis(url: str) -> bool:
-    return url.startswith(("redis://", "rediss://"))
-
-
-def open_redis(url: str) -> "Redis":
-    """A client that connects with its first command.
+def open_redis(url: str) -> Any:
+    """A `redis.asyncio.Redis`, which connects with its first command.
 
     Raises:
         InvalidSetting: the URL is invalid. The message does not quote it: it may contain a password.

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,17 +22,18 @@ class BoundedThreads:
     """
 
     def __init__(self, name: str, threads: int, max_waiting: int, hang_seconds: float = math.inf) -> None:
-        self._executor = ThreadPoolExecutor(threads, name)
-        self._free = asyncio.Semaphore(threads)
-        self._waiting = 0
-        self._max_waiting = max_waiting
+        self.calls = 0  # running and waiting
+        self._threads = threads
+        self._max_calls = threads + max_waiting
         self._hang_seconds = hang_seconds
-        self._last_progress = time.monotonic()
+        self._last_progress = -math.inf
+        self._lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(threads, name)
 
     @property
     def hang(self) -> bool:
         """Whether all threads are busy and no call has begun or ended for `hang_seconds`."""
-        return self._free.locked() and time.monotonic() - self._last_progress > self._hang_seconds
+        return self.calls >= self._threads and time.monotonic() - self._last_progress > self._hang_seconds
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """What `function(*args)` returns. Cancelling drops a call that is waiting; one that has begun goes on.
@@ -41,24 +43,21 @@ class BoundedThreads:
         """
         if self.hang:
             raise Busy("the threads hang")
-        if self._waiting >= self._max_waiting:
-            raise Busy(f"{self._waiting} others are waiting")
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        self._last_progress = time.monotonic()
-        call = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+        if self.calls >= self._max_calls:
+            raise Busy(f"{self.calls} other calls")
+        self._count(+1, progress=self.calls < self._threads)
+        call = self._executor.submit(function, *args)
         call.add_done_callback(self._ended)
-        await asyncio.wait({call})
-        return call.result()
+        return await asyncio.wrap_future(call)
 
-    def _ended(self, call: asyncio.Future[Any]) -> None:
-        self._last_progress = time.monotonic()
-        self._free.release()
-        if not call.cancelled():
-            call.exception()  # or asyncio logs that nobody retrieved it
+    def _ended(self, call: Future[Any]) -> None:
+        self._count(-1, progress=not call.cancelled())
+
+    def _count(self, change: int, progress: bool) -> None:
+        with self._lock:
+            self.calls += change
+            if progress:
+                self._last_progress = time.monotonic()
 
     def close(self) -> None:
         """Begin no more calls, and wait for none."""

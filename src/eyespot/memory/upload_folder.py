@@ -41,7 +41,7 @@ class UploadFolder:
         self._fsync = fsync
         self._now = now or SteadyClock()
         self._lock = threading.Lock()
-        # When it was last sent, in seconds since the epoch, and its bytes, by sha256; least recently sent first.
+        # By sha256: when it was last sent, in seconds since the epoch, and its bytes. Least recently sent first.
         self._images: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._bytes = 0
         self._changed: set[str] | None = None  # by `keep` or `remove` since the current sweep began
@@ -69,7 +69,7 @@ class UploadFolder:
                 if not unless():
                     self._make_room(len(data))
                     partial.replace(self._path(sha256))
-                    self._set_size(sha256, len(data))
+                    self._record(sha256, len(data))
 
     def note(self, sha256: str) -> bool:
         """Note that an image was sent again, if it is kept; whether it is.
@@ -82,7 +82,7 @@ class UploadFolder:
             if sha256 not in self._images or not path.exists():
                 return False
             os.utime(path)
-            self._set_size(sha256, self._images[sha256][1])
+            self._record(sha256, self._images[sha256][1])
             return True
 
     @contextmanager
@@ -105,9 +105,9 @@ class UploadFolder:
 
     def _delete(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)
-        self._set_size(sha256, None)
+        self._record(sha256, None)
 
-    def _set_size(self, sha256: str, size: int | None) -> None:
+    def _record(self, sha256: str, size: int | None) -> None:
         """Note that an image was sent now, or deleted."""
         _, before = self._images.pop(sha256, (0, 0))
         if size is not None:

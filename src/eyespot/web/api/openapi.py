@@ -214,7 +214,7 @@ FORGET: dict[str, Any] = {
 }
 
 
-def describe(app: FastAPI) -> None:
+def add_problems_and_keys(app: FastAPI) -> None:
     """Add the schema of a problem and the ways to send an API key to the app's document."""
     generate = app.openapi
     problem = TypeAdapter(Problem).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")

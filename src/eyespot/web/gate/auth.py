@@ -12,9 +12,10 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyespot.errors import Forbidden, InvalidSetting, Refusal, Unauthorized
+from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import Network, client_address
-from eyespot.web.gate.rate_limit import RateLimiter, charge_batch
+from eyespot.web.gate.rate_limit import charge_batch
 
 # Probes, which have no key, and pages, which are the same for everybody. They are not charged either.
 _OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
