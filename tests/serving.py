@@ -206,6 +206,7 @@ def serve_fake(
     engine: FakeEngine | None = None,
     *,
     raises: Exception | None = None,
+    handshake_seconds: float = 0,
     uvicorn: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
@@ -236,7 +237,7 @@ def serve_fake(
     bound = bind("127.0.0.1", 0)
     ready = threading.Event()
     app = create_app(config, open_fake)
-    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, **uvicorn or {})
+    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, handshake_seconds, **uvicorn or {})
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from eyespot.web.server import HANDSHAKE_SECONDS
 from tests import makers
 from tests.serving import ROOT, Served, environment, serve_fake, serve_process
 
@@ -102,7 +103,7 @@ def test_an_accepted_request_is_finished_after_the_port_closed(draining: Served)
 
 def test_a_client_connected_before_the_port_closed_may_send_after_it() -> None:
     with socket.socket() as slow:
-        with serve_fake() as served:
+        with serve_fake(handshake_seconds=HANDSHAKE_SECONDS) as served:
             slow.connect(("127.0.0.1", served.port))
             with served.client() as client:
                 client.get("/livez")
@@ -113,7 +114,7 @@ def test_a_client_connected_before_the_port_closed_may_send_after_it() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can refuse new connections while begun ones complete")
 def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
     for _ in range(3):
-        with serve_fake() as served:
+        with serve_fake(handshake_seconds=HANDSHAKE_SECONDS) as served:
             knock = [sys.executable, ROOT / "deploy" / "load.py", "knock", str(served.port)]
             clients = subprocess.Popen(knock, stdout=subprocess.PIPE, text=True)
             assert clients.stdout
