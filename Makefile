@@ -10,10 +10,10 @@ DEBIAN_PACKAGES := chromium curl redis-server postgresql haproxy faketime libima
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 
 # What the tests of `make lowest` cover of every library that has a lower bound.
-QUICK := $(addprefix tests/,web/gate/test_access.py memory/test_cache.py vision/test_classifier.py test_client.py whole/test_curl.py \
-	protocol.py settings.py sidecars.py start.py telemetry.py uploads.py web.py weights.py \
-	audit.py::test_rows_come_back_as_they_were_written audit.py::test_any_text_comes_back \
-	bench.py::test_a_real_measurement_its_json_and_its_chart folders.py::test_what_cannot_be_done_is_told)
+QUICK := $(addprefix tests/,client web/api web/gate test_settings.py test_telemetry.py vision/test_classifier.py \
+	vision/test_fetch.py vision/test_preprocess.py vision/test_weights.py memory/test_audit_table.py memory/test_cache.py \
+	memory/test_rate_limiter.py memory/test_redis.py memory/test_uploads.py cli/test_main.py cli/test_xmp.py \
+	cli/test_bench.py::test_a_real_measurement_its_json_and_its_chart whole/test_curl.py whole/test_start.py)
 
 .PHONY: serve test install lint format manual test-all lowest lock licences audit clean
 

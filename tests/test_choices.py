@@ -31,11 +31,6 @@ def test_every_extra_that_an_engine_needs_can_be_installed() -> None:
     assert {choice.extra for choice in ENGINES.values()} - {None} <= set(extras)
 
 
-def test_the_page_offers_every_format() -> None:
-    page = (ROOT / "src" / "eyespot" / "web" / "static" / "index.html").read_text()
-    assert f'accept="{",".join(choice.media_type for choice in FORMATS.values())}"' in page
-
-
 def test_titles_are_listed_as_in_a_sentence() -> None:
     assert titles() == "JPEG, PNG or WebP"
     assert (titles(["png", "jpeg"]), titles(["webp"])) == ("PNG or JPEG", "WebP")

@@ -53,7 +53,7 @@ def test_the_page_says_what_is_in_an_image(page: Page, tmp_path: Path) -> None:
     assert page.locator("#preview").evaluate("image => image.naturalWidth") == 451
     page.screenshot(path=tmp_path / "page.png")
     page.set_input_files("#file", tmp_path / "text.jpg")
-    expect(page.locator("#message")).to_contain_text("This is not a JPEG")
+    expect(page.locator("#message")).to_contain_text("This is not a JPEG, PNG or WebP image")
     expect(rows).to_have_count(0)
 
 

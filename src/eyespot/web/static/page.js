@@ -68,9 +68,10 @@ fetch("model").then(async (reply) => {
     say(reply.status === 401 ? "This server asks for an API key, and this page cannot send one yet." : model.detail, true);
     return;
   }
+  byId("file").accept = model.limits.formats.map((name) => `image/${name}`).join();
   byId("model").textContent = `${model.name}, ${model.classes} classes, ${model.engine} ${model.precision}`;
   if (model.stand_in) {
-    byId("stand-in").textContent = `${model.name} answers in place of the network that belongs here, whose weights are missing. ` +
+    byId("stand-in").textContent = `${model.name} stands in for the first model of the manifest, whose weights are missing. ` +
       "To get them: eyespot weights fetch, then start the server again.";
     byId("stand-in").hidden = false;
   }
