@@ -17,7 +17,6 @@ from pathlib import Path
 # The modules of the command line are left to each process: their consoles read the environment when they are made.
 _LIBRARIES = ["typer.rich_utils", "rich.progress", "eyespot.web.app", "eyespot.web.server", "eyespot.client"]
 _TIMEOUT_SECONDS = 120
-_MAX_REQUEST = 2**20
 
 
 def run(words: tuple[str, ...], cwd: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -25,7 +24,8 @@ def run(words: tuple[str, ...], cwd: Path, environment: Mapping[str, str]) -> su
     _, server = _start()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         request = json.dumps([words, str(cwd), dict(environment)]).encode()
-        socket.send_fds(server, [request], [out.fileno(), err.fileno()])
+        socket.send_fds(server, [len(request).to_bytes(4)], [out.fileno(), err.fileno()])
+        server.sendall(request)
         exit_code = int(server.recv(100))
         out.seek(0)
         err.seek(0)
@@ -35,7 +35,7 @@ def run(words: tuple[str, ...], cwd: Path, environment: Mapping[str, str]) -> su
 @cache
 def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The process that forks, until this one ends, and the connection to it."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, its = socket.socketpair()
     ours.settimeout(_TIMEOUT_SECONDS)
     # A process that is forked has one thread; numpy would start more.
     settings = {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
@@ -63,9 +63,10 @@ def serve(number: int) -> None:
         importlib.import_module(name)
     connection = socket.socket(fileno=number)
     while True:
-        request, streams, _, _ = socket.recv_fds(connection, _MAX_REQUEST, 2)
-        if not request:
+        size, streams, _, _ = socket.recv_fds(connection, 4, 2)
+        if not size:
             break
+        request = connection.recv(int.from_bytes(size), socket.MSG_WAITALL)
         process = os.fork()
         if not process:
             # The end of an interpreter with this many objects takes longer than most commands.
