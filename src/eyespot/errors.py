@@ -2,25 +2,12 @@
 
 EyespotError
 ├── StartError                    the process cannot start: one line, exit code 2
-│   ├── InvalidSetting
-│   ├── BadManifest
-│   ├── UnknownModel
-│   ├── WeightsMissing
-│   ├── WeightsCorrupt
-│   ├── FetchFailed
-│   ├── EngineUnavailable
-│   ├── ExportRefused
-│   ├── TooFewImages
-│   ├── GoldenImageFailed
-│   ├── DataDirUnwritable
-│   ├── AuditUnusable
-│   ├── PortTaken
-│   └── OutputUnusable
+│   ├── InvalidSetting  DataDirUnwritable  AuditUnusable  PortTaken  OutputUnusable
+│   ├── BadManifest  UnknownModel  WeightsMissing  WeightsCorrupt  FetchFailed
+│   └── EngineUnavailable  ExportRefused  TooFewImages  GoldenImageFailed
 ├── SidecarUnreadable             keywords cannot be added to an XMP file
 ├── NoAnswer                      a server gave no answer that eyespot would give
-│   ├── ServerUnavailable
-│   ├── ServerSilent
-│   └── NotEyespot
+│   └── ServerUnavailable  ServerSilent  NotEyespot
 └── Refusal                       a request is refused with a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
@@ -148,9 +135,7 @@ class Refusal(EyespotError):
     ) -> None:
         """`limit` is the limit that `value` broke; `retry_after` is in seconds."""
         super().__init__(detail)
-        self.limit = limit
-        self.value = value
-        self.retry_after = retry_after
+        self.limit, self.value, self.retry_after = limit, value, retry_after
 
     @property
     def per_image(self) -> bool:

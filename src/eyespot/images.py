@@ -23,15 +23,14 @@ _MAX_PIXEL_BYTES = 5_000_000  # noise, which PNG cannot compress, then stays bel
 def to_bytes(image: ImageSource) -> bytes:
     """The encoded bytes of an image: PNG for a PIL image or an array, upright, and scaled down above 5 MB of pixels.
 
-    Raises:
-        OSError: the file cannot be read.
-        TypeError: not an image source, or an array of another shape or dtype.
-        ImageTooLarge: the file has more than 256 MiB.
-        NoImage: no bytes.
-        TooSmall: no pixels.
+    Raises `OSError`; `TypeError` for anything that is not an image source; `ImageTooLarge` above 256 MiB; `NoImage`
+    without bytes; `TooSmall` without pixels.
     """
     if isinstance(image, str | os.PathLike):
-        data = _read_file(image)
+        with open(image, "rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise ImageTooLarge(f"The file has more than {_MAX_FILE_BYTES:,} bytes.", limit=_MAX_FILE_BYTES)
     elif isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
     elif hasattr(image, "read"):
@@ -45,14 +44,6 @@ def to_bytes(image: ImageSource) -> bytes:
         raise TypeError(f"an image is a path, bytes, a binary file, a PIL image or a numpy array, not {kind}")
     if not data:
         raise NoImage("The image is empty: 0 bytes.")
-    return data
-
-
-def _read_file(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb") as file:
-        data = file.read(_MAX_FILE_BYTES + 1)
-    if len(data) > _MAX_FILE_BYTES:
-        raise ImageTooLarge(f"The file has more than {_MAX_FILE_BYTES:,} bytes.", limit=_MAX_FILE_BYTES)
     return data
 
 

@@ -19,6 +19,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from pydantic_core import to_json
 
 _logger = logging.getLogger("eyespot")
 
@@ -55,9 +56,6 @@ def configure_logging(log_format: str, level: str) -> None:
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # oddities of a client's form
 
 
-_ENCODER = json.JSONEncoder(default=str)  # json.dumps would make one for each line
-
-
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -68,7 +66,10 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _ENCODER.encode(line)
+        try:
+            return to_json(line, fallback=str).decode()  # three times as fast as json
+        except ValueError:  # a file name that is not UTF-8
+            return json.dumps(line, default=str)
 
 
 class _Lines(logging.Formatter):

@@ -8,6 +8,11 @@ from pydantic import Field
 
 TYPE_URI = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
 
+RequestId = Annotated[str, Field(description="As in the header X-Request-ID.")]
+Pixels = Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
+Predictions = Annotated[list["Prediction"], Field(description="Highest confidence first.")]
+Cached = Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -33,12 +38,9 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Label):
     """One class, and its confidence."""
 
-    class_id: Annotated[int, Field(ge=0, description="Index of the class in the model's output.")]
-    wnid: Annotated[str, Field(description="WordNet 3.0 id of the class.")]
-    label: Annotated[str, Field(description="Name of the class.")]
     confidence: Annotated[float, Field(ge=0, le=1, description="Softmax of the logits; all classes sum to 1.")]
 
 
@@ -48,8 +50,8 @@ class ImageInfo:
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes, as they were sent.")]
     format: Annotated[str, Field(description="Detected from the first bytes, such as JPEG.")]
-    width: Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
-    height: Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
+    width: Pixels
+    height: Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,11 @@ class ModelInfo:
 class Recognition:
     """What is in one image: the reply of `/predict`."""
 
-    predictions: Annotated[list[Prediction], Field(description="Highest confidence first.")]
+    predictions: Predictions
     image: ImageInfo
     model: ModelInfo
-    cached: Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
-    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    cached: Cached
+    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Problem:
     status: Annotated[int, Field(description="The HTTP status.")]
     detail: Annotated[str, Field(description="What happened, and what to do about it.")]
     code: Annotated[str, Field(description="The kind of problem, for programs.")]
-    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    request_id: RequestId
     limit: Annotated[int | float | None, Field(description="The limit that was broken.")] = None
     value: Annotated[int | float | str | None, Field(description="The value that broke it.")] = None
     checks: Annotated[list[Check] | None, Field(description="Of /readyz?verbose.")] = None
@@ -111,9 +113,9 @@ class BatchItem:
 
     index: Annotated[int, Field(ge=0, description="Place of the image in the batch.")]
     filename: Annotated[str | None, Field(description="As the form has it.")] = None
-    predictions: Annotated[list[Prediction] | None, Field(description="Highest confidence first.")] = None
+    predictions: Predictions | None = None
     image: ImageInfo | None = None
-    cached: Annotated[bool | None, Field(description="Whether it was remembered rather than computed.")] = None
+    cached: Cached | None = None
     problem: Annotated[Problem | None, Field(description="In the place of the others.")] = None
 
 
@@ -123,7 +125,7 @@ class Batch:
 
     results: Annotated[list[BatchItem], Field(description="One for each image, in the order of the images.")]
     model: ModelInfo
-    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +133,14 @@ class AuditRow:
     """One recognition that was answered, or refused after its image had been read."""
 
     time: Annotated[datetime, Field(description="UTC, when it was decided.")]
-    request_id: Annotated[str, Field(description="As in the header X-Request-ID.")]
+    request_id: RequestId
     address: Annotated[str | None, Field(description="Of the client, as EYESPOT_AUDIT_ADDRESS has it.")]
     key: Annotated[str | None, Field(description="Name of the API key.")]
     sha256: Annotated[str, Field(description="Of the encoded bytes.")]
     bytes: Annotated[int, Field(description="Size of the encoded image.")]
     format: Annotated[str | None, Field(description="Such as JPEG; null if the image was refused.")]
-    width: Annotated[int | None, Field(description="Pixels of the upright image.")]
-    height: Annotated[int | None, Field(description="Pixels of the upright image.")]
+    width: Pixels | None
+    height: Pixels | None
     model_digest: Annotated[str, Field(description="sha256 of the weight file.")]
     engine: str
     precision: str
@@ -186,22 +188,16 @@ class Limits:
     """The limits of a request."""
 
     max_bytes: Annotated[int, Field(description="Maximum bytes of an encoded image.")]
-    max_pixels: Annotated[
-        int, Field(description="Maximum width times height of a JPEG; other formats may have half of it.")
-    ]
+    max_pixels: Annotated[int, Field(description="Maximum width x height of a JPEG; of other formats half of it.")]
     formats: Annotated[list[str], Field(description="Accepted image formats.")]
     max_top_k: Annotated[int, Field(description="Largest top_k.")]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
+class ModelCard(ModelInfo):
     """The model and what it accepts: the reply of `/model`."""
 
-    name: str
-    digest: str
     architecture: str
-    engine: str
-    precision: str
     input_size: Annotated[int, Field(description="Side of the square input, in pixels.")]
     classes: Annotated[int, Field(description="Number of classes.")]
     accuracy: Accuracy | None

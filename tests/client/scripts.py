@@ -34,7 +34,7 @@ class _Hurried(Calls):
 
     async def _wait(self, seconds: float) -> None:
         self.pauses.append(seconds)
-        await super()._wait(0)  # type: ignore[safe-super]
+        await super()._wait(0)
 
 
 class HurriedClient(_Hurried, Client):

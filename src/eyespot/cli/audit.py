@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from eyespot.memory.audit_table import AuditTable
 
 app = typer.Typer(help="The audit log at EYESPOT_AUDIT_URL: who asked what, and the answers.")
-_SINCE = typer.Option(help="Rows from this time (UTC) on: 2026-11-24 or 2026-11-24T09:00:00.", show_default=False)
-_UNTIL = typer.Option(help="Rows before this time.", show_default=False)
 
 
 @app.command("export")
 def export_audit(
     as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="CSV, or one JSON object per line.")] = False,
-    since: Annotated[datetime | None, _SINCE] = None,
-    until: Annotated[datetime | None, _UNTIL] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Rows from this time (UTC) on: 2026-11-24 or 2026-11-24T09:00:00.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="Rows before this time.")] = None,
 ) -> None:
     """Print the audit log, oldest row first. A server may keep writing to it.
 
@@ -34,14 +34,12 @@ def export_audit(
     """
     with _audit_table() as table, closed_pipe_ends_it():
         rows = table.all_rows(since=since and since.replace(tzinfo=UTC), until=until and until.replace(tzinfo=UTC))
-        _print_csv(rows) if as_csv else _print_json(rows)
-
-
-def _print_json(rows: Iterable[AuditRow]) -> None:
-    """A JSON object a line, as in `/audit`."""
-    adapter = TypeAdapter(AuditRow)
-    for row in rows:
-        sys.stdout.write(f"{adapter.dump_json(row).decode()}\n")
+        if as_csv:
+            _print_csv(rows)
+            return
+        adapter = TypeAdapter(AuditRow)
+        for row in rows:
+            sys.stdout.write(f"{adapter.dump_json(row).decode()}\n")
 
 
 def _print_csv(rows: Iterable[AuditRow]) -> None:
@@ -78,11 +76,9 @@ def _audit_table() -> Iterator["AuditTable"]:
         raise AuditUnusable("there is no audit log: EYESPOT_AUDIT_URL is off")
     from eyespot.memory.audit_table import AuditTable  # takes 0.2 s
 
-    table = AuditTable(config.audit_url, config.data_dir)
-    try:
-        table.prepare()
-        yield table
-    except table.failures as error:
-        raise table.unusable(error) from error
-    finally:
-        table.close()
+    with closing(AuditTable(config.audit_url, config.data_dir)) as table:
+        try:
+            table.prepare()
+            yield table
+        except table.failures as error:
+            raise table.unusable(error) from error

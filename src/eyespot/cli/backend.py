@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = tuple[list[Prediction], ImageInfo]
 
-_CONNECTIONS = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -32,7 +30,7 @@ class Backend:
     keep: Callable[[str, list[Prediction]], None] = lambda *_: None
 
     def find(self, path: str) -> Finding:
-        """What is in a file, or what is wrong with it. Raises what is wrong for all files."""
+        """What is in a file, or why that is unknown. Raises errors that concern all files."""
         predictions = image = problem = None
         try:
             predictions, image = self.recognise(path)
@@ -72,4 +70,4 @@ def remote(url: str, options: "Options", workers: int | None) -> Backend:
         return found.predictions, found.image
 
     model = ModelInfo(card.name, card.digest, card.engine, card.precision)
-    return Backend(recognise, model, workers or _CONNECTIONS, client.close)
+    return Backend(recognise, model, workers or 8, client.close)

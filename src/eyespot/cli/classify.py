@@ -20,20 +20,9 @@ from eyespot.types import ModelInfo, Prediction
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
 
-_KEYWORD_CONFIDENCE = 0.2
-_SIGNAL = 128  # exit codes above are those of signals
-
 
 def classify(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH",
-            help="Images, and folders to search.",
-            show_default=False,
-            path_type=str,  # Path("") is the current folder
-        ),
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Images, and folders to search.")],
     url: Url = None,
     form: Annotated[
         Literal["auto", "table", "jsonl", "csv"],
@@ -70,20 +59,19 @@ def classify(
     - `eyespot classify photos/ --xmp`
     - `eyespot classify photos/ --url http://localhost:8000 | jq -r .predictions[0].label`
     """
-    names = [str(path) for path in paths]
-    if "" in names:
+    if "" in paths:
         raise typer.BadParameter("PATH is empty")
     chosen = _choose_format(form, output, resume)
     if min_confidence is None:
-        min_confidence = _KEYWORD_CONFIDENCE if xmp else 0
+        min_confidence = 0.2 if xmp else 0
     options: Options = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
     backend = remote(url, options, workers) if url else local(options, workers)
     if xmp:
         backend = _with_keywords(backend)
     with closing(backend):
         results = _open_output(chosen, output, resume, top_k, backend.model)
-        code = Run(names, backend, results, out if chosen == "table" else err).go()
-    if code > _SIGNAL:
+        code = Run(paths, backend, results, out if chosen == "table" else err).go()
+    if code > 128:
         os._exit(code)  # a thread may still wait for a server
     raise typer.Exit(code)
 
@@ -106,10 +94,7 @@ def _open_output(chosen: str, path: Path | None, resume: bool, top_k: int, model
     if not path:
         return Stdout(form)
     results = Results(path, form)
-    if resume:
-        results.resume(model)
-    else:
-        results.begin()
+    results.resume(model) if resume else results.begin()
     return results
 
 

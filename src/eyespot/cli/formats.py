@@ -21,9 +21,8 @@ class FileProblem:
 
     @classmethod
     def of(cls, error: EyespotError | OSError) -> Self:
-        if isinstance(error, OSError):
-            return cls("unreadable", error.strerror or str(error))
-        return cls(error.code if isinstance(error, Refusal) else "unreadable", error.detail)
+        detail = (error.strerror or str(error)) if isinstance(error, OSError) else error.detail
+        return cls(error.code if isinstance(error, Refusal) else "unreadable", detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Record(NamedTuple):
     """A line of an earlier run."""
 
     path: str
-    model: str  # as `identify` has it; empty for a problem
+    model: str  # the `model_key` of its `ModelInfo`; empty for a problem
     failed: bool
 
 
@@ -50,6 +49,7 @@ class JsonLines:
 
     header = b""
     start = b'{"path": '  # of every such file
+    model_key = "digest"
     _finding = TypeAdapter(Finding)
 
     def line(self, finding: Finding) -> bytes:
@@ -63,12 +63,11 @@ class JsonLines:
         fields = json.loads(line)
         return Record(str(fields["path"]), fields.get("model", {}).get("digest", ""), "problem" in fields)
 
-    def identify(self, model: ModelInfo) -> str:
-        return model.digest
-
 
 class Csv:
     """One row per file (RFC 4180), with the `top_k` likeliest classes in columns."""
+
+    model_key = "name"
 
     def __init__(self, top_k: int) -> None:
         classes = [f"{part}{place}" for place in range(1, top_k + 1) for part in ("label", "confidence")]
@@ -97,9 +96,6 @@ class Csv:
         (values,) = csv.reader([line.decode("utf-8")])
         row = dict(zip(self._columns, values, strict=True))
         return Record(row["path"], row["model"], bool(row["problem"]))
-
-    def identify(self, model: ModelInfo) -> str:
-        return model.name
 
 
 Format: TypeAlias = JsonLines | Csv

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
-from rich.table import Table
+from rich.table import Column, Table
 
 import eyespot
 from eyespot import cpus
@@ -28,14 +28,12 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))
     else:
-        table = Table("check", "")
-        table.add_column("", overflow="fold")
+        table = Table("check", "", Column("", overflow="fold"))
         for check in readiness.checks or ():
             table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
         out.print(table)
         say(f"{client.url} is {'ready' if readiness.ready else 'not ready'}")
-    if not readiness.ready:
-        raise typer.Exit(1)
+    raise typer.Exit(0 if readiness.ready else 1)
 
 
 def model(url: Url = None, as_json: AsJson = False) -> None:
@@ -56,9 +54,8 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(TypeAdapter(ModelCard).dump_json(card))
         return
-    table = Table("model")
     name = card.name + (" (stand-in: the first model's weights are missing)" * card.stand_in)
-    table.add_column(name, overflow="fold")  # a truncated digest is useless
+    table = Table("model", Column(name, overflow="fold"))  # a truncated digest is useless
     table.add_row("digest", card.digest)
     table.add_row("architecture", card.architecture)
     table.add_row("engine, precision", f"{card.engine}, {card.precision}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from eyespot.cli.formats import Finding, Format, Record, to_utf8
+from eyespot.cli.formats import Finding, Format, to_utf8
 from eyespot.cli.output import Output
 from eyespot.errors import OutputUnusable
 from eyespot.types import ModelInfo
@@ -37,8 +37,7 @@ class Results(Output):
     def resume(self, model: ModelInfo) -> None:
         """Continue the file of an interrupted run, and remove a line that was cut off.
 
-        Raises:
-            OutputUnusable: not a file of results, or one of another model, format or --top-k.
+        Raises `OutputUnusable` if the file holds anything but results of this model, format and --top-k.
         """
         start = self._form.start
         self._file.seek(0)
@@ -46,22 +45,21 @@ class Results(Output):
             raise OutputUnusable(f"{self._path} is not a results file of this format and --top-k")
         for line in _complete_lines(self._file, self._form):
             if self._end or not self._form.header:
-                record = self._read(line, model)
-                self._done.add(_key(record.path))
-                self.failed_before += record.failed
+                self._note(line, model)
             self._end += len(line)
         self._file.truncate(self._end)
         if not self._end:
             self._append(self._form.header)
 
-    def _read(self, line: bytes, model: ModelInfo) -> Record:
+    def _note(self, line: bytes, model: ModelInfo) -> None:
         try:
             record = self._form.read(line)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
             raise OutputUnusable(f"{self._path} is not a results file of this format: {line[:60]!r}") from error
-        if record.model not in ("", self._form.identify(model)):
+        if record.model not in ("", getattr(model, self._form.model_key)):
             raise OutputUnusable(f"{self._path} has results of another model than {model.name}")
-        return record
+        self._done.add(_key(record.path))
+        self.failed_before += record.failed
 
     def has(self, path: str) -> bool:
         return _key(path) in self._done
@@ -71,10 +69,10 @@ class Results(Output):
         self._append(self._form.line(finding))
 
     def _append(self, line: bytes) -> None:
+        rest = line
         try:
-            written = 0
-            while written < len(line):  # a disk that is nearly full may take a part
-                written += self._file.write(line[written:])
+            while rest:  # a disk that is nearly full may take a part
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(self._end)
@@ -102,7 +100,7 @@ def _open(path: Path) -> io.FileIO:
 def _complete_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:
     file.seek(0)
     line = b""
-    with io.FileIO(file.fileno(), closefd=False) as unbuffered, io.BufferedReader(unbuffered) as reader:
+    with open(file.fileno(), "rb", closefd=False) as reader:
         for piece in reader:
             line += piece
             if form.is_complete(line):

@@ -17,7 +17,7 @@ from rich.text import Text
 from eyespot.choices import titles
 from eyespot.cli import files
 from eyespot.cli.backend import Backend
-from eyespot.cli.formats import FileProblem, Finding
+from eyespot.cli.formats import FileProblem
 from eyespot.cli.output import Output, printable
 from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say
 from eyespot.ordered import in_order
@@ -44,9 +44,7 @@ class Run:
         """Write a finding for each file that `output` lacks, close it, print the counts, and return the exit code.
 
         It is 1 if a file failed or there was none, and 128 + n if signal n ended the run, after the finding in hand.
-
-        Raises:
-            EyespotError, OSError: the run cannot continue.
+        Raises `EyespotError` or `OSError` if the run cannot continue.
         """
         self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
         started = time.monotonic()
@@ -74,7 +72,12 @@ class Run:
                     wait((future,), timeout=_POLL_SECONDS)
                 if self.signals:
                     break
-                self._add(future.result())
+                finding = future.result()
+                self.output.write(finding)
+                if finding.problem:
+                    self._report(finding.path, finding.problem)
+                else:
+                    self.recognised += 1
                 progress("", self.done, self.total)
 
     @property
@@ -87,13 +90,6 @@ class Run:
                 self.done_before += 1
             else:
                 yield path
-
-    def _add(self, finding: Finding) -> None:
-        self.output.write(finding)
-        if finding.problem:
-            self._report(finding.path, finding.problem)
-        else:
-            self.recognised += 1
 
     def _report(self, path: str, problem: FileProblem) -> None:
         self.failed[problem.code] += 1

@@ -46,11 +46,7 @@ def say(text: str, console: Console = out) -> None:
 
 
 def load_settings() -> Settings:
-    """The settings of the environment; events go to standard error as they say.
-
-    Raises:
-        InvalidSetting: an unknown setting, or an invalid value.
-    """
+    """The settings of the environment; they say how events are logged. Raises `InvalidSetting`."""
     config = settings.load()
     telemetry.configure_logging(config.log_format, config.log_level)
     return config

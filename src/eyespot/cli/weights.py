@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import WeightsCorrupt
@@ -19,8 +19,7 @@ app = typer.Typer(help="The weight files: list, verify and download them.")
 def list_weights() -> None:
     """List the models of the manifest, and whether their weights are here."""
     entries = weights.read_manifest(load_settings().manifest)
-    table = Table("model", "weights", "top-1", "licence")
-    table.add_column("file", overflow="fold")  # a truncated path is useless
+    table = Table("model", "weights", "top-1", "licence", Column("file", overflow="fold"))  # a cut path is useless
     for entry in entries.values():
         state = "here" if entry.path.is_file() else "missing"
         top1 = f"{entry.accuracy.top1:.1f} %" if entry.accuracy else "unknown"
@@ -35,9 +34,7 @@ def verify(
     """Check the size and the sha256 of weight files."""
     entries = weights.read_manifest(load_settings().manifest)
     chosen = [weights.choose(entries, name)] if name else [entry for entry in entries.values() if entry.path.is_file()]
-    if not chosen:
-        weights.choose(entries)  # says what is missing
-    for entry in chosen:
+    for entry in chosen or [weights.choose(entries)]:  # which raises what is missing
         say(f"{entry.name}: {weights.verify(entry)} is correct")
 
 

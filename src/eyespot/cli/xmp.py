@@ -39,16 +39,13 @@ def add_keywords(photograph: Path, keywords: Iterable[str]) -> None:
     """Add keywords to the sidecar, or make one; everything else in it stays, but it becomes UTF-8.
 
     Keywords that it has, in any case, are not added again, and the file is written only if there are new ones. Control
-    characters, which XML cannot hold, are removed.
-
-    Raises:
-        SidecarUnreadable: the file is not XMP with a list of keywords; it is unchanged.
-        OSError: the file cannot be read or written; it is unchanged.
+    characters, which XML cannot hold, are removed. Raises `SidecarUnreadable` if the file is not XMP with a list of
+    keywords, and `OSError`; the file is then unchanged.
     """
     path = Path(os.path.realpath(sidecar(photograph)))  # a link stays, and its target is replaced
     try:
         root = _parse(_read(path))
-        added = _add(_keyword_list(_description(_rdf(root))), keywords)
+        added = _add(_keyword_list(_description(root)), keywords)
     except (etree.XMLSyntaxError, ValueError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise SidecarUnreadable(f"{path} is not an XMP file that can take keywords: {reason}.") from error
@@ -67,38 +64,28 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(document: bytes) -> etree._Element:
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, strip_cdata=False
-    )
-    root = etree.fromstring(document, parser)
+    root = etree.fromstring(document, etree.XMLParser(resolve_entities=False, strip_cdata=False))
     if root.getroottree().docinfo.internalDTD is not None:  # not used in XMP, and it can define entities
         raise ValueError("it has a DOCTYPE")
     return root
 
 
-def _rdf(root: etree._Element) -> etree._Element:
-    if root.tag == _ROOT:
-        return root
-    found = root.findall(_ROOT) if root.tag in _ROOTS else []
-    if len(found) != 1:
-        raise ValueError(f"it has {len(found)} rdf:RDF in an x:xmpmeta")
-    return found[0]
-
-
-def _description(rdf: etree._Element) -> etree._Element:
+def _description(root: etree._Element) -> etree._Element:
     """The rdf:Description with keywords, or else the best place for them: one about this file, any, or a new one."""
+    roots = [root] if root.tag == _ROOT else root.findall(_ROOT) if root.tag in _ROOTS else []
+    if len(roots) != 1:
+        raise ValueError(f"it has {len(roots)} rdf:RDF in an x:xmpmeta")
 
     def rank(description: etree._Element) -> int:
         if description.find(_SUBJECT) is not None or _SUBJECT in description.attrib:
             return 0
         return 2 if description.get(_ABOUT) else 1
 
-    found = sorted(rdf.iterfind(_DESCRIPTION), key=rank)
-    if found:
-        return found[0]
-    description = _append(rdf, _DESCRIPTION)
-    description.set(_ABOUT, "")
-    return description
+    found = sorted(roots[0].iterfind(_DESCRIPTION), key=rank)
+    if not found:
+        found = [_append(roots[0], _DESCRIPTION)]
+        found[0].set(_ABOUT, "")
+    return found[0]
 
 
 def _keyword_list(description: etree._Element) -> etree._Element:
@@ -171,6 +158,5 @@ def _write(path: Path, document: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    finally:
         unfinished.unlink(missing_ok=True)
-        raise

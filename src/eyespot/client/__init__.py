@@ -7,17 +7,15 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from contextlib import aclosing, closing
 from copy import copy
 from functools import partial, wraps
-from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from eyespot.client.calls import Calls, Options
-from eyespot.errors import EyespotError, Refusal, ServerUnavailable
+from eyespot.client.calls import Calls, Options, Outcome
+from eyespot.errors import ServerUnavailable
 from eyespot.images import ImageSource
 from eyespot.ordered import in_order
-from eyespot.types import Recognition
 
-Outcome: TypeAlias = Recognition | EyespotError | OSError
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -56,6 +54,7 @@ class Client(Calls):
     labels = _blocking(Calls._labels)
     model = _blocking(Calls._model)
     health = _blocking(Calls._health)
+    _ask = _blocking(Calls._outcome)
 
     def predict_many(
         self, images: Iterable[ImageSource], *, concurrency: int = 8, **options: Unpack[Options]
@@ -70,18 +69,13 @@ class Client(Calls):
         one._stop = threading.Event()
         self._stops.add(one._stop)
         try:
-            with closing(in_order(partial(one._try, options), images, concurrency, 2 * concurrency)) as answers:
+            ask = partial(one._ask, options)
+            with closing(in_order(ask, images, concurrency, 2 * concurrency)) as answers:
                 for _, future in answers:
                     yield future.result()
         finally:
             one._stop.set()  # the interpreter joins its threads at exit, and they may be waiting to retry
             self._stops.discard(one._stop)
-
-    def _try(self, options: Options, image: ImageSource) -> Outcome:
-        try:
-            return self.predict(image, **options)
-        except (Refusal, OSError) as error:
-            return _per_image(error)
 
     def close(self) -> None:
         """Close the connections; a call that waits to retry fails at once."""
@@ -140,10 +134,7 @@ class AsyncClient(Calls):
 
         async def ask(image: ImageSource) -> Outcome:
             async with permits:
-                try:
-                    return await self.predict(image, **options)
-                except (Refusal, OSError) as error:
-                    return _per_image(error)
+                return await self._outcome(options, image)
 
         pending: deque[asyncio.Task[Outcome]] = deque()
         try:
@@ -169,18 +160,6 @@ class AsyncClient(Calls):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _open(self, **options: Any) -> None:
-        self._http = httpx.AsyncClient(**options)
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        return await self._http.send(request)
-
-    async def _wait(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def _work(self, function: Callable[[], T]) -> T:
-        return await asyncio.to_thread(function)
-
 
 async def _iterate(images: Iterable[ImageSource] | AsyncIterable[ImageSource]) -> AsyncGenerator[ImageSource, None]:
     if isinstance(images, AsyncIterable):
@@ -189,10 +168,3 @@ async def _iterate(images: Iterable[ImageSource] | AsyncIterable[ImageSource]) -
     else:
         for image in images:
             yield image
-
-
-def _per_image(error: Refusal | OSError) -> EyespotError | OSError:
-    """The error, if it is this image's alone; otherwise it is raised."""
-    if isinstance(error, Refusal) and not error.per_image:
-        raise error
-    return error

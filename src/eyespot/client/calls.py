@@ -1,15 +1,16 @@
 """The calls that both clients share: requests, retries, and what an answer means.
 
-A call is a coroutine over three steps, which each client takes in its own way: `_send` a request, `_wait`, and `_work`
-for what blocks.
+A call is a coroutine over three steps: `_send` a request, `_wait`, and `_work` for what blocks. Those of `Calls` are
+asyncio's; `Client` replaces them with blocking ones.
 """
 
+import asyncio
 import hashlib
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import httpx
@@ -19,6 +20,7 @@ from eyespot import __version__
 from eyespot.client import retry
 from eyespot.errors import (
     REFUSALS,
+    EyespotError,
     NoAnswer,
     NotEyespot,
     NotFound,
@@ -31,19 +33,14 @@ from eyespot.images import ImageSource, to_bytes
 from eyespot.types import Label, ModelCard, Problem, Readiness, Recognition
 
 Lang: TypeAlias = Literal["en", "zh"]
+Outcome: TypeAlias = Recognition | EyespotError | OSError
 T = TypeVar("T")
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_MAX_PORT = 65535
 _CONNECT_SECONDS = 5
 _RETRIED = {429, 502, 503}  # 502: a load balancer whose server has just gone
 _MAX_BROKEN = 4  # broken connections after which a request is given up
 
-_RECOGNITION = TypeAdapter(Recognition)
-_LABELS = TypeAdapter(list[Label])
-_MODEL = TypeAdapter(ModelCard)
-_READINESS = TypeAdapter(Readiness)
-_PROBLEM = TypeAdapter(Problem)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 class Options(TypedDict, total=False):
@@ -54,10 +51,10 @@ class Options(TypedDict, total=False):
     lang: Lang
 
 
-class Calls(ABC):
+class Calls:
     """The base of both clients."""
 
-    _http: Any
+    _http: Any  # httpx.AsyncClient, or httpx.Client
 
     def __init__(
         self,
@@ -72,11 +69,8 @@ class Calls(ABC):
 
         The server may be silent for `timeout` seconds. 429, 502 and 503 are retried after `Retry-After`, for at most
         `retry_seconds`. An image of more bytes than `ask_first` is uploaded only if the server has no cached answer
-        for its sha256; None uploads at once.
-
-        Raises:
-            ServerUnavailable: invalid URL.
-            Unauthorized: the key is not printable ASCII.
+        for its sha256; None uploads at once. Raises `ServerUnavailable` for an invalid URL, and `Unauthorized` for a
+        key that is not printable ASCII.
         """
         self.url = _parse_url((url or os.environ.get("EYESPOT_URL") or "http://127.0.0.1:8000").strip())
         key = (api_key or os.environ.get("EYESPOT_API_KEY") or "").strip()  # a file's last line ends with a newline
@@ -84,7 +78,7 @@ class Calls(ABC):
             raise Unauthorized("The API key has characters other than printable ASCII.")
         self._retry_seconds = retry_seconds
         self._ask_first = ask_first
-        https, local = self.url.scheme == "https", self.url.host in _LOOPBACK
+        https, local = self.url.scheme == "https", self.url.host in ("localhost", "127.0.0.1", "::1")
         authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._open(
             base_url=self.url,
@@ -96,17 +90,18 @@ class Calls(ABC):
             trust_env=https or not local,
         )
 
-    @abstractmethod
-    def _open(self, **options: Any) -> None: ...
+    def _open(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
 
-    @abstractmethod
-    async def _send(self, request: httpx.Request) -> httpx.Response: ...
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        answer: httpx.Response = await self._http.send(request)
+        return answer
 
-    @abstractmethod
-    async def _wait(self, seconds: float) -> None: ...
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
-    @abstractmethod
-    async def _work(self, function: Callable[[], T]) -> T: ...
+    async def _work(self, function: Callable[[], T]) -> T:
+        return await asyncio.to_thread(function)
 
     async def _predict(
         self, image: ImageSource, *, top_k: int = 3, min_confidence: float = 0, lang: Lang = "en"
@@ -117,28 +112,35 @@ class Calls(ABC):
         until = time.monotonic() + self._retry_seconds
         if self._ask_first is not None and len(data) > self._ask_first:
             sha256 = await self._work(lambda: hashlib.sha256(data).hexdigest())
-            try:
-                return _parse(_RECOGNITION, await self._retry("GET", f"results/{sha256}", until, params=params))
-            except NotFound:
-                pass
+            with suppress(NotFound):
+                return _parse(Recognition, await self._retry("GET", f"results/{sha256}", until, params=params))
         headers = {"Content-Type": "application/octet-stream"}
         answer = await self._retry("POST", "predict", until, params=params, content=data, headers=headers)
-        return _parse(_RECOGNITION, answer)
+        return _parse(Recognition, answer)
+
+    async def _outcome(self, options: Options, image: ImageSource) -> Outcome:
+        """The recognition of an image, or the error that concerns it alone; other errors are raised."""
+        try:
+            return await self._predict(image, **options)
+        except (Refusal, OSError) as error:
+            if isinstance(error, Refusal) and not error.per_image:
+                raise
+            return error
 
     async def _labels(self, lang: Lang = "en") -> list[Label]:
         """All classes of the server's model, ordered by class_id."""
-        return _parse(_LABELS, await self._retry("GET", "labels", params={"lang": lang}))
+        return _parse(list[Label], await self._retry("GET", "labels", params={"lang": lang}))
 
     async def _model(self) -> ModelCard:
         """The server's model: name, digest, accuracy and limits."""
-        return _parse(_MODEL, await self._retry("GET", "model"))
+        return _parse(ModelCard, await self._retry("GET", "model"))
 
     async def _health(self) -> Readiness:
         """Whether the server is ready, and every check; never retried."""
         answer = await self._request("GET", "readyz", params={"verbose": ""})
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            return Readiness(False, _read(_PROBLEM, answer).checks)
-        return _parse(_READINESS, answer)
+            return Readiness(False, _read(Problem, answer).checks)
+        return _parse(Readiness, answer)
 
     async def _retry(self, method: str, path: str, until: float | None = None, **parts: Any) -> httpx.Response:
         """The last answer to a request that is sent until it is answered for good, or the clock reaches `until`."""
@@ -175,7 +177,7 @@ def _parse_url(url: str) -> httpx.URL:
         parsed.raw_host.decode().encode("idna")  # connecting does it too, and its error is not httpx's
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ServerUnavailable(f"{shown} is not a valid URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > _MAX_PORT:
+    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > 65535:
         raise ServerUnavailable(f"{shown} is not a valid URL, such as http://127.0.0.1:8000")
     return parsed
 
@@ -184,26 +186,24 @@ def _public(url: httpx.URL) -> httpx.URL:
     return url.copy_with(userinfo=b"", query=None)  # a password stays out of messages
 
 
-def _parse(kind: TypeAdapter[T], answer: httpx.Response) -> T:
+def _parse(kind: type[T], answer: httpx.Response) -> T:
     """The body of a successful answer. Raises what the server raised, found by its code."""
     if answer.is_success:
         return _read(kind, answer)
-    problem = _read(_PROBLEM, answer)
-    refusal = REFUSALS.get(problem.code, Refusal)(
-        problem.detail,
-        limit=problem.limit,
-        value=problem.value,
-        retry_after=retry.retry_after(answer.headers.get("Retry-After")),
-    )
+    problem = _read(Problem, answer)
+    retry_after = retry.retry_after(answer.headers.get("Retry-After"))
+    error = REFUSALS.get(problem.code, Refusal)
+    refusal = error(problem.detail, limit=problem.limit, value=problem.value, retry_after=retry_after)
     # A newer server may send a code that has no class here.
     vars(refusal).update(status=problem.status, code=problem.code, title=problem.title)
     refusal.add_note(f"request id {problem.request_id}")
     raise refusal
 
 
-def _read(kind: TypeAdapter[T], answer: httpx.Response) -> T:
+def _read(kind: type[T], answer: httpx.Response) -> T:
     try:
-        return kind.validate_json(answer.content)
+        value: T = _adapter(kind).validate_json(answer.content)
+        return value
     except ValidationError as error:
         status = f"{answer.status_code} {answer.reason_phrase}".strip()
         target = f", Location: {answer.headers['Location']}" if answer.is_redirect else ""

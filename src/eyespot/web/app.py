@@ -1,6 +1,6 @@
 """The app on one page: every route, and the layers in front of them."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -18,8 +18,7 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.types import AuditPage
-from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict, results
+from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
@@ -59,17 +58,11 @@ class PlainRoute(APIRoute):
         await response(scope, receive, send)
 
 
-def _get(
-    path: str,
-    endpoint: Callable[..., Any],
-    kind: type[APIRoute] = APIRoute,
-    dependencies: Sequence[Any] = (),
-    **options: Any,
-) -> list[APIRoute]:
+def _get(path: str, endpoint: Callable[..., Any], kind: type[APIRoute] = APIRoute, **options: Any) -> list[APIRoute]:
     """The route for GET, and the same for HEAD, which is left out of the OpenAPI schema."""
     return [
-        kind(path, endpoint, methods=["GET"], dependencies=dependencies, **options),
-        kind(path, endpoint, methods=["HEAD"], dependencies=dependencies, include_in_schema=False),
+        kind(path, endpoint, methods=["GET"], **options),
+        kind(path, endpoint, methods=["HEAD"], dependencies=options.get("dependencies"), include_in_schema=False),
     ]
 
 
@@ -78,13 +71,13 @@ def _routes() -> list[BaseRoute]:
         PlainRoute("/predict", predict.predict, methods=["POST"], **openapi.PREDICT),
         PlainRoute("/predict", predict.predict, methods=["PUT"], include_in_schema=False),  # `curl -T` sends PUT
         PlainRoute("/predict/batch", predict.predict_batch, methods=["POST"], **openapi.BATCH),
-        *_get("/results/{sha256}", results.result, PlainRoute, **openapi.RESULT),
+        *_get("/results/{sha256}", predict.result, PlainRoute, **openapi.RESULT),
         *_get("/labels", catalogue.labels, **openapi.LABELS),
         *_get("/model", catalogue.model, **openapi.MODEL),
         *_get("/livez", health.livez, **openapi.LIVEZ),
         *_get("/readyz", health.readyz, **openapi.READYZ),
         *_get("/metrics", health.metrics, **openapi.METRICS),
-        *_get("/audit", admin.audit, dependencies=_ADMIN, response_model=AuditPage, **openapi.AUDIT),
+        *_get("/audit", admin.audit, dependencies=_ADMIN, **openapi.AUDIT),
         *_get("/uploads/{sha256}", admin.upload, dependencies=_ADMIN, **openapi.UPLOAD),
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
         *_get("/", pages.page, include_in_schema=False),
@@ -108,8 +101,7 @@ def _cors(text: str | None) -> list[Middleware]:
 def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recognizer) -> FastAPI:
     """The app. Its lifespan opens the recognizer and puts it into `app.state`, with its pool and metrics for the gate.
 
-    Raises:
-        InvalidSetting: an API key, rate, network or origin is malformed, or EYESPOT_CACHE_SCOPE=key without API keys.
+    Raises `InvalidSetting` for a malformed API key, rate, network or origin, and EYESPOT_CACHE_SCOPE=key without keys.
     """
     keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:

@@ -29,8 +29,7 @@ _ANY_TTL, _MAX_TTL = 0, 255
 def bind(host: str, port: int) -> socket.socket:
     """A socket with that address. It does not listen yet: connections are refused until the model is ready.
 
-    Raises:
-        PortTaken: the address is in use, belongs to another machine, or needs more rights.
+    Raises `PortTaken` if the address is in use, belongs to another machine, or needs more rights.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

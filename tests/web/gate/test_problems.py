@@ -1,4 +1,4 @@
-"""What bad input gets: each its own status and code, and none is a 500."""
+"""What bad input gets: each its own status and code, none is a 500, and a flood of refusals is spaced out."""
 
 import base64
 import json
@@ -14,6 +14,7 @@ import pytest
 from eyespot import errors
 from eyespot.errors import REFUSALS, Refusal
 from eyespot.web.gate import body_limit as middleware
+from eyespot.web.gate.problems import Pace
 from tests import makers
 from tests.serving import Served, serve_fake
 
@@ -288,3 +289,27 @@ def test_every_refusal_has_a_status_a_code_a_title_and_a_sentence() -> None:
     tree = errors.__doc__ or ""
     for named in [*kinds, *errors.StartError.__subclasses__()]:
         assert named.__name__ in tree
+
+
+def delays(arrivals: list[float]) -> list[float]:
+    """How long each refusal waits that comes at one of these times."""
+    pace = Pace()
+    return [pace.delay(1000 + arrival) for arrival in arrivals]
+
+
+def test_a_few_are_refused_at_once() -> None:
+    assert set(delays([0.0] * 50)) == {0}
+    assert set(delays([number / 50 for number in range(1000)])) == {0}
+
+
+def test_a_flood_is_refused_at_a_fixed_rate_and_nobody_waits_longer_than_four_seconds() -> None:
+    waited = delays([0.0] * 400)
+    assert waited[:50] == [0] * 50
+    assert waited == sorted(waited)
+    assert round(waited[99], 3) == 1  # 50 a second
+    assert max(waited) == 4
+
+
+def test_after_a_flood_the_burst_comes_back() -> None:
+    waited = delays([0.0] * 400 + [10.0] * 50)
+    assert set(waited[400:]) == {0}

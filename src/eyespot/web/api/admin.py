@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
-from pydantic import TypeAdapter
 
 from eyespot.choices import FORMATS
 from eyespot.errors import InvalidParameter, NotFound
@@ -12,32 +11,30 @@ from eyespot.recognizer import Recognizer
 from eyespot.types import AuditPage
 from eyespot.vision.preprocess import announced_format
 
-_PAGE = TypeAdapter(AuditPage)
-_MAX_ROWS = 1000
-_MAX_ID = 2**63 - 1
 _SHA256 = "^[0-9a-f]{64}$"
 Sha256 = Annotated[str, Path(pattern=_SHA256, description="Of the encoded bytes.")]
 
 
 async def audit(
     request: Request,
+    response: Response,
     since: Annotated[datetime | None, Query(description="From this time on (ISO 8601; UTC without an offset).")] = None,
     until: Annotated[datetime | None, Query(description="Before this time.")] = None,
     sha256: Annotated[str | None, Query(pattern=_SHA256, description="Of this image.")] = None,
     label: Annotated[
         str | None, Query(max_length=200, pattern=r"^[^\x00]+$", description="With this most likely class.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=_MAX_ROWS, description="Maximum number of rows.")] = 100,
-    cursor: Annotated[int | None, Query(ge=1, le=_MAX_ID, description="The `cursor` of the previous page.")] = None,
-) -> Response:
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of rows.")] = 100,
+    cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="The `cursor` of the previous page.")] = None,
+) -> AuditPage:
     """Recognitions, newest first. The reply's `cursor` asks for the next page."""
     recognizer: Recognizer = request.app.state.recognizer
     if not recognizer.audit:
         raise NotFound("There is no audit log: EYESPOT_AUDIT_URL is off.")
     times = {"since": _utc("since", since), "until": _utc("until", until)}
     rows = await recognizer.audit.rows(**times, sha256=sha256, label=label, before=cursor, limit=limit)
-    page = AuditPage(rows, cursor=rows[-1].id if len(rows) == limit else None)
-    return Response(_PAGE.dump_json(page), media_type="application/json", headers={"Cache-Control": "no-store"})
+    response.headers["Cache-Control"] = "no-store"
+    return AuditPage(rows, cursor=rows[-1].id if len(rows) == limit else None)
 
 
 def _utc(name: str, time: datetime | None) -> datetime | None:

@@ -3,20 +3,20 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fastapi import Request
 from pydantic_core import from_json
 
-from eyespot.errors import BadJson, BodyTooLarge, NoImage, Refusal, TooManyImages, UnsupportedBody
+from eyespot.errors import BadJson, BodyTooLarge, ImageTooLarge, NoImage, Refusal, TooManyImages, UnsupportedBody
 from eyespot.vision.preprocess import announced_format
 from eyespot.web.api.form import read_form
-from eyespot.web.api.image import Item, image_too_large, in_thread_if_large
+from eyespot.web.api.image import Item, in_thread_if_large
 from eyespot.web.api.parameters import Parameters, parse
+from eyespot.web.gate import header
 from eyespot.web.gate.body_limit import Limit
 
-BATCH_PATH = "/predict/batch"
+_BATCH_PATH = "/predict/batch"
 _JSON_ROOM = 4 * 1024  # bytes beside the image
 _FORM_ROOM = 64 * 1024
 _OTHER_VALUES = 100  # JSON values beside the images
@@ -33,17 +33,12 @@ class Body:
 async def read(request: Request, classes: int, max_images: int | None = None) -> Body:
     """The images of a batch of at most `max_images`, or else the one image, and the parameters.
 
-    Parameters in the body win over those in the query; `classes` is the largest `top_k`.
-
-    Raises:
-        NoImage, SeveralImages, TooManyImages, BadJson, BadForm: the body is not what its type says.
-        UnsupportedBody: no images are read from this type.
-        ImageTooLarge, BodyTooLarge: it has too many bytes.
-        InvalidParameter: a parameter is out of range.
+    Parameters in the body win over those in the query; `classes` is the largest `top_k`. Raises `Refusal` if the body
+    is broken or has no image or too many, its type is not supported, or a parameter is out of range.
     """
-    content_type = request.headers.get("content-type", "")
-    kind = media_type(content_type)
-    given: Mapping[str, Any]
+    content_type = header(request.scope, b"content-type") or ""
+    kind = _media_type(content_type)
+    given: Mapping[str, Any] = {}
     if kind == "multipart/form-data":
         items, given = await read_form(content_type, request.stream(), max_images)
     else:
@@ -52,41 +47,35 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
         if kind == "application/json":
             items, given = await in_thread_if_large(len(raw), _from_json, raw, max_images)
         else:
-            items, given = _from_raw(raw, kind, max_images), {}
+            items = _from_raw(raw, kind, max_images)
     query = request.query_params if request.scope["query_string"] else {}
     return Body(items, parse(query, given, classes))
 
 
 def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping[str, Any]]:
-    single = max_images is None
-    expected = (
-        'an object whose "image" is a base64 string'
-        if single
-        else 'a list of base64 strings, or an object whose "images" is one'
-    )
-    if not raw:
-        raise NoImage(f"The body is empty; send {expected}.")
     # Before anything is built: millions of `[]` would take 30 times the memory of the body. None of the three is in
     # base64, and a data: URI has one comma.
     most = 4 * (max_images or 1) + _OTHER_VALUES
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > most:
-        if single:
-            raise BadJson(f"The JSON has too many values; send {expected}.", limit=most)
+        if max_images is None:
+            raise BadJson("The JSON has too many values: send one image and its parameters.", limit=most)
         raise TooManyImages(f"The JSON has more than {max_images:,} images.", limit=max_images)
+    if not raw:
+        raise NoImage
     try:
         fields = from_json(raw)
     except ValueError as error:
         raise BadJson(f"The body is not valid JSON: {error}.") from error
-    if isinstance(fields, list) and not single:
+    if isinstance(fields, list):
         fields = {"images": fields}
-    sent = fields.get("image" if single else "images") if isinstance(fields, dict) else None
-    texts = [sent] if single else sent
-    if not texts or not isinstance(sent, str if single else list):
-        raise NoImage(f"The JSON must be {expected}.")
-    if max_images is not None and len(texts) > max_images:
-        detail = f"The batch has {len(texts):,} images; the limit is {max_images:,}."
-        raise TooManyImages(detail, limit=max_images, value=len(texts))
-    return deque(Item(index, text) for index, text in enumerate(texts)), fields
+    fields = fields if isinstance(fields, dict) else {}
+    images = [fields.get("image")] if max_images is None else fields.get("images")
+    if not images or not isinstance(images, list):
+        raise NoImage("The JSON must be a list of base64 strings, or an object whose field `images` is one.")
+    if max_images is not None and len(images) > max_images:
+        detail = f"The batch has {len(images):,} images; the limit is {max_images:,}."
+        raise TooManyImages(detail, limit=max_images, value=len(images))
+    return deque(Item(index, image) for index, image in enumerate(images)), fields
 
 
 def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
@@ -94,16 +83,14 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
         raise UnsupportedBody("Send a batch as multipart/form-data with one file per image, or as application/json.")
     if not raw:
         raise NoImage
-    named_as_bytes = kind.startswith("image/") or kind in ("application/octet-stream", "")
+    is_image = kind.startswith("image/") or kind in ("application/octet-stream", "")
     # `curl --data-binary` says it sends a form, unless told otherwise.
-    image_by_curl = kind == "application/x-www-form-urlencoded" and announced_format(raw)
-    if not (named_as_bytes or image_by_curl):
-        raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
-    return deque([Item(0, raw)])
+    if is_image or (kind == "application/x-www-form-urlencoded" and announced_format(raw)):
+        return deque([Item(0, raw)])
+    raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
 
 
-def media_type(content_type: str) -> str:
-    """Without its parameters, in lower case."""
+def _media_type(content_type: str) -> str:
     return content_type.split(";", 1)[0].strip().lower()
 
 
@@ -113,21 +100,13 @@ def limit_of(max_bytes: int, batch_max_bytes: int) -> Callable[[str, str], Limit
     Single images share the memory of as many as the pool admits; batches have two of the largest to themselves.
     """
 
-    def too_large(limit: int) -> Callable[[int], Refusal]:
-        def refusal(size: int) -> Refusal:
-            detail = f"The body has at least {size:,} bytes; the limit is {limit:,}."
-            return BodyTooLarge(detail, limit=limit, value=size)
-
-        return refusal
-
-    def single(limit: int, refusal: Callable[[int], Refusal]) -> Limit:
+    def single(limit: int, refusal: type[Refusal] = BodyTooLarge) -> Limit:
         return Limit(limit, refusal, "interactive", lambda pool: pool.capacity * max_bytes)
 
-    form, json = max_bytes + _FORM_ROOM, max_bytes * 4 // 3 + _JSON_ROOM
-    batch = Limit(batch_max_bytes, too_large(batch_max_bytes), "batch", lambda _: 2 * batch_max_bytes)
-    raw = single(max_bytes, partial(image_too_large, limit=max_bytes))
+    batch = Limit(batch_max_bytes, BodyTooLarge, "batch", lambda _: 2 * batch_max_bytes)
+    raw = single(max_bytes, ImageTooLarge)
     by_type = {
-        "multipart/form-data": single(form, too_large(form)),
-        "application/json": single(json, too_large(json)),
+        "multipart/form-data": single(max_bytes + _FORM_ROOM),
+        "application/json": single(max_bytes * 4 // 3 + _JSON_ROOM),
     }
-    return lambda path, kind: batch if path == BATCH_PATH else by_type.get(media_type(kind), raw)
+    return lambda path, kind: batch if path == _BATCH_PATH else by_type.get(_media_type(kind), raw)

@@ -21,14 +21,14 @@ async def livez() -> Response:
 async def readyz(request: Request) -> Response:
     """200 when this server should get requests; 503 while it drains, is stuck, or lacks a required audit log."""
     recognizer: Recognizer = request.app.state.recognizer
-    shown = checks(recognizer) if "verbose" in request.query_params else None
-    refusal = unready(recognizer)
-    if refusal:
-        answer = problems.response(request, refusal, shown)
-        answer.headers.update(_NO_STORE)
-        return answer
-    readiness = _READINESS.dump_json(Readiness(True, shown), exclude_none=True)
-    return Response(readiness, headers=_NO_STORE, media_type="application/json")
+    checks = _checks(recognizer) if "verbose" in request.query_params else None
+    if refusal := _unready(recognizer):
+        answer = problems.response(request, refusal, checks)
+    else:
+        readiness = _READINESS.dump_json(Readiness(True, checks), exclude_none=True)
+        answer = Response(readiness, media_type="application/json")
+    answer.headers.update(_NO_STORE)
+    return answer
 
 
 async def metrics(request: Request) -> Response:
@@ -37,7 +37,7 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), headers={**_NO_STORE, "Content-Type": CONTENT_TYPE_LATEST})
 
 
-def unready(recognizer: Recognizer) -> Refusal | None:
+def _unready(recognizer: Recognizer) -> Refusal | None:
     """Why every recognition would be refused now; None when the server is ready."""
     pool, audit = recognizer.pool, recognizer.audit
     if pool.draining:
@@ -49,22 +49,15 @@ def unready(recognizer: Recognizer) -> Refusal | None:
     return None
 
 
-def checks(recognizer: Recognizer) -> list[Check]:
-    """What readiness depends on, and the rest of the memory. Reads numbers only, so busy workers do not delay it."""
+def _checks(recognizer: Recognizer) -> list[Check]:
+    """What readiness depends on, and the stores. Reads numbers only, so busy workers do not delay it."""
     card, pool = recognizer.classifier.card, recognizer.pool
     stand_in = ", a stand-in: the weights of the first model are missing" if card.stand_in else ""
-    load = f"{pool.waiting} waiting, {pool.capacity} places, {pool.workers} workers"
+    stores = {"cache": recognizer.cache, "audit": recognizer.audit, "uploads": recognizer.uploads}
     return [
         Check("model", True, f"{card.name}, {card.engine} {card.precision}{stand_in}"),
         Check("golden image", True, "recognised at start"),
         Check("draining", not pool.draining, "stopping" if pool.draining else "no"),
-        Check("pool", not pool.is_stuck(), load),
-        *(
-            Check(name, *(store.state() if store else (True, "off")))
-            for name, store in (
-                ("cache", recognizer.cache),
-                ("audit", recognizer.audit),
-                ("uploads", recognizer.uploads),
-            )
-        ),
+        Check("pool", not pool.is_stuck(), f"{pool.waiting} waiting, {pool.capacity} places, {pool.workers} workers"),
+        *(Check(name, *(store.state() if store else (True, "off"))) for name, store in stores.items()),
     ]

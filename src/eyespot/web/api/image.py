@@ -5,6 +5,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,41 +27,28 @@ class Item:
 
 
 async def image_of(item: Item, max_bytes: int) -> Image:
-    """The encoded image and its sha256.
-
-    Raises:
-        NoImage: it is empty, or neither bytes nor a string.
-        BadBase64: it is a string that is not base64.
-        ImageTooLarge: it has more than `max_bytes` bytes.
-    """
+    """The encoded image and its sha256. Raises `NoImage`, `BadBase64`, or `ImageTooLarge` above `max_bytes`."""
     data = item.data
     if isinstance(data, str):
-        data = await in_thread_if_large(len(data), from_base64, data)
+        data = await in_thread_if_large(len(data), _from_base64, data)
     if not isinstance(data, bytes):
-        raise NoImage("Every image in the list must be a base64 string.")
+        raise NoImage("An image in JSON must be a base64 string, as the field `image` or in the list `images`.")
     if not data:
         raise NoImage("The image is empty: 0 bytes.")
     if len(data) > max_bytes:
-        raise image_too_large(len(data), max_bytes)
+        raise ImageTooLarge(f"The image has {len(data):,} bytes.", limit=max_bytes, value=len(data))
     digest = await in_thread_if_large(len(data) // 4, hashlib.sha256, data)  # 4 times as fast as decoding base64
     return Image(data, digest.hexdigest())
 
 
-def image_too_large(size: int, limit: int) -> ImageTooLarge:
-    """The refusal of an image with so many bytes."""
-    return ImageTooLarge(f"The image has at least {size:,} bytes; the limit is {limit:,}.", limit=limit, value=size)
-
-
-def from_base64(text: str) -> bytes:
+def _from_base64(text: str) -> bytes:
     """Bytes from base64 (RFC 4648; either alphabet, padded or not, in lines or not) or a `data:` URI (RFC 2397)."""
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             raise BadBase64("The data: URI is not base64.")
-    try:
+    with suppress(ValueError):
         return binascii.a2b_base64(text, strict_mode=True)  # the usual form, without a copy
-    except ValueError:
-        pass
     text = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

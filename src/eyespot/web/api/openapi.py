@@ -1,6 +1,8 @@
-"""What `/openapi.json` says beyond the types: bodies, parameters, errors, and replies that were really given."""
+"""What `/openapi.json` says beyond the types: bodies, parameters, errors, and examples."""
 
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,23 +11,21 @@ from pydantic import TypeAdapter
 from eyespot import errors
 from eyespot.choices import titles
 from eyespot.errors import Refusal
-from eyespot.types import TYPE_URI, Batch, Label, ModelCard, Problem, Readiness, Recognition
-from eyespot.web.api.examples import RECOGNITION, SMALL_PNG
+from eyespot.types import Batch, Problem, Readiness, Recognition
 from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.api.predict import NDJSON
-from eyespot.web.gate.problems import MEDIA_TYPE
+from eyespot.web.gate import problems
+
+_EXAMPLE = Path(__file__).with_name("example.json")
+# The reply of EfficientNet-Lite0 to the sample image in the package, and that image as a PNG of 32 x 21 pixels, so
+# that "Try it out" works as it stands.
+_RECOGNITION = json.loads(_EXAMPLE.read_bytes())
+_SMALL_PNG = base64.b64encode(_EXAMPLE.with_suffix(".png").read_bytes()).decode()
 
 _IMAGE = {"type": "string", "format": "binary", "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
-_UNTYPED = ("title", "description", "default")
-# JSON has null for a parameter that is not given.
-_IN_JSON = {
-    name: {
-        "anyOf": [{key: value for key, value in schema.items() if key not in _UNTYPED}, {"type": "null"}],
-        **{key: schema[key] for key in _UNTYPED if key in schema},
-    }
-    for name, schema in SCHEMA.items()
-}
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_IN_JSON = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in SCHEMA.items()}
 
 
 def _object(required: str, kind: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -35,12 +35,7 @@ def _object(required: str, kind: dict[str, Any], parameters: dict[str, Any]) -> 
 def _parameters(note: str = "") -> list[dict[str, Any]]:
     """The query's, which FastAPI does not see because `api.body` reads them."""
     return [
-        {
-            "name": name,
-            "in": "query",
-            "description": schema["description"] + note,
-            "schema": {key: value for key, value in schema.items() if key not in ("title", "description")},
-        }
+        {"name": name, "in": "query", "description": schema["description"] + note, "schema": schema}
         for name, schema in SCHEMA.items()
     ]
 
@@ -53,35 +48,30 @@ def _request(description: str, form: dict[str, Any], json_: dict[str, Any], **ot
     }
 
 
-def _problem(kind: type[Refusal], detail: str = "") -> dict[str, Any]:
-    return {
-        "type": TYPE_URI + kind.code,
-        "title": kind.title,
-        "status": kind.status,
-        "detail": detail or kind().detail,
-        "code": kind.code,
-        "request_id": RECOGNITION["request_id"],
-    }
+def _problem(kind: type[Refusal]) -> dict[str, Any]:
+    example: dict[str, Any] = json.loads(problems.document(kind(), _RECOGNITION["request_id"]))
+    return example
 
 
-def _responses(*kinds: type[Refusal], ok: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses: `ok` as the content of 200, and one example for each problem code."""
-    found: dict[int | str, dict[str, Any]] = {200: {"content": ok}} if ok else {}
-    everything: tuple[type[Refusal], ...] = (*kinds, errors.Internal)
-    for kind in everything:
-        schema: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
-        response = found.setdefault(kind.status, {"description": "", "content": {MEDIA_TYPE: schema}})
-        response["description"] = "; ".join(filter(None, [response["description"], f"`{kind.code}`"]))
-        example = {"summary": kind().detail, "value": _problem(kind)}
-        response["content"][MEDIA_TYPE]["examples"][kind.code] = example
+def _options(
+    tag: str, summary: str, *kinds: type[Refusal], ok: dict[str, Any] | None = None, **others: Any
+) -> dict[str, Any]:
+    """The options of a route: `ok` is the content of its 200, and each problem code has an example."""
+    responses: dict[int, dict[str, Any]] = {200: {"content": ok}} if ok else {}
+    kinds += (errors.Internal,)
+    for kind in kinds:
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+        response = responses.setdefault(kind.status, {"content": {problems.MEDIA_TYPE: content}})
+        examples = response["content"][problems.MEDIA_TYPE]["examples"]
+        examples[kind.code] = {"summary": kind().detail, "value": _problem(kind)}
+        response["description"] = "; ".join(f"`{code}`" for code in examples)
         if kind.status in (429, 503):
             schema = {"type": "integer", "minimum": 1}
             response["headers"] = {"Retry-After": {"description": "Seconds, at least 1.", "schema": schema}}
-    return found
+    return {"tags": [tag], "summary": summary, "responses": responses, **others}
 
 
 _KEYS = (errors.Unauthorized, errors.RateLimited)
-_ADMIN = (*_KEYS, errors.Forbidden)
 _OF_A_BODY = (
     *(errors.NoImage, errors.BadJson, errors.BadForm, errors.UploadStalled, errors.BodyTooLarge),
     *(errors.UnsupportedBody, errors.InvalidParameter, errors.Overloaded, errors.Draining),
@@ -91,127 +81,82 @@ _OF_AN_IMAGE = (
     *(errors.TooManyPixels, errors.TooSmall, errors.TooManyScans, errors.TooMuchMemory),
     *(errors.AuditUnavailable, errors.StorageFull, errors.DeadlineExceeded),
 )
+_OF_A_RECORD = (*_KEYS, errors.NotFound, errors.InvalidParameter)
+_OF_AN_UPLOAD = (*_OF_A_RECORD, errors.Forbidden, errors.StorageUnavailable, errors.StorageFull)
 
-PREDICT: dict[str, Any] = {
-    "response_model": Recognition,
-    "summary": "What is in an image",
-    "tags": ["recognition"],
-    "responses": _responses(*_KEYS, *_OF_A_BODY, *_OF_AN_IMAGE, ok={"application/json": {"example": RECOGNITION}}),
-    "openapi_extra": _request(
+PREDICT = _options(
+    "recognition",
+    "What is in an image",
+    *(*_KEYS, *_OF_A_BODY, *_OF_AN_IMAGE),
+    ok={"application/json": {"example": _RECOGNITION}},
+    response_model=Recognition,
+    openapi_extra=_request(
         "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
         _object("file", _IMAGE, SCHEMA),
-        {"schema": _object("image", _BASE64, _IN_JSON), "example": {"image": SMALL_PNG, "top_k": 3}},
+        {"schema": _object("image", _BASE64, _IN_JSON), "example": {"image": _SMALL_PNG, "top_k": 3}},
         **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
     ),
-}
+)
 
 _ITEMS: list[dict[str, Any]] = [
-    {"index": 0, "filename": "cat.jpg", **{name: RECOGNITION[name] for name in ("predictions", "image", "cached")}},
+    {"index": 0, "filename": "cat.jpg", **{name: _RECOGNITION[name] for name in ("predictions", "image", "cached")}},
     {"index": 1, "filename": "notes.txt", "problem": _problem(errors.UnsupportedFormat)},
 ]
+_BATCH = {"results": _ITEMS, "model": _RECOGNITION["model"], "request_id": _RECOGNITION["request_id"]}
+_LINES = "".join(f"{json.dumps(item)}\n" for item in _ITEMS)
 _TEXTS = {"type": "array", "items": _BASE64}
-BATCH: dict[str, Any] = {
-    "response_model": Batch,
-    "response_model_exclude_none": True,
-    "summary": "What is in many images",
-    "tags": ["recognition"],
-    "responses": _responses(
-        *(*_KEYS, *_OF_A_BODY, errors.TooManyImages),
-        ok={
-            "application/json": {
-                "example": {
-                    "results": _ITEMS,
-                    "model": RECOGNITION["model"],
-                    "request_id": RECOGNITION["request_id"],
-                }
-            },
-            NDJSON: {
-                "schema": {"$ref": "#/components/schemas/BatchItem"},
-                "example": "".join(f"{json.dumps(item)}\n" for item in _ITEMS),
-            },
-        },
-    ),
-    "openapi_extra": _request(
+BATCH = _options(
+    "recognition",
+    "What is in many images",
+    *(*_KEYS, *_OF_A_BODY, errors.TooManyImages),
+    ok={
+        "application/json": {"example": _BATCH},
+        NDJSON: {"schema": {"$ref": "#/components/schemas/BatchItem"}, "example": _LINES},
+    },
+    response_model=Batch,
+    response_model_exclude_none=True,
+    openapi_extra=_request(
         "A file part for each image, whatever its name, or a list of base64 strings in JSON.",
         _object("file", {"type": "array", "items": _IMAGE}, SCHEMA),
         {
             "schema": {"anyOf": [_object("images", _TEXTS, _IN_JSON), _TEXTS]},
-            "example": {"images": [SMALL_PNG, "bm8gaW1hZ2U="], "top_k": 1},
+            "example": {"images": [_SMALL_PNG, "bm8gaW1hZ2U="], "top_k": 1},
         },
     ),
-}
+)
 
-_PATH_SHA256 = {
-    "name": "sha256",
-    "in": "path",
-    "required": True,
-    "description": "Of the encoded bytes.",
-    "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-}
-RESULT: dict[str, Any] = {
-    "response_model": Recognition,
-    "summary": "What is in an image that was sent before",
-    "tags": ["recognition"],
-    "responses": _responses(
-        *(*_KEYS, errors.NotFound, errors.InvalidParameter, errors.AuditUnavailable),
-        ok={"application/json": {"example": {**RECOGNITION, "cached": True}}},
-    ),
-    "openapi_extra": {"parameters": [_PATH_SHA256, *_parameters()]},
-}
+_PATH = {"name": "sha256", "in": "path", "required": True, "description": "Of the encoded bytes.", "schema": _SHA256}
+RESULT = _options(
+    "recognition",
+    "What is in an image that was sent before",
+    *(*_OF_A_RECORD, errors.AuditUnavailable),
+    ok={"application/json": {"example": {**_RECOGNITION, "cached": True}}},
+    response_model=Recognition,
+    openapi_extra={"parameters": [_PATH, *_parameters()]},
+)
 
-LABELS: dict[str, Any] = {
-    "response_model": list[Label],
-    "summary": "The classes",
-    "tags": ["recognition"],
-    "responses": _responses(*_KEYS, errors.InvalidParameter),
-}
-MODEL: dict[str, Any] = {
-    "response_model": ModelCard,
-    "summary": "The model",
-    "tags": ["recognition"],
-    "responses": _responses(*_KEYS),
-}
-LIVEZ: dict[str, Any] = {"summary": "Alive?", "tags": ["operation"]}
-READYZ: dict[str, Any] = {
-    "response_model": Readiness,
-    "response_model_exclude_none": True,
-    "summary": "Ready for traffic?",
-    "tags": ["operation"],
-    "responses": _responses(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
-    "openapi_extra": {
-        "parameters": [
-            {
-                "name": "verbose",
-                "in": "query",
-                "description": "Name the checks; needs no value.",
-                "allowEmptyValue": True,
-                "schema": {"type": "string"},
-            }
-        ]
-    },
-}
+LABELS = _options("recognition", "The classes", *_KEYS, errors.InvalidParameter)
+MODEL = _options("recognition", "The model", *_KEYS)
+LIVEZ: dict[str, Any] = {"tags": ["operation"], "summary": "Alive?"}
+_VERBOSE = {"name": "verbose", "in": "query", "description": "Name the checks; needs no value."}
+READYZ = _options(
+    "operation",
+    "Ready for traffic?",
+    *(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
+    response_model=Readiness,
+    response_model_exclude_none=True,
+    openapi_extra={"parameters": [{**_VERBOSE, "allowEmptyValue": True, "schema": {"type": "string"}}]},
+)
 METRICS: dict[str, Any] = {
-    "summary": "Metrics for Prometheus",
     "tags": ["operation"],
+    "summary": "Metrics for Prometheus",
     "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 }
-AUDIT: dict[str, Any] = {
-    "summary": "What was asked and answered",
-    "tags": ["administration"],
-    "responses": _responses(*_ADMIN, errors.NotFound, errors.InvalidParameter, errors.AuditUnavailable),
-}
-_OF_UPLOADS = (*_ADMIN, errors.NotFound, errors.InvalidParameter, errors.StorageUnavailable, errors.StorageFull)
-UPLOAD: dict[str, Any] = {
-    "summary": "An image that was kept",
-    "tags": ["administration"],
-    "responses": _responses(*_OF_UPLOADS, ok={"image/*": {"schema": {"type": "string", "format": "binary"}}}),
-}
-FORGET: dict[str, Any] = {
-    "status_code": 204,
-    "summary": "Delete an image",
-    "tags": ["administration"],
-    "responses": _responses(*_OF_UPLOADS, errors.CacheUnavailable),
-}
+AUDIT = _options(
+    "administration", "What was asked and answered", *_OF_A_RECORD, errors.Forbidden, errors.AuditUnavailable
+)
+UPLOAD = _options("administration", "An image that was kept", *_OF_AN_UPLOAD, ok={"image/*": {"schema": _IMAGE}})
+FORGET = _options("administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204)
 
 
 def add_problems_and_keys(app: FastAPI) -> None:

@@ -22,18 +22,15 @@ class Parameters:
     ] = "en"
 
 
-SCHEMA: dict[str, Any] = TypeAdapter(Parameters).json_schema()["properties"]
 _PARAMETERS = TypeAdapter(Parameters)
+SCHEMA: dict[str, Any] = _PARAMETERS.json_schema()["properties"]
 _DEFAULT = Parameters()
 
 
 def parse(query: Mapping[str, Any], body: Mapping[str, Any], classes: int) -> Parameters:
     """Parameters from raw values, those of the body before those of the query; `top_k` is at most `classes`.
 
-    An empty string, as forms send it, or null is not given.
-
-    Raises:
-        InvalidParameter: a value is out of range.
+    An empty string, as forms send it, or null counts as absent. Raises `InvalidParameter`.
     """
     given = {**_given(query), **_given(body)}
     if not given:
@@ -46,11 +43,8 @@ def parse(query: Mapping[str, Any], body: Mapping[str, Any], classes: int) -> Pa
     except ValidationError as error:
         first = error.errors()[0]
         bounds = first.get("ctx", {})
-        raise InvalidParameter(
-            f"{first['loc'][0]}: {first['msg']}.",
-            limit=next((bounds[bound] for bound in ("ge", "le") if bound in bounds), None),
-            value=str(first["input"])[:100],
-        ) from error
+        limit, value = bounds.get("ge", bounds.get("le")), str(first["input"])[:100]
+        raise InvalidParameter(f"{first['loc'][0]}: {first['msg']}.", limit=limit, value=value) from error
     if parameters.top_k > classes:
         raise InvalidParameter(f"top_k: the model has {classes} classes.", limit=classes, value=parameters.top_k)
     return parameters

@@ -1,7 +1,8 @@
-"""`/predict` and `/predict/batch`: what is in the images that the request carries."""
+"""`/predict`, `/predict/batch` and `/results/{sha256}`: what is in one image, in many, and in one sent before."""
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Any
@@ -10,7 +11,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
-from eyespot.errors import Internal, Refusal
+from eyespot.errors import Internal, InvalidParameter, NotFound, Refusal
 from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace, event
@@ -18,6 +19,7 @@ from eyespot.types import Batch, BatchItem, ImageInfo
 from eyespot.web.api import answer, body
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
+from eyespot.web.api.parameters import parse
 from eyespot.web.gate import header, problems
 
 NDJSON = "application/x-ndjson"
@@ -64,6 +66,25 @@ async def predict_batch(request: Request) -> Response:
     return Response(reply, media_type="application/json", headers={"Vary": "Accept"})
 
 
+async def result(request: Request) -> Response:
+    """The cached answer for an image, by the sha256 of its encoded bytes; 404 when there is none.
+
+    Unless EYESPOT_CACHE_SCOPE is `key`, it tells every caller whether anyone has sent that image.
+    """
+    recognizer: Recognizer = request.app.state.recognizer
+    trace: Trace = request.state.trace
+    trace.lap("admit")
+    sha256 = request.path_params["sha256"]
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise InvalidParameter("sha256: must be 64 hexadecimal digits in lower case.")
+    asked = parse(request.query_params, {}, recognizer.classifier.card.limits.max_top_k)
+    request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
+    scores = await recognizer.recall(sha256, trace)
+    if not scores:
+        raise NotFound("No answer is cached for this image; send it to /predict.")
+    return answer.recognition(recognizer.classifier, sha256, scores, asked, trace)
+
+
 async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[bytes]:
     async with aclosing(results):
         with suppress(ClientDisconnected):
@@ -72,11 +93,7 @@ async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[byte
 
 
 async def _results(request: Request, asked: Body) -> AsyncGenerator[BatchItem, None]:
-    """Each result as it is done; an image's bytes are released with it.
-
-    Raises:
-        ClientDisconnected: nobody waits for the rest, which is not started.
-    """
+    """Each result as it is done; an image's bytes are released with it. Raises `ClientDisconnected`."""
     # More than the batch lane admits: meanwhile the others are decoded from base64, looked up and audited.
     at_once = 2 * request.app.state.pool.workers
     disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())

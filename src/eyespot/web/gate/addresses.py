@@ -25,11 +25,7 @@ _ENTRY = re.compile(
 
 
 def read_networks(text: str | None) -> tuple[Network, ...]:
-    """The comma-separated addresses and networks of EYESPOT_TRUSTED_PROXIES.
-
-    Raises:
-        InvalidSetting: an entry is neither.
-    """
+    """The comma-separated addresses and networks of EYESPOT_TRUSTED_PROXIES. Raises `InvalidSetting`."""
     return tuple(_read_network(part.strip()) for part in text.split(",")) if text else ()
 
 
@@ -37,9 +33,8 @@ def _read_network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError as error:
-        raise InvalidSetting(
-            f"EYESPOT_TRUSTED_PROXIES: {text!r} is not an address or network such as 10.0.0.0/8 or 192.168.1.5"
-        ) from error
+        reason = f"{text!r} is not an address or network such as 10.0.0.0/8 or 192.168.1.5"
+        raise InvalidSetting(f"EYESPOT_TRUSTED_PROXIES: {reason}") from error
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     return IPv4Network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
 

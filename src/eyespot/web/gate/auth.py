@@ -11,20 +11,16 @@ from pathlib import Path
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eyespot.errors import Forbidden, InvalidSetting, Refusal, Unauthorized
+from eyespot.errors import Forbidden, InvalidSetting, Refusal, TooManyImages, Unauthorized
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import Network, client_address
-from eyespot.web.gate.rate_limit import charge_batch
 
 # Probes, which have no key, and pages, which are the same for everybody. They are not charged either.
 _OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
 _OPEN_PREFIXES = ("/v2/health/", "/static/")
 
-_CHALLENGE = 'Bearer realm="eyespot"'  # RFC 6750, section 3
-
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
-_COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +38,19 @@ Keys = Mapping[bytes, Key]
 def read_keys(text: str | None) -> Keys:
     """The keys of EYESPOT_API_KEYS: `name:secret[:admin],…`, or `@/path` of a file with one a line.
 
-    Raises:
-        InvalidSetting: a key is malformed; the message gives its position, since any part of it may be a secret.
+    Raises `InvalidSetting` with the position of a malformed key, since any part of it may be a secret.
     """
     keys: dict[bytes, Key] = {}
     if not text:
         return keys
     if text.startswith("@"):
-        text = _COMMENT.sub("", _read_file(text[1:]))
-    parts = [part.strip() for part in re.split(r"[,\n]", text)]
-    for number, part in enumerate(filter(None, parts), 1):
+        try:
+            text = Path(text[1:]).read_text("utf-8-sig")
+        except (OSError, ValueError) as error:  # whose messages show the path, perhaps a secret, or bytes of the file
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise InvalidSetting(f"EYESPOT_API_KEYS: cannot read the key file: {reason}") from None
+        text = re.sub(r"(?:^|(?<=\s))#.*", "", text, flags=re.MULTILINE)
+    for number, part in enumerate(filter(None, map(str.strip, re.split(r"[,\n]", text))), 1):
         match = _KEY.fullmatch(part)
         if not match:
             raise InvalidSetting(
@@ -66,15 +65,6 @@ def read_keys(text: str | None) -> Keys:
     if not keys:  # a mistake, which must not open everything to everybody
         raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
     return keys
-
-
-def _read_file(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8-sig")
-    except OSError as error:  # not its path, which may be a secret that begins with @
-        raise InvalidSetting(f"EYESPOT_API_KEYS: cannot read the key file: {error.strerror}") from None
-    except ValueError:  # its message shows a byte of the file
-        raise InvalidSetting("EYESPOT_API_KEYS: the key file is not UTF-8 text") from None
 
 
 def find_key(keys: Keys, secrets: Iterable[bytes]) -> Key | None:
@@ -107,23 +97,20 @@ class Auth:
                 except Refusal as refusal:
                     response = problems.response(Request(scope), refusal)
                     if isinstance(refusal, Unauthorized):
-                        response.headers["WWW-Authenticate"] = _CHALLENGE
+                        response.headers["WWW-Authenticate"] = 'Bearer realm="eyespot"'  # RFC 6750, section 3
                     await response(scope, receive, send)
                     return
         await self.app(scope, receive, send)
 
     def _set_address(self, scope: Scope) -> None:
-        peer = scope["client"][0] if scope.get("client") else None
-        forwarded = []
+        trace, forwarded = scope["state"]["trace"], []
         if self._trusted:
             forwarded = [str(value, "latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        address = client_address(peer, forwarded, self._trusted)
-        if forwarded and address != client_address(peer, (), ()):
+        peer, trace.address = trace.address, client_address(trace.address, forwarded, self._trusted)
+        if forwarded and trace.address != client_address(peer, (), ()):
             scope["state"]["facts"]["peer"] = peer
-        scope["state"]["trace"].address = address
 
     async def _admit(self, scope: Scope) -> None:
-        """Raises Unauthorized or RateLimited."""
         state, trace = scope["state"], scope["state"]["trace"]
         secrets = _secrets(scope["headers"]) if self._keys else []
         key = find_key(self._keys, secrets)
@@ -132,7 +119,7 @@ class Auth:
             state["admin"] = key.admin
         if self._limiter:
             client = f"key:{key.name}" if key else f"address:{trace.address}"
-            state["charge_rate_limit"] = partial(charge_batch, self._limiter, client)
+            state["charge_rate_limit"] = partial(_charge_batch, self._limiter, client)
             await self._limiter.charge(client)  # for a wrong key too, so that guesses are limited
         if self._keys and not key:
             reason = "Invalid API key" if secrets else "API key required"
@@ -150,11 +137,20 @@ def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     return list(sent.values())
 
 
+async def _charge_batch(limiter: RateLimiter, client: str, images: int) -> None:
+    """Charge each image of a batch as a request; the first was charged on admission."""
+    most = limiter.largest_cost
+    if images > most:
+        detail = f"Each image counts as a request, and the rate limit allows {most} at once: send smaller batches."
+        raise TooManyImages(detail, limit=most, value=images)
+    if images > 1:
+        await limiter.charge(client, images, charged=1)
+
+
 def require_admin(request: Request) -> None:
     """FastAPI dependency of admin routes; raises Forbidden."""
     if request.state.admin:
         return
-    name = request.state.trace.key
-    if name is None:  # possible only without keys
-        raise Forbidden("Admin routes are disabled: EYESPOT_API_KEYS has no admin key.")
-    raise Forbidden(f"API key {name} is not an admin key.")
+    if name := request.state.trace.key:
+        raise Forbidden(f"API key {name} is not an admin key.")
+    raise Forbidden("Admin routes are disabled: EYESPOT_API_KEYS has no admin key.")

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class Limit:
     """The most bytes that one body may have, and that all bodies of its group may have together."""
 
     bytes: int
-    refusal: Callable[[int], Refusal]  # given the bytes so far
+    refusal: type[Refusal]
     group: str
     group_bytes: Callable[[Any], int]  # given `app.state.pool`
 
@@ -37,8 +38,7 @@ class BodyLimit:
     All bodies in memory at one time have a limit together, one for each group. A body alone in its group is exempt.
     """
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], Limit]) -> None:
-        """`limit_of(path, content_type)` is the limit of one body."""
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], Limit]) -> None:  # of path and content type
         self.app = app
         self._limit_of = limit_of
         self.held: Counter[str] = Counter()  # bytes by group
@@ -70,48 +70,48 @@ class _Body:
 
     async def receive(self) -> Message:
         if self._announced > self._limit.bytes:
-            raise self._limit.refusal(self._announced)
+            raise self._too_large(self._announced)
         message = await (self._receive() if self._complete else _receive_in_time(self._receive))
-        if message["type"] == "http.request":
-            self._complete = self._complete or not message.get("more_body", False)
-            self._count(len(message.get("body", b"")))
-        else:
-            self._complete = True  # the client has disconnected
+        self._complete = self._complete or not message.get("more_body", False)  # or the client has disconnected
+        if body := message.get("body"):
+            self._count(len(body))
         return message
 
     def _count(self, size: int) -> None:
-        limit = self._limit
+        limit, pool = self._limit, self._pool
         self._bytes += size
         self._held[limit.group] += size
         if self._bytes > limit.bytes:
-            raise limit.refusal(self._bytes)
-        together = limit.group_bytes(self._pool)
+            raise self._too_large(self._bytes)
+        together = limit.group_bytes(pool)
         if self._held[limit.group] > max(self._bytes, together):
-            raise Overloaded(
-                "Other requests hold all the memory for bodies.", limit=together, retry_after=self._pool.retry_after()
-            )
+            detail = "Other requests hold all the memory for bodies."
+            raise Overloaded(detail, limit=together, retry_after=pool.retry_after())
+
+    def _too_large(self, size: int) -> Refusal:
+        limit = self._limit.bytes
+        detail = f"The body has at least {size:,} bytes; the limit is {limit:,}."
+        return self._limit.refusal(detail, limit=limit, value=size)
 
     def release(self) -> None:
         self._held[self._limit.group] -= self._bytes
         self._bytes = 0
 
     async def send(self, message: Message) -> None:
-        if self._complete:
-            await self._send(message)
-        elif message["type"] == "http.response.start":
+        starts = message["type"] == "http.response.start"
+        if starts and not self._complete:
             MutableHeaders(scope=message)["Connection"] = "close"
+        if self._complete or starts or message.get("more_body", False):
             await self._send(message)
-        elif message.get("more_body", False):
-            await self._send(message)
-        else:
-            await self._send({**message, "more_body": True})
-            self.release()
-            await _discard(self._receive)
-            await self._send({"type": "http.response.body", "body": b""})
+            return
+        await self._send({**message, "more_body": True})
+        self.release()
+        await _discard(self._receive)
+        await self._send({"type": "http.response.body", "body": b""})
 
 
 async def _receive_in_time(receive: Receive) -> Message:
-    """`asyncio.timeout` around `receive`, at a third of its cost, which every piece of a body pays."""
+    """Like `asyncio.timeout` around `receive`, at a third of the cost; every piece of a body pays it."""
     task, stalled = asyncio.current_task(), False
     assert task
 
@@ -133,13 +133,10 @@ async def _receive_in_time(receive: Receive) -> Message:
 
 async def _discard(receive: Receive) -> None:
     """Read and drop what the client still sends, up to a bound."""
-    left = DISCARD_BYTES
-    try:
+    left, more = DISCARD_BYTES, True
+    with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
-            while left > 0:
+            while more and left > 0:
                 message = await receive()
                 left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
+                more = message.get("more_body", False)

@@ -8,11 +8,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]
 
 
 def read_origins(text: str | None) -> list[str]:
-    """The comma-separated origins of EYESPOT_CORS_ORIGINS in lower case, as browsers send them; or `["*"]`.
-
-    Raises:
-        InvalidSetting: an entry is not an origin, or `*` is not alone.
-    """
+    """The comma-separated origins of EYESPOT_CORS_ORIGINS in lower case, or `["*"]`. Raises `InvalidSetting`."""
     origins = [part.strip().lower() for part in text.split(",")] if text else []
     for origin in origins:
         if origins != ["*"] and not _ORIGIN.fullmatch(origin):

@@ -23,7 +23,6 @@ _HEAD_BYTES = 64 * 1024  # the limit for a head with what precedes it since the 
 # What follows a head in the same step is not counted: the next head may be that much larger.
 _STEP_BYTES = 4 * 1024
 
-_UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?")  # RFC 9110, section 7.2; may be empty
 
 
@@ -128,10 +127,8 @@ class Protocol(HttpToolsProtocol):
         if version not in ("1.0", "1.1"):  # the parser accepts 0.9 and 2.0
             raise BadRequest(f"HTTP/{version} is not supported; use HTTP/1.1.")
         hosts = [value for name, value in self.headers if name == b"host"]  # RFC 9112, section 3.2
-        if len(hosts) > 1 or (not hosts and version == "1.1"):
-            raise BadRequest(f"A request must have one Host header, not {len(hosts)}.")
-        if hosts and not _HOST.fullmatch(hosts[0]):
-            raise BadRequest("The Host header must be a host name or address, with an optional port.")
+        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
+            raise BadRequest("A request must have one Host header: a name or address, with an optional port.")
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -155,12 +152,7 @@ class Protocol(HttpToolsProtocol):
         """The head, to be parsed by a new parser: the old one has stopped before the body."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.scope["headers"]:
-            if name == b"connection":
-                options = [option.strip() for option in value.split(b",")]
-                value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
-            if name not in _UPGRADE_HEADERS:
-                lines.append(b"%b: %b" % (name, value))
+        lines += [b"%b: %b" % (name, value) for name, value in self.scope["headers"] if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         return b"\r\n".join(lines) + b"\r\n\r\n"

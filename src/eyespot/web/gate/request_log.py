@@ -19,7 +19,6 @@ from eyespot.web.gate import header, problems
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 # What the eight steps are called in Server-Timing.
 _DESCRIPTIONS = {
@@ -39,9 +38,8 @@ class RequestLog:
     """Puts a `Trace` and the facts of the access line into the request's state, and writes both when it ends."""
 
     def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
-        """`paths` are those of routes without parameters, which name a request that is refused before routing."""
         self.app = app
-        self._paths = frozenset(paths)
+        self._paths = frozenset(paths)  # of routes; they name a request that is refused before routing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,8 +103,8 @@ def _headers(trace: Trace) -> list[tuple[bytes, bytes]]:
     timings = [f"{_TIMINGS[step]}{seconds * 1000:.1f}" for step, seconds in trace.steps.items()]
     timings.append(f"total;dur={(time.monotonic() - trace.started) * 1000:.1f}")
     headers = [
+        (b"x-content-type-options", b"nosniff"),
         (b"x-request-id", trace.request_id.encode()),
         (b"server-timing", ", ".join(timings).encode()),
-        _NOSNIFF,
     ]
     return [*headers, (b"x-cache", trace.cache.encode())] if trace.cache else headers
