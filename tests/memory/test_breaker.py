@@ -1,13 +1,15 @@
-"""A store that is slow or away costs one request a moment, and the others nothing."""
+"""A store that is slow or away costs one request a moment, and the others nothing; a Redis is opened from its URL."""
 
 import asyncio
 import gc
 import logging
+import traceback
 from typing import Any
 
 import pytest
 
-from eyespot.memory.breaker import CircuitBreaker, StoreUnavailable
+from eyespot.errors import InvalidSetting
+from eyespot.memory.breaker import CircuitBreaker, StoreUnavailable, open_redis
 from tests.memory.helpers import Clock, events
 
 
@@ -98,3 +100,28 @@ def test_a_call_that_fails_after_its_timeout_is_not_reported_by_asyncio() -> Non
 
     asyncio.run(scenario())
     assert reports == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@host:port/0",
+        "redis://:hunter2/@localhost:6379",
+        "redis://:hunter2/more@host/0",
+        "redis://:hunter2@host/0?nonsense=1",
+        "redis://:hunter2@host/zero",
+        "redis://:hunter2@[::1/0",
+    ],
+)
+def test_an_invalid_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"^EYESPOT_CACHE_URL: invalid Redis URL") as raised:
+        open_redis(url)
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "database"),
+    [("redis://host", 0), ("redis://user:secret@host:6379/7", 7), ("rediss://host/3?ssl_cert_reqs=none", 3)],
+)
+def test_the_url_chooses_the_database(url: str, database: int) -> None:
+    assert (open_redis(url).connection_pool.connection_kwargs.get("db") or 0) == database

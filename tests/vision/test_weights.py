@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMis
 from eyespot.vision import weights
 from eyespot.vision.weights import Entry
 from tests.manifests import CONTENT, ENTRY, PACKAGED
+from tests.serving import ROOT
 
 
 @pytest.fixture
@@ -33,12 +35,9 @@ def two(tmp_path: Path) -> dict[str, Entry]:
 
 def test_auto_is_the_first_model_whose_weights_exist(tmp_path: Path) -> None:
     entries = two(tmp_path)
-    chosen = weights.choose(entries)
-    assert chosen.name == "packaged"
-    assert weights.is_stand_in(chosen, entries)
+    assert weights.choose(entries).name == "packaged"
     (tmp_path / "net.pth").write_bytes(CONTENT)
     assert weights.choose(entries).name == "official"
-    assert not weights.is_stand_in(entries["official"], entries)
 
 
 def test_a_name_is_strict(tmp_path: Path) -> None:
@@ -77,3 +76,46 @@ def test_a_bad_manifest_is_an_error(tmp_path: Path, text: str, message: str) -> 
 def test_the_default_manifest_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert list(weights.read_manifest(Path("weights/manifest.toml"))) == ["resnet18", "efficientnet-lite0"]
+
+
+def test_imagenet_has_a_thousand_classes_with_unique_names() -> None:
+    labels = weights.load_labels("imagenet1k", [ROOT / "labels"])
+    assert len(labels) == 1000
+    assert len({label.label for label in labels}) == 1000
+    assert len({label.wnid for label in labels}) == 1000
+    assert [label.class_id for label in labels] == list(range(1000))
+
+
+def test_the_labels_are_those_of_torchvision() -> None:
+    from torchvision.models import ResNet18_Weights
+
+    names = [label.label for label in weights.load_labels("imagenet1k", [ROOT / "labels"])]
+    assert names == ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+
+
+def row(class_id: int, name: str) -> dict[str, object]:
+    return {"class_id": class_id, "wnid": "n0", "label": name}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([row(0, "a"), row(1, "a")], "unique"),
+        ([row(1, "a"), row(0, "b")], "order"),
+        ([{"label": "a"}], "not a label file"),
+        ("{", "not a label file"),
+    ],
+)
+def test_a_bad_label_file_is_an_error(tmp_path: Path, content: object, message: str) -> None:
+    (tmp_path / "own.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(BadManifest, match=message):
+        weights.load_labels("own", [tmp_path])
+
+
+def test_the_first_folder_that_has_the_label_file_wins(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "two" / "own.json").write_text(json.dumps([row(0, "a")]))
+    assert weights.load_labels("own", [tmp_path / "one", tmp_path / "two"])[0].label == "a"
+    with pytest.raises(BadManifest, match="looked for"):
+        weights.load_labels("own", [tmp_path / "one"])

@@ -1,4 +1,4 @@
-"""The audit log: rows are written in batches by one thread, and read by a few others."""
+"""The audit log: one thread writes rows in batches, a few others read them."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,6 @@ _MAX_BATCH = 1000  # rows in one transaction
 _MAX_PENDING = 10_000  # rows
 _CHECK_SECONDS = 1
 _PRUNE_SECONDS = 3600
-_PRUNE_RETRY_SECONDS = 60
 _READERS = 2
 _MAX_READS = 10  # waiting
 # After a batch, more rows may gather: a transaction costs as much as five rows do, and the interpreter's lock. A row
@@ -55,11 +54,7 @@ class AuditLog:
         check_seconds: float = _CHECK_SECONDS,
         now: Callable[[], datetime] | None = None,
     ) -> None:
-        """`address` makes what is recorded out of a client's address.
-
-        Raises:
-            AuditUnusable: the table is from a newer version, or the log is required and the database fails.
-        """
+        """`address` maps a client's address to what is recorded. Raises `AuditUnusable` if the log cannot be used."""
         self.table = table
         self.required = required
         self.address = address
@@ -87,11 +82,7 @@ class AuditLog:
         self._thread.start()
 
     async def write(self, row: AuditRow) -> None:
-        """Return once the row is written, or lost if the log is not required.
-
-        Raises:
-            AuditUnavailable: the log is required, and the row could not be written.
-        """
+        """Return once the row is written or lost; raises `AuditUnavailable` if it is lost and the log is required."""
         if self._hangs():
             self.table.store.interrupt()
         elif not self._failure and self._pending.qsize() < _MAX_PENDING and await self._written(row):
@@ -112,22 +103,16 @@ class AuditLog:
             return False
 
     def _hangs(self) -> bool:
-        """Whether one action of the thread takes longer than a reply waits."""
         return time.monotonic() - self._busy_since > self._timeout
 
     async def rows(self, **query: Any) -> list[AuditRow]:
-        """Rows that `AuditTable.rows` finds.
-
-        Raises:
-            AuditUnavailable: too many readers are waiting, or the database fails or is too slow.
-        """
+        """As `AuditTable.rows`; raises `AuditUnavailable` if too many readers wait or the database fails or is slow."""
         try:
             return await self._readers.run(partial(self.table.rows, **query))
-        except Busy as error:
-            raise AuditUnavailable("The audit log is busy with other readers.", retry_after=TIMEOUT_SECONDS) from error
-        except self.table.failures as error:
-            reason = self.table.reason(error)
-            raise AuditUnavailable(f"The audit log cannot be read: {reason}.", retry_after=1) from error
+        except (Busy, *self.table.failures) as error:
+            raise AuditUnavailable(
+                f"The audit log cannot be read: {self.table.reason(error)}.", retry_after=1
+            ) from error
 
     def state(self) -> tuple[bool, str]:
         """Whether rows are written, and details for the operator."""
@@ -147,25 +132,19 @@ class AuditLog:
 
     def _work(self) -> None:
         while True:
-            batch = self._next_batch()
-            self._write([pending for pending in batch if pending])
+            batch: list[_Pending | None] = []
+            with contextlib.suppress(queue.Empty):
+                batch.append(self._pending.get(timeout=max(0, self._check_at - time.monotonic())))
+                while len(batch) < _MAX_BATCH:
+                    batch.append(self._pending.get_nowait())
+            if rows := [pending for pending in batch if pending]:
+                self._write(rows)
             if None in batch:
                 return
             if time.monotonic() >= self._check_at:
                 self._check()
 
-    def _next_batch(self) -> list[_Pending | None]:
-        """The pending rows; none if there are none before the next check."""
-        batch: list[_Pending | None] = []
-        with contextlib.suppress(queue.Empty):
-            batch.append(self._pending.get(timeout=max(0, self._check_at - time.monotonic())))
-            while len(batch) < _MAX_BATCH:
-                batch.append(self._pending.get_nowait())
-        return batch
-
     def _write(self, batch: list[_Pending]) -> None:
-        if not batch:
-            return
         failure = self._failure or self._try(partial(self.table.insert, [row for row, _ in batch]))
         if failure is None:
             child(self._metrics.audit_rows, "written").inc(len(batch))
@@ -180,24 +159,21 @@ class AuditLog:
             time.sleep(_GATHER_SECONDS)
 
     def _check(self) -> None:
-        """Notice that the database failed or is back, and prune if that is due."""
         self._check_at = time.monotonic() + self._check_seconds
         if self._failure or self._try(self.table.store.check):
             self._set_failure(self._try(self.table.recover))
-        if not self._failure and time.monotonic() >= self._prune_at and (reason := self._try(self._prune)):
-            event("audit_not_pruned", logging.ERROR, reason=reason)
-            self._prune_at = time.monotonic() + _PRUNE_RETRY_SECONDS
+        if not self._failure and time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+            if reason := self._try(self._prune):
+                event("audit_not_pruned", logging.ERROR, reason=reason)
 
     def _prune(self) -> None:
-        pruned = self.table.prune(self._now() - timedelta(days=self._days))
-        if pruned:
+        if pruned := self.table.prune(self._now() - timedelta(days=self._days)):
             event("audit_pruned", rows=pruned, days=self._days)
-            self._check_at = 0.0  # there may be more
-        else:
-            self._prune_at = time.monotonic() + _PRUNE_SECONDS
+            self._check_at = self._prune_at = 0.0  # there may be more
 
     def _try(self, action: Callable[[], None]) -> str | None:
-        """Why the action failed, if it did."""
+        """Why the action failed; None if it did not."""
         self._busy_since = time.monotonic()
         try:
             action()

@@ -20,14 +20,10 @@ def anonymizer(mode: str, data_dir: Path) -> Callable[[str | None], str | None]:
     A hash is 16 hexadecimal digits of an HMAC-SHA256 with a secret in `data_dir`; without the secret, all four billion
     IPv4 addresses could be tried.
     """
-    if mode == "full":
-        return lambda address: address
-    if mode == "none":
-        return lambda _: None
-    if mode == "truncated":
-        return _truncated
-    secret = _secret(data_dir / "audit.secret")
-    return lambda address: address and hmac.new(secret, address.encode(), hashlib.sha256).hexdigest()[:16]
+    if mode == "hashed":
+        secret = _secret(data_dir / "audit.secret")
+        return lambda address: address and hmac.new(secret, address.encode(), hashlib.sha256).hexdigest()[:16]
+    return {"full": lambda address: address, "none": lambda _: None, "truncated": _truncated}[mode]
 
 
 def _truncated(address: str | None) -> str | None:
@@ -41,8 +37,8 @@ def _truncated(address: str | None) -> str | None:
 def _secret(path: Path) -> bytes:
     if not path.exists():
         new = path.with_name(f"{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_SECRET_BYTES))
+        new.touch(0o600)
+        new.write_bytes(secrets.token_bytes(_SECRET_BYTES))
         with contextlib.suppress(FileExistsError):  # another server was faster
             os.link(new, path)
         new.unlink()

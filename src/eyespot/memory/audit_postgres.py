@@ -1,35 +1,31 @@
-"""PostgreSQL connections for the audit log, which can be cut when PostgreSQL hangs."""
+"""The audit log's PostgreSQL connections, which can be cut when PostgreSQL hangs."""
 
-import contextlib
 import os
 import socket
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy import Connection, Engine, NullPool
 
-_ADVISORY_LOCK = 0x65796573  # "eyes"
 _GRACE_SECONDS = 1  # for PostgreSQL to end a statement by itself
 
 
 class PostgresStore:
     """The writer and the readers share no connection, so that one can be cut without the others."""
 
-    kind = "postgresql"
+    detail = "postgresql"
     placeholder = "%s"
 
     def __init__(self, url: str, *, wait_seconds: int, read_seconds: float) -> None:
         """Connects later. `wait_seconds` limits connecting, waiting for a lock, and writing."""
-        self.detail = self.kind
         self._writers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._readers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.writing = _engine(url, wait_seconds, wait_seconds, pool_pre_ping=True)
-        self.reading = _engine(url, wait_seconds, read_seconds, poolclass=NullPool)
+        self.reading = _engine(url, wait_seconds, read_seconds, poolclass=sql.NullPool)
         sql.event.listen(self.writing, "connect", lambda connection, _: self._writers.add(connection))
 
         # Before SQLAlchemy's own listener, whose queries may hang too.
@@ -47,15 +43,15 @@ class PostgresStore:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Drop the writer's connection; the caller prepares the tables within."""
+        """Drop the writer's connection; the caller prepares the tables inside the block."""
         self.writing.dispose()
         yield
 
     def check(self) -> None:
         """Do nothing: without the database, a statement fails."""
 
-    def lock_schema(self, connection: Connection) -> None:
-        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+    def lock_schema(self, connection: sql.Connection) -> None:
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(0x65796573)))  # "eyes"
 
     def timestamp(self, time: datetime) -> datetime:
         return time
@@ -70,7 +66,7 @@ class PostgresStore:
         self.reading.dispose()
 
 
-def _engine(url: str, wait_seconds: int, statement_seconds: float, **pool: Any) -> Engine:
+def _engine(url: str, wait_seconds: int, statement_seconds: float, **pool: Any) -> sql.Engine:
     limits = f"-c statement_timeout={round(statement_seconds * 1000)} -c lock_timeout={wait_seconds * 1000}"
     return sql.create_engine(
         url.replace("postgresql://", "postgresql+psycopg://", 1),
@@ -82,5 +78,5 @@ def _engine(url: str, wait_seconds: int, statement_seconds: float, **pool: Any) 
 def _cut(connections: Iterable[Any]) -> None:
     for connection in list(connections):
         # A closed connection raises an error of psycopg, which is not worth importing for this.
-        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import sqlalchemy as sql
-from sqlalchemy import Connection
 
 from eyespot.errors import AuditUnusable
 
@@ -35,31 +34,21 @@ audit = sql.Table(
 )
 
 
-def _create_table(connection: Connection) -> None:
-    audit.create(connection)
-
-
-def _create_indexes(connection: Connection) -> None:
+def _create_indexes(connection: sql.Connection) -> None:
     for column in ("time", "sha256", "label"):
         connection.exec_driver_sql(f"CREATE INDEX eyespot_audit_{column} ON eyespot_audit ({column})")
 
 
-# MIGRATIONS[n] brings version n of the schema to n + 1. Only ever append.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_table, _create_indexes)
+Migrations = tuple[Callable[[sql.Connection], None], ...]
+MIGRATIONS: Migrations = (audit.create, _create_indexes)  # number n brings version n to n + 1; only ever append
 
 
-def migrate(connection: Connection, migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS) -> None:
-    """Create the tables, or bring them to the current version.
-
-    Raises:
-        AuditUnusable: they are from a newer version.
-    """
+def migrate(connection: sql.Connection, migrations: Migrations = MIGRATIONS) -> None:
+    """Create the tables, or bring them to the latest version; raises `AuditUnusable` if theirs is newer."""
     version.create(connection, checkfirst=True)
     found = connection.scalar(sql.select(version.c.version)) or 0
     if found > len(migrations):
-        raise AuditUnusable(
-            f"the audit log has schema version {found} from a newer eyespot; this one supports up to {len(migrations)}"
-        )
+        raise AuditUnusable(f"the audit log has schema version {found}; this eyespot supports up to {len(migrations)}")
     for migration in migrations[found:]:
         migration(connection)
     if found < len(migrations):

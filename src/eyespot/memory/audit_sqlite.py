@@ -1,6 +1,5 @@
 """The SQLite file of the audit log, and a new one when that is lost."""
 
-import contextlib
 import fcntl
 import logging
 import math
@@ -8,14 +7,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sql
-from sqlalchemy import Connection, NullPool, QueuePool
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import SQLAlchemyError
 
 from eyespot.telemetry import event
 
@@ -29,7 +25,7 @@ _INSTRUCTIONS = 10_000  # of SQLite's virtual machine between two looks at the c
 _Identity = tuple[int, int] | None  # device and inode; None if there is no file
 
 
-class FileLost(SQLAlchemyError):
+class FileLost(sql.exc.SQLAlchemyError):
     """The database file was deleted, moved, replaced or damaged, or cannot be opened."""
 
 
@@ -40,12 +36,11 @@ class SqliteStore:
     file, and notice a loss at the same moment.
     """
 
-    kind = "sqlite"
+    detail = "sqlite"
     placeholder = "?"
 
     def __init__(self, path: Path, *, wait_seconds: float, read_seconds: float) -> None:
         """Connects later. `wait_seconds` limits waiting for a lock, `read_seconds` a reader's connection."""
-        self.detail = self.kind
         self._path = path.resolve()  # as SQLite does: the -wal lies beside the target of a link
         self._paths = {suffix: self._path.with_name(self._path.name + suffix) for suffix in ("", _WAL, _SHM)}
         self._wait_seconds = wait_seconds
@@ -59,26 +54,18 @@ class SqliteStore:
         self._wal_bytes = 0  # SQLite reuses a -wal from its start, and never shortens it
         self._short_since = math.inf  # time.monotonic()
         self._writer: sqlite3.Connection | None = None
-        self.writing = sql.create_engine("sqlite://", creator=self._connect_to_write, poolclass=QueuePool)
-        self.reading = sql.create_engine("sqlite://", creator=self._connect_to_read, poolclass=NullPool)
+        self.writing = sql.create_engine("sqlite://", creator=self._connect_to_write, poolclass=sql.QueuePool)
+        self.reading = sql.create_engine("sqlite://", creator=self._connect_to_read, poolclass=sql.NullPool)
         sql.event.listen(self.writing, "handle_error", self._note_damage)
 
     def check(self) -> None:
-        """Compare the files at the path with those that were opened.
-
-        Raises:
-            FileLost: they differ, or are damaged.
-        """
+        """Raise `FileLost` if the files at the path are not those that were opened, or are damaged."""
         if reason := self._loss():
             raise FileLost(reason)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Reconnect, to a new file if the old one is lost; the caller prepares the tables within.
-
-        Raises:
-            FileLost: the file cannot be opened.
-        """
+        """Reconnect, to a new file if the old one is lost; the caller prepares the tables inside the block."""
         loss = self._loss()
         with self._locked():
             if loss:
@@ -94,10 +81,10 @@ class SqliteStore:
                 raise FileLost(f"{self._path.name} was replaced while it was opened")
             self._identities, self._opened = identities, True
         if loss:
-            self.detail = f"{self.kind}, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
+            self.detail = f"sqlite, reopened at {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {loss}"
             event("audit_reopened", logging.ERROR, reason=loss)
 
-    def lock_schema(self, connection: Connection) -> None:
+    def lock_schema(self, connection: sql.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def timestamp(self, time: datetime) -> str:
@@ -135,12 +122,11 @@ class SqliteStore:
         connection.set_progress_handler(lambda: time.monotonic() > end, _INSTRUCTIONS)
         return connection
 
-    def _note_damage(self, context: ExceptionContext) -> None:
+    def _note_damage(self, context: sql.engine.ExceptionContext) -> None:
         code = getattr(context.original_exception, "sqlite_errorcode", 0)
         self._damaged |= code & 0xFF in _DAMAGE  # the low byte of an extended code
 
     def _loss(self) -> str | None:
-        """Why the file is lost, if it is."""
         if not self._opened:
             return None
         for suffix, identity in self._identities.items():
@@ -169,7 +155,7 @@ class SqliteStore:
     def _set_aside(self) -> None:
         """Rename what is left of the lost file at its path."""
         if self._writer and not self._damaged and self._header()[: len(_MAGIC)] in (_MAGIC, b""):
-            with contextlib.suppress(sqlite3.Error):  # move the rows from the -wal to the file, wherever that is now
+            with suppress(sqlite3.Error):  # move the rows from the -wal to the file, wherever that is now
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         aside = f"{self._path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         kept = []
@@ -186,7 +172,6 @@ class SqliteStore:
             event("audit_set_aside", logging.ERROR, kept=kept)
 
     def _hold(self) -> None:
-        """Open the file, and create it if it is missing."""
         if self._held is None or _identity(self._held) != _identity(self._path):
             self._release()
             self._held = _open(self._path, os.O_RDONLY | os.O_CREAT)
@@ -200,10 +185,10 @@ class SqliteStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other servers from creating the file or setting it aside."""
+        """Keep other servers from creating the file or setting it aside meanwhile."""
         folder = _open(self._path.parent, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):  # the file system may not support locks
+            with suppress(OSError):  # the file system may not support locks
                 fcntl.flock(folder, fcntl.LOCK_EX)
             yield
         finally:

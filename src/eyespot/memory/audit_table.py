@@ -1,7 +1,7 @@
 """The blocking queries of the audit log, for SQLite and PostgreSQL."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -10,31 +10,26 @@ from typing import Any
 
 import sqlalchemy as sql
 from pydantic import TypeAdapter
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from eyespot.errors import AuditUnusable
 from eyespot.memory.audit_postgres import PostgresStore
-from eyespot.memory.audit_schema import MIGRATIONS, audit, migrate, version
+from eyespot.memory.audit_schema import MIGRATIONS, Migrations, audit, migrate, version
 from eyespot.memory.audit_sqlite import SqliteStore
 from eyespot.types import AuditRow, Prediction
 
 TIMEOUT_SECONDS = 2  # for connecting, waiting for a lock, or a statement that writes
 READ_SECONDS = 3  # for one page of rows
-PRUNE_ROWS = 5000  # at once, so that other writers wait for milliseconds
-PAGE_ROWS = 1000
 _TOP5 = TypeAdapter(list[Prediction])
 _STEPS = TypeAdapter(dict[str, float])
 _CONVERTED = ["time", "label", "top5", "steps"]
 _PLAIN = [column.name for column in audit.c if column.name not in ("id", *_CONVERTED)]
-_COLUMNS = _PLAIN + _CONVERTED
 _plain = operator.attrgetter(*_PLAIN)
 
 
 class AuditTable:
     """Rows by `id`, which only grows, even when the clock is set back. Methods raise `failures`."""
 
-    failures = (SQLAlchemyError,)
+    failures = (sql.exc.SQLAlchemyError,)
 
     def __init__(
         self,
@@ -42,15 +37,14 @@ class AuditTable:
         data_dir: Path,
         *,
         read_seconds: float = READ_SECONDS,
-        migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS,
+        migrations: Migrations = MIGRATIONS,
     ) -> None:
-        """Connects later. `url` is `sqlite` (a file in `data_dir`), `sqlite:///…` or `postgresql://…`.
-
-        Raises:
-            AuditUnusable: the URL is invalid, or its driver is not installed.
-        """
+        """Connects later to `sqlite` (in `data_dir`), `sqlite:///…` or `postgresql://…`; raises `AuditUnusable`."""
+        limits: dict[str, Any] = {"wait_seconds": TIMEOUT_SECONDS, "read_seconds": read_seconds}
+        path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
+        self.store: SqliteStore | PostgresStore
         try:
-            self.store = _store(url, data_dir, read_seconds)
+            self.store = SqliteStore(path, **limits) if url.startswith("sqlite") else PostgresStore(url, **limits)
         except ModuleNotFoundError as error:
             raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error}") from error
         except (ValueError, sql.exc.ArgumentError):  # their messages may quote a password
@@ -62,11 +56,7 @@ class AuditTable:
         self._migrations = migrations
 
     def prepare(self) -> None:
-        """Reconnect, and create or migrate the tables.
-
-        Raises:
-            AuditUnusable: they are from a newer version.
-        """
+        """Reconnect, and create or migrate the tables; raises `AuditUnusable` if they are from a newer version."""
         with self.store.opened(), self._engine.begin() as connection:
             self.store.lock_schema(connection)  # several servers may start at once
             migrate(connection, self._migrations)
@@ -97,7 +87,7 @@ class AuditTable:
             connection.exec_driver_sql(_insert_statement(len(rows), self.store.placeholder), tuple(values))
             try:
                 connection.commit()
-            except DBAPIError as error:
+            except sql.exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise _CommitUnknown(self.reason(error)) from error
                 raise
@@ -117,8 +107,7 @@ class AuditTable:
     ) -> list[AuditRow]:
         """At most `limit` rows: newest first with ids below `before`, or oldest first with ids above `after`.
 
-        `since` is inclusive, `until` exclusive; `label` is of the top class. Unless `patient`, takes `read_seconds` at
-        most.
+        `since` is inclusive, `until` exclusive; `label` is the top class. A `patient` caller has no time limit.
         """
         query = sql.select(audit).limit(limit).order_by(audit.c.id.desc() if after is None else audit.c.id)
         for condition, column, value in (
@@ -136,7 +125,7 @@ class AuditTable:
             return [_row(found) for found in connection.execute(query).mappings()]
 
     def all_rows(
-        self, *, since: datetime | None = None, until: datetime | None = None, page: int = PAGE_ROWS
+        self, *, since: datetime | None = None, until: datetime | None = None, page: int = 1000
     ) -> Iterator[AuditRow]:
         """All rows of that time, oldest first, read in pages."""
         last = 0
@@ -144,8 +133,8 @@ class AuditTable:
             yield from rows
             last = rows[-1].id
 
-    def prune(self, before: datetime, limit: int = PRUNE_ROWS) -> int:
-        """Delete at most `limit` rows from before that time; how many were deleted."""
+    def prune(self, before: datetime, limit: int = 5000) -> int:
+        """Delete at most `limit` rows from before that time, for which other writers wait; how many were deleted."""
         old = sql.select(audit.c.id).where(audit.c.time < before).limit(limit)
         with self._engine.begin() as connection:
             return connection.execute(audit.delete().where(audit.c.id.in_(old))).rowcount
@@ -163,15 +152,8 @@ class AuditTable:
         self.store.close()
 
 
-class _CommitUnknown(SQLAlchemyError):
+class _CommitUnknown(sql.exc.SQLAlchemyError):
     """The connection broke between COMMIT and its reply."""
-
-
-def _store(url: str, data_dir: Path, read_seconds: float) -> SqliteStore | PostgresStore:
-    if not url.startswith("sqlite"):
-        return PostgresStore(url, wait_seconds=TIMEOUT_SECONDS, read_seconds=read_seconds)
-    path = data_dir / "audit.sqlite" if url == "sqlite" else Path(url.removeprefix("sqlite:///"))
-    return SqliteStore(path, wait_seconds=TIMEOUT_SECONDS, read_seconds=read_seconds)
 
 
 @lru_cache(maxsize=100)
@@ -180,8 +162,9 @@ def _insert_statement(rows: int, placeholder: str) -> str:
 
     1000 rows of 18 columns stay below the maximum of 32,766 parameters in SQLite, and 65,535 in PostgreSQL.
     """
-    row = f"({', '.join([placeholder] * len(_COLUMNS))})"
-    return f"INSERT INTO eyespot_audit ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
+    columns = _PLAIN + _CONVERTED
+    row = f"({', '.join([placeholder] * len(columns))})"
+    return f"INSERT INTO eyespot_audit ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608
 
 
 def _values(row: AuditRow, time: datetime | str) -> tuple[object, ...]:

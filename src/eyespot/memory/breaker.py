@@ -1,4 +1,4 @@
-"""A circuit breaker for a remote store that may be slow or away."""
+"""The Redis at EYESPOT_CACHE_URL, and a circuit breaker for when it is slow or away."""
 
 import asyncio
 import logging
@@ -6,7 +6,9 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+from eyespot.errors import InvalidSetting
 from eyespot.telemetry import event
 
 T = TypeVar("T")
@@ -20,42 +22,28 @@ class StoreUnavailable(Exception):
 
 
 class CircuitBreaker:
-    """Limits each call to `timeout` seconds; after a failure, lets none through for `cooldown` seconds, then one.
-
-    Logs `{name}_lost` and `{name}_found`.
-    """
+    """Limits each call to `timeout` seconds; after a failure, fails all for `COOLDOWN_SECONDS`, then tries one."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        timeout: float = TIMEOUT_SECONDS,
-        cooldown: float = COOLDOWN_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        self, name: str, *, timeout: float = TIMEOUT_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.failure: str | None = None
         self._name = name
         self._timeout = timeout
-        self._cooldown = cooldown
         self._clock = clock
         self._open_until = -math.inf
         self._calls: set[asyncio.Task[Any]] = set()
 
     @property
     def is_open(self) -> bool:
-        """Whether a call would fail at once."""
         return self._clock() < self._open_until
 
     async def call(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `operation()` returns.
-
-        Raises:
-            StoreUnavailable: the breaker is open, or the operation raised an exception or timed out.
-        """
+        """What `operation()` returns; raises `StoreUnavailable` if it fails or is late, or the breaker is open."""
         if self.is_open:
             raise StoreUnavailable
         if self.failure:
-            self._open_until = self._clock() + self._cooldown  # no other request tries meanwhile
+            self._open_until = self._clock() + COOLDOWN_SECONDS  # no other request tries meanwhile
         # A late call is not cancelled: a connection that takes longer than the timeout would never be made.
         call = asyncio.create_task(operation())
         self._calls.add(call)
@@ -63,19 +51,15 @@ class CircuitBreaker:
         await asyncio.wait({call}, timeout=self._timeout)
         error = call.exception() if call.done() else TimeoutError(f"no answer within {self._timeout * 1000:g} ms")
         if error:
-            self._trip(error)
+            reason = str(error) or type(error).__name__
+            if not self.failure:
+                event(f"{self._name}_lost", logging.WARNING, reason=reason)
+            self.failure, self._open_until = reason, self._clock() + COOLDOWN_SECONDS
             raise StoreUnavailable from error
         if self.failure:
             self.failure, self._open_until = None, -math.inf
             event(f"{self._name}_found")
         return call.result()
-
-    def _trip(self, error: BaseException) -> None:
-        reason = str(error) or type(error).__name__
-        if not self.failure:
-            event(f"{self._name}_lost", logging.WARNING, reason=reason)
-        self.failure = reason
-        self._open_until = self._clock() + self._cooldown
 
     def _finished(self, call: asyncio.Task[Any]) -> None:
         self._calls.discard(call)
@@ -87,3 +71,27 @@ class CircuitBreaker:
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
+
+
+def open_redis(url: str) -> Any:
+    """A `redis.asyncio.Redis`, which connects with its first command; raises `InvalidSetting` if the URL is invalid."""
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    try:
+        pool: Any = BlockingConnectionPool.from_url(
+            url,
+            retry=Retry(NoBackoff(), 1),  # reconnects within the request when an idle connection was cut
+            socket_timeout=1,
+            socket_connect_timeout=1,
+        )
+        pool.make_connection()  # raises TypeError for an unknown option
+        if not (urlsplit(url).path.strip("/") or "0").isdecimal():  # redis-py takes database 0 for it
+            raise ValueError
+    except (ValueError, TypeError):  # the messages may quote a password
+        raise InvalidSetting(
+            "EYESPOT_CACHE_URL: invalid Redis URL; expected redis://user:password@host:6379/0, with special "
+            "characters in the password percent-encoded"
+        ) from None
+    return Redis.from_pool(pool)

@@ -1,19 +1,21 @@
-"""Results by image, cached in this process or in a Redis that several replicas share."""
+"""Results by image, cached in this process or in a Redis that several replicas share.
+
+A key is the sha256 of the image and a `variant`: everything else that the result depends on.
+"""
 
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
 from eyespot.errors import CacheUnavailable, InvalidSetting
-from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.memory.redis import open_redis
+from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 from eyespot.telemetry import Metrics, event
 
 MEMORY_BYTES = 64 * 1024 * 1024
@@ -23,59 +25,11 @@ _MAX_PUTS = 1000  # on their way to Redis
 _QUIET_SECONDS = 60  # between two `cache_refused` events
 
 
-class Cache(Protocol):
-    """Values by the sha256 of the image and a `variant`: everything else that the result depends on."""
-
-    async def get(self, sha256: str, variant: str) -> bytes | None:
-        """The value; None also if the cache is unavailable."""
-        ...
-
-    def put(self, sha256: str, variant: str, value: bytes) -> None: ...
-
-    async def drop(self, sha256: str) -> bool:
-        """Remove all variants, those of unfinished puts too; whether there were any.
-
-        Raises:
-            CacheUnavailable: some may be left.
-        """
-        ...
-
-    def state(self) -> tuple[bool, str]:
-        """Whether the cache works, and details for the operator."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-def open_cache(url: str, metrics: Metrics) -> Cache | None:
-    """The cache that EYESPOT_CACHE_URL names: `memory://`, `memory://?max_bytes=N`, `redis://…`, `rediss://…`, `off`.
-
-    Raises:
-        InvalidSetting: the URL is invalid.
-    """
-    if url == "off":
-        return None
-    return MemoryCache(_max_bytes(url)) if url.startswith("memory:") else RedisCache(url, metrics)
-
-
-def _max_bytes(url: str) -> int:
-    parts = urlsplit(url)
-    options = parse_qs(parts.query, keep_blank_values=True)
-    text = options.pop("max_bytes", [str(MEMORY_BYTES)])[-1]
-    if options or parts.netloc or parts.path or not text.isdecimal():
-        raise InvalidSetting(
-            f"EYESPOT_CACHE_URL={url}: invalid; expected memory:// or memory://?max_bytes={MEMORY_BYTES}"
-        )
-    return int(text)
-
-
 class MemoryCache:
-    """The most recently used values, up to a number of bytes. For use from the event loop only."""
+    """The most recently used values, up to `max_bytes`. For use from the event loop only."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._entries: LRUCache[tuple[str, str], bytes] = LRUCache(
-            max_bytes, getsizeof=lambda value: len(value) + _ENTRY_BYTES
-        )
+        self._entries: LRUCache[tuple[str, str], bytes] = LRUCache(max_bytes, lambda value: len(value) + _ENTRY_BYTES)
 
     async def get(self, sha256: str, variant: str) -> bytes | None:
         return self._entries.get((sha256, variant))
@@ -85,12 +39,14 @@ class MemoryCache:
             self._entries[sha256, variant] = value
 
     async def drop(self, sha256: str) -> bool:
+        """Remove all variants; whether there were any."""
         dropped = [key for key in self._entries if key[0] == sha256]  # a few milliseconds when full, and rare
         for key in dropped:
             del self._entries[key]
         return bool(dropped)
 
     def state(self) -> tuple[bool, str]:
+        """Whether the cache works, and details for the operator."""
         used, limit = (round(size / 2**20, 1) for size in (self._entries.currsize, self._entries.maxsize))
         return True, f"in memory, {len(self._entries)} answers, {used} of {limit} MiB"
 
@@ -116,6 +72,7 @@ class RedisCache:
         self._quiet_until = -math.inf
 
     async def get(self, sha256: str, variant: str) -> bytes | None:
+        """The value; None also if Redis is unavailable."""
         value: bytes | None = await self._call(lambda: self._client.hget(_key(sha256), variant))
         return value
 
@@ -132,16 +89,14 @@ class RedisCache:
             await pipeline.execute()
 
     async def drop(self, sha256: str) -> bool:
+        """As in memory, those of unfinished puts too; raises `CacheUnavailable` if some may be left."""
         dropped = await self._in_order(sha256, lambda: self._client.delete(_key(sha256)))
         if dropped is None:
             raise CacheUnavailable(retry_after=COOLDOWN_SECONDS)
         return bool(dropped)
 
     def _in_order(self, sha256: str, command: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
-        """Send a command after all earlier ones for the image, timed-out ones included, have finished.
-
-        Commands use several connections, so Redis could otherwise run a put after the drop that followed it.
-        """
+        """Send a command once the image's earlier ones have finished: on another connection it could overtake them."""
         lock = self._locks.setdefault(sha256, asyncio.Lock())
 
         async def locked() -> Any:
@@ -157,8 +112,10 @@ class RedisCache:
             try:
                 return await command()
             except self._response_error as error:  # such as out of memory: Redis is up, the breaker stays closed
-                self._log_refusal(error)
-                return None
+                self._metrics.cache_errors.inc()
+                if time.monotonic() > self._quiet_until:
+                    self._quiet_until = time.monotonic() + _QUIET_SECONDS
+                    event("cache_refused", logging.WARNING, reason=str(error))
 
         if self._breaker.is_open:
             return None
@@ -167,12 +124,6 @@ class RedisCache:
         except StoreUnavailable:
             self._metrics.cache_errors.inc()
             return None
-
-    def _log_refusal(self, error: Exception) -> None:
-        self._metrics.cache_errors.inc()
-        if time.monotonic() > self._quiet_until:
-            self._quiet_until = time.monotonic() + _QUIET_SECONDS
-            event("cache_refused", logging.WARNING, reason=str(error))
 
     def state(self) -> tuple[bool, str]:
         failure = self._breaker.failure
@@ -186,3 +137,18 @@ class RedisCache:
 
 def _key(sha256: str) -> str:
     return f"eyespot:answers:{sha256}"
+
+
+Cache = MemoryCache | RedisCache
+
+
+def open_cache(url: str, metrics: Metrics) -> Cache | None:
+    """The cache at `memory://`, `memory://?max_bytes=N` or `redis://…`, or none for `off`; raises `InvalidSetting`."""
+    if url == "off":
+        return None
+    if not url.startswith("memory:"):
+        return RedisCache(url, metrics)
+    if not (found := re.fullmatch(r"memory://(?:\?max_bytes=(\d+))?", url)):
+        valid = f"memory:// or memory://?max_bytes={MEMORY_BYTES}"
+        raise InvalidSetting(f"EYESPOT_CACHE_URL: invalid URL {url}; expected {valid}")
+    return MemoryCache(int(found[1] or MEMORY_BYTES))

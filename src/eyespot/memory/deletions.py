@@ -7,16 +7,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MAX_REMEMBERED = 10_000  # about 250 bytes each
-
 
 class Deletions:
-    """The most recent deletions by sha256. Thread-safe.
+    """The most recent deletions by sha256, 250 bytes each. Thread-safe.
 
     For a request that began before the oldest of them, every image counts as deleted.
     """
 
-    def __init__(self, max_remembered: int = _MAX_REMEMBERED) -> None:
+    def __init__(self, max_remembered: int = 10_000) -> None:
         self._max_remembered = max_remembered
         self._lock = threading.Lock()
         self._running: Counter[str] = Counter()

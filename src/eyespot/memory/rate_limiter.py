@@ -5,6 +5,7 @@ time, which each request moves on by period / amount. It may lie a whole period 
 come at once. Here it is counted in units of period / amount: a request adds exactly 1, and no rounding errors add up.
 """
 
+import contextlib
 import math
 import re
 import time
@@ -16,14 +17,12 @@ from operator import itemgetter
 from cachetools import TTLCache
 
 from eyespot.errors import InvalidSetting, RateLimited
-from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable
-from eyespot.memory.redis import open_redis
+from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 
-MAX_CLIENTS = 100_000  # 40 MB
 _ROUNDING_SECONDS = 1e-6
 _DAY = 24 * 3600
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": _DAY, "month": 30 * _DAY, "year": 360 * _DAY}
-_RATE = re.compile(r"\s*(\d{1,15})\s*(?:/|per)\s*(\d{1,9})?\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
+_RATE = re.compile(rf"\s*(\d{{1,15}})\s*(?:/|per)\s*(\d{{1,9}})?\s*({'|'.join(_UNITS)})s?\s*", re.ASCII | re.IGNORECASE)
 
 # The counterpart of RateLimiter._charge_here. Only Redis' own clock counts; where it was set back, no arrival time lies
 # more than a period ahead. Returns what was pending for each rate before.
@@ -59,16 +58,11 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> "Rate":
-        """A rate such as `100/minute` or `5 per 2 hours`.
-
-        Raises:
-            ValueError: the text is not a rate.
-        """
+        """A rate such as `100/minute` or `5 per 2 hours`; raises `InvalidSetting` if the text is none."""
         found = _RATE.fullmatch(text)
-        unit = found[3].lower().removesuffix("s") if found else ""
-        if not found or unit not in _UNITS or int(found[1]) == 0 or int(found[2] or 1) == 0:
-            raise ValueError(text)
-        return cls(int(found[1]), int(found[2] or 1), unit)
+        if not found or int(found[1]) * int(found[2] or 1) == 0:
+            raise InvalidSetting(f"EYESPOT_RATE_LIMIT: invalid rate {text!r}; expected 100/minute;1000/hour")
+        return cls(int(found[1]), int(found[2] or 1), found[3].lower())
 
     @property
     def seconds(self) -> int:
@@ -85,10 +79,7 @@ class Rate:
 
 
 class RateLimiter:
-    """Counts the requests of each client, and refuses those above any of the rates.
-
-    While the Redis is away, the counters of this process hold.
-    """
+    """Counts each client's requests and refuses those above any rate; in this process while the Redis is away."""
 
     def __init__(
         self,
@@ -96,16 +87,10 @@ class RateLimiter:
         url: str = "memory://",
         *,
         timeout: float = TIMEOUT_SECONDS,
-        max_clients: int = MAX_CLIENTS,
+        max_clients: int = 100_000,  # 40 MB
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Counts in the Redis at `url`, or in this process for any other `url`.
-
-        This process counts up to `max_clients`; of more, it forgets the least recently active.
-
-        Raises:
-            InvalidSetting: the URL is invalid.
-        """
+        """Counts in the Redis at `url`; for any other `url` here, the `max_clients` that were active last."""
         self.largest_cost = min(rate.amount for rate in rates)
         self._rates = rates
         self._clock = clock
@@ -117,27 +102,14 @@ class RateLimiter:
 
     @classmethod
     def open(cls, rate: str, url: str) -> "RateLimiter":
-        """A limiter with the rates of EYESPOT_RATE_LIMIT, which are separated by `;`, `,` or `|`.
-
-        Raises:
-            InvalidSetting: a rate or the URL is invalid.
-        """
-        try:
-            rates = [Rate.parse(part) for part in re.split("[,;|]", rate)]
-        except ValueError:
-            raise InvalidSetting(
-                f"EYESPOT_RATE_LIMIT: invalid rate {rate!r}; expected 100/minute or 10/second;1000/hour"
-            ) from None
-        return cls(rates, url)
+        """A limiter with the rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`. Raises `InvalidSetting`."""
+        return cls([Rate.parse(part) for part in re.split("[,;|]", rate)], url)
 
     async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
-        """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`: all of them, or none if that is too many.
+        """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`; raises `RateLimited`, counting none.
 
-        `charged` of the cost were counted before. A retry will be charged the whole cost again, so that is how long
-        `retry_after` makes the client wait. A cost above `largest_cost` is never allowed.
-
-        Raises:
-            RateLimited: with `retry_after` in whole seconds.
+        `charged` of the cost were counted before. A retry will be charged the whole cost, so `retry_after` is the whole
+        seconds until all of it fits. A cost above `largest_cost` never does.
         """
         pending = await self._charge(_bucket(client), cost - charged)
         if self._fits(pending, cost - charged):
@@ -155,11 +127,12 @@ class RateLimiter:
 
     async def _charge(self, client: str, cost: int) -> list[float]:
         """Charge the client if the cost fits; the requests that were pending for each rate before."""
-        if self._script:
-            try:
-                return await self._breaker.call(lambda: self._charge_in_redis(client, cost))
-            except StoreUnavailable:
-                pass
+        if script := self._script:
+            keys = [f"eyespot:limit:{client}:{rate.amount}/{rate.seconds}" for rate in self._rates]
+            numbers = [number for rate in self._rates for number in (rate.amount, rate.seconds)]
+            with contextlib.suppress(StoreUnavailable):
+                pending = await self._breaker.call(lambda: script(keys, [cost, _ROUNDING_SECONDS, *numbers]))
+                return [float(one) for one in pending]
         return self._charge_here(client, cost)
 
     def _charge_here(self, client: str, cost: int) -> list[float]:
@@ -170,14 +143,7 @@ class RateLimiter:
             self._arrivals[client] = [arrival + cost for arrival in arrivals]
         return pending
 
-    async def _charge_in_redis(self, client: str, cost: int) -> list[float]:
-        assert self._script
-        keys = [f"eyespot:limit:{client}:{rate.amount}/{rate.seconds}" for rate in self._rates]
-        numbers = [number for rate in self._rates for number in (rate.amount, rate.seconds)]
-        return [float(one) for one in await self._script(keys, [cost, _ROUNDING_SECONDS, *numbers])]
-
     async def close(self) -> None:
-        """Close the connections to the Redis."""
         await self._breaker.close()
         if self._redis:
             await self._redis.aclose()
@@ -186,10 +152,8 @@ class RateLimiter:
 def _bucket(client: str) -> str:
     """What a client is counted as: an IPv6 address as its /64, since a single customer gets at least one of them."""
     kind, _, text = client.partition(":")
-    try:
+    with contextlib.suppress(ValueError):
         address = IPv6Address(text)
-    except ValueError:
-        return client
-    if kind != "address" or address.ipv4_mapped:
-        return client
-    return f"address:{IPv6Network((int(address), 64), strict=False)}"
+        if kind == "address" and not address.ipv4_mapped:
+            return f"address:{IPv6Network((int(address), 64), strict=False)}"
+    return client

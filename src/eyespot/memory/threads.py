@@ -5,8 +5,8 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -36,22 +36,15 @@ class BoundedThreads:
         return self.calls >= self._threads and time.monotonic() - self._last_progress > self._hang_seconds
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """What `function(*args)` returns. Cancelling drops a call that is waiting; one that has begun goes on.
-
-        Raises:
-            Busy: the call was not begun.
-        """
+        """What `function(*args)` returns; raises `Busy` if it cannot wait. Cancelling drops a waiting call."""
         if self.hang:
-            raise Busy("the threads hang")
+            raise Busy("busy: the threads hang")
         if self.calls >= self._max_calls:
-            raise Busy(f"{self.calls} other calls")
+            raise Busy(f"busy with {self.calls} other calls")
         self._count(+1, progress=self.calls < self._threads)
         call = self._executor.submit(function, *args)
-        call.add_done_callback(self._ended)
+        call.add_done_callback(lambda call: self._count(-1, progress=not call.cancelled()))
         return await asyncio.wrap_future(call)
-
-    def _ended(self, call: Future[Any]) -> None:
-        self._count(-1, progress=not call.cancelled())
 
     def _count(self, change: int, progress: bool) -> None:
         with self._lock:

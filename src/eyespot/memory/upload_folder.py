@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from eyespot.errors import StorageFull
 from eyespot.memory.clock import SteadyClock
 from eyespot.telemetry import event
 
-_PARTIAL = ".part"
 _PARTIAL_SECONDS = 3600  # older ones were left by a killed server
 
 
 class UploadFolder:
-    """Images up to `days` after they were last sent; of more than `max_bytes`, the least recently sent are deleted.
+    """Images up to `days` after they were last sent; beyond `max_bytes`, the least recently sent are deleted.
 
     Thread-safe. Several servers may share the folder; each limits the bytes that it knows of. No lock is held while a
     file is written or the folder is scanned.
@@ -54,29 +53,30 @@ class UploadFolder:
     def keep(self, sha256: str, data: bytes, unless: Callable[[], bool] = lambda: False) -> None:
         """Write an image, or note that it was sent again, and delete older ones if that takes too many bytes.
 
-        `unless()` is called right before the file gets its name, with no `remove` in between; if it returns True, the
-        image is not kept.
-
-        Raises:
-            StorageFull: the image cannot be written; no file is left.
+        It is not kept if `unless()`, called right before the file gets its name with no `remove` in between, is true.
+        Raises `StorageFull` if it cannot be written; no file is left.
         """
         if len(data) > self._max_bytes or self.note(sha256):
             return
-        with _storage_full("kept", sha256):
+        path = self._path(sha256)
+        partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
+        with _storage_full("kept", sha256), ExitStack() as stack:
             with self._lock:
                 self._make_room(len(data))  # first, because the disk may be full
-            with self._partial(self._path(sha256), data) as partial, self._lock:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(partial.unlink, missing_ok=True)
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                self._fsync(file.fileno())
+            with self._lock:
                 if not unless():
                     self._make_room(len(data))
-                    partial.replace(self._path(sha256))
+                    partial.replace(path)
                     self._record(sha256, len(data))
 
     def note(self, sha256: str) -> bool:
-        """Note that an image was sent again, if it is kept; whether it is.
-
-        Raises:
-            StorageFull: the file's time cannot be set.
-        """
+        """Note that an image was sent again; whether it is kept. Raises `StorageFull` if its time cannot be set."""
         path = self._path(sha256)
         with _storage_full("kept", sha256), self._lock:
             if sha256 not in self._images or not path.exists():
@@ -84,20 +84,6 @@ class UploadFolder:
             os.utime(path)
             self._record(sha256, self._images[sha256][1])
             return True
-
-    @contextmanager
-    def _partial(self, path: Path, data: bytes) -> Iterator[Path]:
-        """A file beside `path` with the data, synced; deleted unless renamed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{secrets.token_hex(4)}{_PARTIAL}")
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                self._fsync(file.fileno())
-            yield partial
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
         while self._images and self._bytes + size > self._max_bytes:
@@ -117,21 +103,13 @@ class UploadFolder:
             self._changed.add(sha256)
 
     def get(self, sha256: str) -> bytes | None:
-        """The image if it is kept.
-
-        Raises:
-            StorageFull: the file cannot be read.
-        """
+        """The image if it is kept; raises `StorageFull` if it cannot be read."""
         with _storage_full("read", sha256), suppress(FileNotFoundError):
             return self._path(sha256).read_bytes()
         return None
 
     def remove(self, sha256: str) -> bool:
-        """Delete an image; whether there was one.
-
-        Raises:
-            StorageFull: the file cannot be deleted.
-        """
+        """Delete an image; whether there was one. Raises `StorageFull` if it cannot be deleted."""
         with _storage_full("deleted", sha256), self._lock:
             existed = self._path(sha256).exists()
             self._delete(sha256)
@@ -163,7 +141,7 @@ class UploadFolder:
             event("uploads_swept", deleted=deleted, kept=len(self._images), bytes=self._bytes)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Modification time, size and path of each file."""
+        """Modification time in seconds, size and path of each file."""
         files = []
         for path in self._folder.glob("??/*"):
             with suppress(FileNotFoundError):  # another server deleted it

@@ -13,7 +13,6 @@ from eyespot.telemetry import Metrics, event
 
 T = TypeVar("T")
 
-SWEEP_SECONDS = 3600
 TIMEOUT_SECONDS = 2  # a stop gives late replies 5 s, of which the audit log has 3
 _WRITERS = 4  # several files are synced in little more time than one
 _MAX_WRITES = 64  # waiting
@@ -24,8 +23,8 @@ _MAX_READS = 1000  # waiting
 class Uploads:
     """The event loop's side of an `UploadFolder`.
 
-    An image that waits for the disk counts among the bodies in memory, because its request waits too. Only one that is
-    being written may outlive its request: one for each writer thread.
+    An image that waits for the disk counts among the bodies in memory, because its request waits too. Only those that
+    are being written may outlive their requests: one for each writer thread.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class Uploads:
         metrics: Metrics,
         *,
         timeout: float = TIMEOUT_SECONDS,
-        sweep_seconds: float = SWEEP_SECONDS,
+        sweep_seconds: float = 3600,
     ) -> None:
         self.folder = folder
         self._metrics = metrics
@@ -47,11 +46,7 @@ class Uploads:
         self._not_kept = 0
 
     async def keep(self, sha256: str, data: bytes, unless: Callable[[], bool]) -> None:
-        """Keep an image as `UploadFolder.keep` does; if the disk is too slow, only log and count that.
-
-        Raises:
-            StorageFull: the image cannot be written.
-        """
+        """Keep an image as `UploadFolder.keep` does; if the disk is too slow, only log and count that."""
         try:
             async with asyncio.timeout(self._timeout):
                 if sha256 in self.folder and await self._readers.run(self.folder.note, sha256):
@@ -59,7 +54,7 @@ class Uploads:
                 async with self._locks.setdefault(sha256, asyncio.Lock()):  # requests that joined write it once
                     await self._writers.run(self.folder.keep, sha256, data, unless)
         except Busy as busy:
-            self._count_not_kept(sha256, f"the disk is busy: {busy}")
+            self._count_not_kept(sha256, f"the disk is {busy}")
         except TimeoutError:
             self._count_not_kept(sha256, f"the disk took longer than {self._timeout:g} s")
 
@@ -69,21 +64,11 @@ class Uploads:
         event("upload_not_kept", logging.ERROR, sha256=sha256, reason=reason)
 
     async def get(self, sha256: str) -> bytes | None:
-        """The image if it is kept.
-
-        Raises:
-            StorageFull: the image cannot be read.
-            StorageUnavailable: the disk is too slow.
-        """
+        """As `UploadFolder.get`; raises `StorageUnavailable` if the disk is too slow."""
         return await self._read(self.folder.get, sha256)
 
     async def remove(self, sha256: str) -> bool:
-        """Delete an image; whether there was one.
-
-        Raises:
-            StorageFull: the image cannot be deleted.
-            StorageUnavailable: the disk is too slow.
-        """
+        """As `UploadFolder.remove`; raises `StorageUnavailable` if the disk is too slow."""
         return await self._read(self.folder.remove, sha256)
 
     async def _read(self, function: Callable[[str], T], sha256: str) -> T:
@@ -108,6 +93,5 @@ class Uploads:
         return not self._writers.hang, f"{self.folder.state()}{late}"
 
     def close(self) -> None:
-        """Begin no more calls, and wait for none."""
         for threads in (self._writers, self._readers, self._sweeper):
             threads.close()

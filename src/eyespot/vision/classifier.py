@@ -18,11 +18,10 @@ from eyespot.choices import FORMATS
 from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
-from eyespot.vision import export, labels, preprocess, weights
+from eyespot.vision import export, preprocess, weights
 from eyespot.vision.engines import Confidences, Engine, Threads, softmax
 from eyespot.vision.export import Export
-from eyespot.vision.loader import load_model
-from eyespot.vision.precision import Comparison
+from eyespot.vision.loader import Comparison, load_model
 from eyespot.vision.weights import Entry
 
 _PACKED = b"eye2"
@@ -114,29 +113,23 @@ class Classifier:
         """Open the manifest's `model`: verify its weights, and export them if no export exists.
 
         The engine computes `streams` images at once with `threads` threads each, and an exclusive image with
-        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile.
-
-        Raises:
-            StartError: the model cannot be opened; the message says why.
+        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile. Raises
+        `StartError` if the model cannot be opened.
         """
         entries = weights.read_manifest(Path(manifest))
         entry = weights.choose(entries, model)
         weights.verify(entry)
         names = labels_of(entry, Path(labels_dir))
-        stand_in = model == "auto" and weights.is_stand_in(entry, entries)
-        if stand_in:
-            missing, remedy = next(iter(entries)), weights.remedy(entries)
-            event("stand_in_used", logging.WARNING, model=entry.name, missing=missing, remedy=remedy)
+        first = next(iter(entries))
+        if stand_in := model == "auto" and entry.name != first:  # whose weights are missing
+            event("stand_in_used", logging.WARNING, model=entry.name, missing=first, remedy=weights.remedy(first))
         plan = Threads(streams, threads, latency_threads or streams * threads)
-        loaded = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
+        loaded, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))
-        return cls(entry, names, limits=limits, stand_in=stand_in, **loaded._asdict())
+        return cls(entry, names, loaded, limits, stand_in=stand_in, record=record, comparison=comparison)
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
-        """The scores of one encoded image. Raises `Refusal` as `preprocess` does.
-
-        `steps`, if given, receives the seconds of `decode` and `infer`.
-        """
+        """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
         started = time.monotonic()
         with self._lock:
             self._running += 1
@@ -166,7 +159,7 @@ class Classifier:
 
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as it was by torch."""
-        # `scores` might refuse it: the settings may exclude its format or its size.
+        # Not `scores`, which would refuse it if the settings exclude its format or its size.
         pixels = export.golden_pixels(self.recipe)
         for exclusive in (True, False):
             confidences = softmax(self.engine.infer(pixels, exclusive=exclusive)[0][0])
@@ -180,4 +173,4 @@ class Classifier:
 
 def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:
     """The model's classes, from a label file beside the manifest, in `labels_dir`, or in the package."""
-    return labels.load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])
+    return weights.load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])

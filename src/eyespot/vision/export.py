@@ -1,4 +1,4 @@
-"""Exports: a model in an engine's own format, made once from the torch weights, then loaded at every start."""
+"""Exports: models in an engine's own format, made once from the torch weights, then loaded at every start."""
 
 import hashlib
 import logging
@@ -7,9 +7,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyespot.choices import ENGINES
 from eyespot.telemetry import event
@@ -44,12 +44,6 @@ class Export(BaseModel):
     files: dict[str, str]
     quantization: Quantization | None = None
 
-    @model_validator(mode="after")
-    def _knows_its_classes(self) -> Self:
-        if not all(0 <= class_id < self.classes for class_id, _ in self.golden):
-            raise ValueError("the sample image has a class that the model does not have")
-        return self
-
     @property
     def identity(self) -> str:
         """16 hexadecimal digits, unique to these files."""
@@ -57,13 +51,14 @@ class Export(BaseModel):
 
     def is_of(self, digest: str, classes: int) -> bool:
         """Whether it has these weights and classes, and was proved on the present sample image."""
-        return (self.digest, self.classes, self.sample) == (digest, classes, sha256(SAMPLE))
+        same = (self.digest, self.classes, self.sample) == (digest, classes, sha256(SAMPLE))
+        return same and all(0 <= class_id < classes for class_id, _ in self.golden)
 
     def is_golden(self, confidences: Confidences, precision: str) -> bool:
         """Whether confidences for the sample image have torch's top-1.
 
         Below f32, any class is accepted that torch finds at least half as likely: bf16 was seen to move a logit by 0.3,
-        so two classes may change places if their logits are up to 0.6 apart (a factor of 1.8).
+        so classes may change places whose logits are up to 0.6 apart (a factor of 1.8).
         """
         best = self.golden[0][1]
         likely = best if precision == "f32" else best / 2
@@ -118,6 +113,11 @@ def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace
     An intact export with that name, which another process may have open, stays unless `replace` is set.
     """
     place = folder / name
+
+    def kept(record: Export) -> bool:
+        other = None if replace else read(place)
+        return other is not None and other.is_of(record.digest, record.classes)
+
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_UNFINISHED}*"):  # by an interrupted export
         if time.time() - left.stat().st_mtime > 3600:
@@ -128,18 +128,13 @@ def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace
         files = {path.name: sha256(path) for path in sorted(unfinished.iterdir())}
         (unfinished / _RECORD).write_text(record.model_copy(update={"files": files}).model_dump_json(indent=1))
         unfinished.chmod(0o755)  # mkdtemp gives access to one user
-        if replace or not _has(place, record):
+        if not kept(record):
             shutil.rmtree(place, ignore_errors=True)
             try:
                 unfinished.rename(place)
             except OSError:  # another process made it at the same time
-                if replace or not _has(place, record):
+                if not kept(record):
                     raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return place
-
-
-def _has(place: Path, record: Export) -> bool:
-    other = read(place)
-    return other is not None and other.is_of(record.digest, record.classes)

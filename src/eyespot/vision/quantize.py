@@ -94,10 +94,8 @@ def read_images(
         except (Refusal, OSError):
             found.skipped.append(path)
     if len(found.pixels) < MIN_IMAGES:
-        raise TooFewImages(
-            f"{folder} has {len(found.pixels)} different readable images; at least {MIN_IMAGES} are needed, and a few "
-            "hundred like those that will be recognised are better"
-        )
+        detail = f"at least {MIN_IMAGES} are needed; a few hundred like those to be recognised are better"
+        raise TooFewImages(f"{folder} has {len(found.pixels)} different readable images; {detail}")
     return found
 
 
@@ -141,7 +139,7 @@ def quantize(
     calibrate: Callable[[Path, list[Pixels], str, Path], None] = calibrate,
     load: Callable[..., Engine] = engines.load,
 ) -> tuple[Path, Quantization]:
-    """Make a model's int8 export in the data folder, in place of an older one.
+    """Make a model's int8 export in the data folder, in place of an older one; its folder and its report.
 
     Two of three images calibrate it with each preset and choose the preset; the others measure it against float32.
     Raises `EngineUnavailable` without NNCF, `ExportRefused` as `compare` does.
@@ -191,19 +189,14 @@ def choose_preset(
 def compare(
     before: Engine, after: Engine, images: Images, preset: str, *, force: bool, clock: Clock = time.perf_counter
 ) -> Quantization:
-    """Measure the int8 engine against the float32 one, on the images held out.
-
-    Raises `ExportRefused` if fewer than 90 % of them keep their top-1, and `force` is not set.
-    """
+    """Compare them on the images held out. Unless `force`, raises `ExportRefused` if under 90 % keep their top-1."""
     expected, actual = (_confidences(engine, images.held_out) for engine in (before, after))
     best = expected.argmax(1)
     apart = np.abs(np.take_along_axis(expected - actual, best[:, None], 1))
     agreement = float((actual.argmax(1) == best).mean())
     if agreement < MIN_AGREEMENT and not force:
-        raise ExportRefused(
-            f"int8 keeps the top-1 of {agreement:.1%} of {len(best)} images; {MIN_AGREEMENT:.0%} are needed. "
-            "More images, of things that the model knows, may help; --force keeps it anyway"
-        )
+        kept = f"int8 keeps the top-1 of {agreement:.1%} of {len(best)} images; {MIN_AGREEMENT:.0%} are needed"
+        raise ExportRefused(f"{kept}. More images that the model knows may help; --force keeps it anyway")
     seconds_before, seconds_after = median_seconds([before, after], images.held_out[0], clock)
     return Quantization(
         preset=preset,

@@ -37,8 +37,7 @@ _RAW_EXIF, _PNG_XMP = b"Raw profile type exif\0", b"XML:com.adobe.xmp\0"  # the 
 class Parts:
     """An encoded image taken apart.
 
-    `pixels` is the encoded image without metadata. `coefficients` is how many a JPEG decoder holds in memory at once,
-    0 if it decodes row by row.
+    `pixels` is the encoded image without metadata; `coefficients` is what a JPEG decoder holds, 0 if row by row.
     """
 
     pixels: bytes
@@ -50,8 +49,7 @@ class Parts:
 def take_apart(kind: str, data: bytes) -> Parts:
     """The parts of an image; a format that is unknown here is one part. Takes time and memory proportional to `data`.
 
-    Raises `TooManyScans` or `BrokenImage` if it has more parts than any camera or editor writes, or no image, and
-    `struct.error` or `IndexError` if it is cut off.
+    Raises `TooManyScans` or `BrokenImage`, and `struct.error` or `IndexError` if it is cut off.
     """
     return _TAKE_APART.get(kind, Parts)(data)
 
@@ -109,10 +107,7 @@ def _segments(data: bytes) -> list[_Segment]:
 
 
 def _coefficients(data: bytes, header: list[_Segment], scan: _Segment) -> int:
-    """The DCT coefficients that libjpeg holds: all, unless the first scan is the whole image (ITU-T T.81, A.2).
-
-    Each component is padded to whole blocks, and the blocks to whole MCUs.
-    """
+    """The DCT coefficients that libjpeg holds: all, unless the first scan is the whole image (ITU-T T.81, A.2)."""
     frame = next((segment for segment in header if segment.marker in _SOF), None)
     if frame is None:
         raise BrokenImage("The JPEG has no frame header before its first scan.")
@@ -121,7 +116,7 @@ def _coefficients(data: bytes, header: list[_Segment], scan: _Segment) -> int:
         return 0
     sampling = [divmod(data[frame.start + 11 + 3 * index], 16) for index in range(components)]
     widest, highest = (max(1, *factors) for factors in zip(*sampling, strict=True))
-    mcus: int = -(-width // (8 * widest)) * -(-height // (8 * highest))
+    mcus: int = -(-width // (8 * widest)) * -(-height // (8 * highest))  # whole ones
     return 64 * mcus * sum(horizontal * vertical for horizontal, vertical in sampling)
 
 

@@ -1,15 +1,16 @@
-"""The manifest of models, and their weight files."""
+"""The manifest of models, their weight files and label files."""
 
 import hashlib
 import importlib.util
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMissing
-from eyespot.types import Accuracy, Recipe
+from eyespot.types import Accuracy, Label, Recipe
 
 
 class Entry(BaseModel):
@@ -41,6 +42,7 @@ class Entry(BaseModel):
 
 
 _MANIFEST = TypeAdapter(dict[str, Entry])
+_LABELS = TypeAdapter(tuple[Label, ...])
 
 
 def packaged(name: str) -> Path:
@@ -50,17 +52,13 @@ def packaged(name: str) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:
-    """The models of a manifest, in order. If the default manifest is missing, the packaged one is read.
-
-    Raises `BadManifest` if the file is missing or broken.
-    """
+    """The models of a manifest, in order; of the packaged one if the default is missing. Raises `BadManifest`."""
     if not path.exists() and path == Path("weights/manifest.toml"):
         path = packaged("weights/manifest.toml")
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-        entries = _MANIFEST.validate_python(
-            {name: {**table, "name": name, "folder": path.parent} for name, table in tables.items()}
-        )
+        named = {name: {**table, "name": name, "folder": path.parent} for name, table in tables.items()}
+        entries = _MANIFEST.validate_python(named)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadManifest(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -73,33 +71,24 @@ def read_manifest(path: Path) -> dict[str, Entry]:
 
 def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
     """The model of that name; `auto` is the first whose weight file exists. Raises `UnknownModel`, `WeightsMissing`."""
-    names = ", ".join(entries)
-    if model != "auto":
-        if model not in entries:
-            raise UnknownModel(f"unknown model {model!r}; the manifest has {names}")
+    if model in entries:
         return entries[model]
-    for entry in entries.values():
-        if entry.path.is_file():
-            return entry
-    raise WeightsMissing(f"no weights on this machine for any of {names}; {remedy(entries)}")
+    if model != "auto":
+        raise UnknownModel(f"unknown model {model!r}; the manifest has {', '.join(entries)}")
+    if found := next((entry for entry in entries.values() if entry.path.is_file()), None):
+        return found
+    raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(next(iter(entries)))}")
 
 
-def is_stand_in(entry: Entry, entries: dict[str, Entry]) -> bool:
-    """Whether the model stands in for the manifest's first one, whose weights are missing."""
-    first = next(iter(entries.values()))
-    return entry.name != first.name and not first.path.is_file()
-
-
-def remedy(entries: dict[str, Entry]) -> str:
-    """How to get the weights of the first model."""
-    name = next(iter(entries))
+def remedy(name: str) -> str:
+    """How to get the weights of that model."""
     return f"`eyespot weights fetch {name}` downloads them, `--from FILE` copies them"
 
 
 def verify(entry: Entry) -> Path:
     """The path of the weight file, checked; raises `WeightsMissing` or `WeightsCorrupt`."""
     if not entry.path.is_file():
-        raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy({entry.name: entry})}")
+        raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy(entry.name)}")
     check(entry.path, entry)
     return entry.path
 
@@ -110,6 +99,23 @@ def check(path: Path, entry: Entry, origin: object = None) -> None:
         raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
     if (digest := sha256(path)) != entry.sha256:
         raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
+
+
+def load_labels(name: str, folders: Iterable[Path]) -> tuple[Label, ...]:
+    """The classes in `<name>.json` from the first folder that has it, in the model's order; raises `BadManifest`."""
+    tried = [folder / f"{name}.json" for folder in folders]
+    path = next(filter(Path.is_file, tried), None)
+    if path is None:
+        raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
+    try:
+        labels = _LABELS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BadManifest(f"{path} is not a label file: {error.errors()[0]['msg']}") from error
+    if [label.class_id for label in labels] != list(range(len(labels))):
+        raise BadManifest(f"{path}: class_id must be 0, 1, 2, … in this order")
+    if len({label.label for label in labels}) < len(labels):
+        raise BadManifest(f"{path}: the names must be unique")
+    return labels
 
 
 def sha256(path: Path) -> str:

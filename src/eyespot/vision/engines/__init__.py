@@ -4,7 +4,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,23 +46,18 @@ class Engine(Protocol):
 
 
 def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
-    """The engine `name` with the export in `folder`; `options` are the engine's own.
-
-    Raises `EngineUnavailable` if its library is not installed, `RuntimeError` if this processor cannot run the model.
-    """
+    """The engine with the export in `folder`; raises `EngineUnavailable`, or `RuntimeError` if it does not compile."""
     choice = ENGINES[name]
     try:
-        engine: Engine = pkgutil.resolve_name(choice.engine)(folder, threads, **options)
+        return cast(Engine, pkgutil.resolve_name(choice.engine)(folder, threads, **options))
     except ModuleNotFoundError as error:
         raise EngineUnavailable(f"the engine {name} needs `pip install eyespot[{choice.extra}]`: {error}") from error
-    return engine
 
 
 def softmax(logits: Logits) -> Confidences:
     """Confidences, float32 of the same shape (classes,)."""
     powers = np.exp((logits.astype(np.float64) - logits.max()) / TEMPERATURE)
-    confidences: Confidences = (powers / powers.sum()).astype(np.float32)
-    return confidences
+    return cast(Confidences, (powers / powers.sum()).astype(np.float32))
 
 
 def time_each(

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 import sys
 import threading
 import zlib
@@ -14,7 +15,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino  # noqa: E402
 
-from eyespot.vision.engines import Answer, Pixels, Threads  # noqa: E402
+from eyespot.vision.engines import Answer, Features, Pixels, Threads  # noqa: E402
 
 
 def has_bf16() -> bool:
@@ -24,14 +25,11 @@ def has_bf16() -> bool:
 
 def platform() -> str:
     """What a model's speed depends on: the processor, its instructions, the version of OpenVINO."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = re.search("^(flags|Features).*", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     # Virtual machines give different processors one name, and oneDNN can be told to leave instructions out.
     limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
-    instructions = " ".join(filter(None, [f"{zlib.crc32(flags.encode()):08x}", *limits]))
+    instructions = " ".join(filter(None, [f"{zlib.crc32(flags[0].encode() if flags else b''):08x}", *limits]))
     name = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
     return f"{name} {instructions}, openvino {openvino.get_version()}"
 
@@ -70,14 +68,12 @@ class OpenVinoEngine:
             models = {True: self._latency, False: self._shared}
             self._own.requests = {exclusive: model.create_infer_request() for exclusive, model in models.items()}
         request = self._own.requests[exclusive]
-        logits, feature_maps = [], []
+        outputs: list[list[Features]] = [[], []]
         for image in np.ascontiguousarray(pixels)[:, None]:
             request.infer({0: image}, share_inputs=True)
-            # Copies, because the request overwrites its tensors.
-            logits.append(request.get_output_tensor(0).data.copy())
-            if features:
-                feature_maps.append(request.get_output_tensor(1).data.copy())
-        return np.concatenate(logits), np.concatenate(feature_maps) if features else None
+            for index in range(1 + features):  # copies, because the request overwrites its tensors
+                outputs[index].append(request.get_output_tensor(index).data.copy())
+        return np.concatenate(outputs[0]), np.concatenate(outputs[1]) if features else None
 
 
 def _compile(model: openvino.Model, streams: int, threads: int, bf16: bool) -> openvino.CompiledModel:

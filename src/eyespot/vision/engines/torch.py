@@ -23,9 +23,7 @@ class Network(torch.nn.Module):
         pooling = [name for name, module in modules.items() if isinstance(module, torch.nn.AdaptiveAvgPool2d)]
         linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
         if not pooling or not linear:
-            raise EngineUnavailable(
-                "only a network that ends in global average pooling and one linear layer can be used"
-            )
+            raise EngineUnavailable("the network must end in global average pooling and one linear layer")
         self.head = modules[linear[-1]]
         network.set_submodule(pooling[-1], torch.nn.Identity())
         network.set_submodule(linear[-1], torch.nn.Identity())
@@ -48,10 +46,7 @@ class Network(torch.nn.Module):
 
 
 def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe) -> Network:
-    """The network with its weights, loaded strictly, in evaluation mode.
-
-    Raises `EngineUnavailable` if the architecture is unknown, `WeightsCorrupt` if the weights do not fit it.
-    """
+    """The network with its weights, in evaluation mode; raises `EngineUnavailable` or `WeightsCorrupt`."""
     if architecture == "efficientnet_lite0":
         from efficientnet_lite_pytorch import EfficientNet
 

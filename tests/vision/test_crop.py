@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eyespot.vision import preprocess
-from eyespot.vision.orientation import orientation
+from eyespot.vision.crop import orientation
 from tests import makers
 from tests.serving import RECIPE
 
