@@ -32,6 +32,7 @@ from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 from eyespot.web.app import create_app
 from eyespot.web.server import Server, bind
+from tests import command
 
 ROOT = Path(__file__).parents[1]
 EVAL = ROOT.parent / "shared" / "eval"
@@ -64,20 +65,17 @@ def environment(**settings: str) -> dict[str, str]:
 
 def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """What `eyespot` with these words ends with and prints."""
-    settings = {"COLUMNS": "160", **settings}
-    return subprocess.run(
-        [EYESPOT, *words], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=120
-    )
+    return command.run(words, cwd, environment(**{"COLUMNS": "160", **settings}))
 
 
 @contextmanager
-def serve_process(command: Path = EYESPOT, **settings: str) -> Iterator[Served]:
+def serve_process(program: Path = EYESPOT, **settings: str) -> Iterator[Served]:
     """`eyespot serve` on a free port, ready; ended, if it still runs, when the block is left."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "json", "EYESPOT_DATA_DIR": folder, **settings}
         settings.setdefault("EYESPOT_MANIFEST", str(ROOT / "weights" / "manifest.toml"))
         process = subprocess.Popen(
-            [command, "serve"], env=environment(**settings), stderr=subprocess.PIPE, text=True, cwd=folder
+            [program, "serve"], env=environment(**settings), stderr=subprocess.PIPE, text=True, cwd=folder
         )
         served = Served("", process)
         ready = threading.Event()
@@ -208,6 +206,7 @@ def serve_fake(
     engine: FakeEngine | None = None,
     *,
     raises: Exception | None = None,
+    handshake_seconds: float = 0,
     uvicorn: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
@@ -238,7 +237,7 @@ def serve_fake(
     bound = bind("127.0.0.1", 0)
     ready = threading.Event()
     app = create_app(config, open_fake)
-    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, **uvicorn or {})
+    server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, handshake_seconds, **uvicorn or {})
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:

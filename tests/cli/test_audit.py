@@ -12,17 +12,11 @@ import pytest
 
 from eyespot.memory.audit_table import AuditTable
 from tests.memory.helpers import ROW, ids, row
-from tests.serving import EYESPOT, environment
+from tests.serving import EYESPOT, environment, run
 
 
-def eyespot(tmp_path: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [EYESPOT, *arguments],
-        env=environment(EYESPOT_DATA_DIR=str(tmp_path), **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def audit(tmp_path: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run("audit", *words, cwd=tmp_path, EYESPOT_DATA_DIR=str(tmp_path), **settings)
 
 
 def test_export_and_prune(tmp_path: Path) -> None:
@@ -30,17 +24,17 @@ def test_export_and_prune(tmp_path: Path) -> None:
     table.prepare()
     young = replace(ROW, time=datetime.now(UTC), request_id="young")
     table.insert([row(0), row(1, top5=[], status=422, code="broken-image"), young])
-    lines = [json.loads(line) for line in eyespot(tmp_path, "audit", "export").stdout.splitlines()]
+    lines = [json.loads(line) for line in audit(tmp_path, "export").stdout.splitlines()]
     assert [line["request_id"] for line in lines] == ["r0", "r1", "young"]
     assert lines[0]["top5"][1]["label"] == 'a "quoted" 名'
-    exported = eyespot(tmp_path, "audit", "export", "--csv", "--until", "2026-03-02").stdout
+    exported = audit(tmp_path, "export", "--csv", "--until", "2026-03-02").stdout
     first, second = csv.DictReader(io.StringIO(exported))
     assert (first["request_id"], first["label1"], first["confidence1"]) == ("r0", "tabby", "0.871234")
     assert first["time"] == "2026-03-01T12:00:00+00:00"
     assert (second["code"], second["label1"]) == ("broken-image", "")
-    pruned = eyespot(tmp_path, "audit", "prune", "--days", "7")
+    pruned = audit(tmp_path, "prune", "--days", "7")
     assert (pruned.returncode, pruned.stdout) == (0, "2 rows deleted\n")
-    assert eyespot(tmp_path, "audit", "prune", "--days", "999999").returncode == 2
+    assert audit(tmp_path, "prune", "--days", "999999").returncode == 2
     assert ids(table.rows(limit=9)) == ["young"]
     table.close()
 
@@ -54,7 +48,7 @@ def test_export_and_prune(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_log_is_one_line_of_error(tmp_path: Path, settings: dict[str, str], told: str) -> None:
-    done = eyespot(tmp_path, "audit", "export", **settings)
+    done = audit(tmp_path, "export", **settings)
     assert done.returncode == 2
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1

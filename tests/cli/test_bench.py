@@ -13,6 +13,7 @@ from eyespot.vision.classifier import Classifier
 from tests.serving import ROOT, Served, run
 
 
+@pytest.mark.needs("make test-all")
 def test_a_real_measurement_its_json_and_its_chart(tmp_path: Path, packaged: dict[str, str]) -> None:
     words = ["bench", "--engine", "openvino", "--seconds", "0.05", "--json", "--plot", "speed.png"]
     done = run(*words, cwd=tmp_path, **packaged)
@@ -36,6 +37,7 @@ def chosen_here(packaged: dict[str, str]) -> str:
     return Classifier.open(manifest, packaged["EYESPOT_MODEL"], data_dir=data_dir).info.precision
 
 
+@pytest.mark.needs("make test-all")
 def test_a_real_server_beside_the_bound(tmp_path: Path, server: Served, packaged: dict[str, str]) -> None:
     words = ["bench", "--url", server.url, "--seconds", "0.5", "--rounds", "1", "--connections", "2", "--json"]
     done = run(*words, cwd=tmp_path, **packaged)

@@ -21,8 +21,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_version(tmp_path: Path) -> None:
-    done = run("--version", cwd=tmp_path)
+    """By the installed command; the other tests fork it from a process that has imported its libraries."""
+    done = subprocess.run([EYESPOT, "--version"], env=environment(), capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"eyespot {eyespot.__version__}\n")
+    forked = run("--version", cwd=tmp_path)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,14 @@ def open_log(table: AuditTable, **options: Any) -> AuditLog:
 
 
 @contextmanager
-def serve_log(table: AuditTable) -> Iterator[Served]:
-    """A server that must write to that table."""
-    with serve_fake(api_keys=KEYS, cache_url="memory://") as served:
+def serve_log(
+    table: AuditTable, *, required: bool = True, check_seconds: float = 1, **settings: Any
+) -> Iterator[Served]:
+    """A server that writes to that table."""
+    with serve_fake(**{"api_keys": KEYS, "cache_url": "memory://", **settings}) as served:
         assert served.recognizer
-        served.recognizer.audit = log = open_log(table, required=True)
+        log = AuditLog(table, served.recognizer.metrics, days=30, required=required, check_seconds=check_seconds)
+        served.recognizer.audit = log
         yield served
     asyncio.run(log.close())
 

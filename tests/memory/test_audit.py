@@ -20,7 +20,20 @@ from eyespot.memory.audit_schema import MIGRATIONS
 from eyespot.memory.audit_table import AuditTable
 from eyespot.memory.clock import SteadyClock
 from tests import makers
-from tests.memory.helpers import ROW, START, Clock, check, eventually, fill, ids, open_log, row, small_disk, spoil
+from tests.memory.helpers import (
+    ROW,
+    START,
+    Clock,
+    check,
+    eventually,
+    fill,
+    ids,
+    open_log,
+    row,
+    serve_log,
+    small_disk,
+    spoil,
+)
 from tests.requests import IMAGE, image, metric, predict
 from tests.services import PostgresServer, postgres_server
 from tests.serving import FakeEngine, Served, serve_fake, serve_process, until
@@ -164,7 +177,9 @@ def test_an_internal_error_is_logged_too(tmp_path: Path) -> None:
 
 
 def test_a_lost_row_is_counted_and_reported(tmp_path: Path) -> None:
-    with serve_fake(audit_url="sqlite", data_dir=tmp_path) as served, served.client() as client:
+    table = AuditTable("sqlite", tmp_path)
+    log = serve_log(table, required=False, check_seconds=0.05, api_keys="", cache_url="off")
+    with log as served, served.client() as client:
         assert predict(served).status_code == 200
         assert check(served, "audit")["ok"] is True
         back = spoil(tmp_path)
@@ -181,10 +196,8 @@ def test_a_lost_row_is_counted_and_reported(tmp_path: Path) -> None:
 
 
 def test_a_required_row_that_is_lost_is_a_503_until_the_database_is_back(tmp_path: Path) -> None:
-    with (
-        serve_fake(audit_url="sqlite", data_dir=tmp_path, audit_required=True, cache_url="memory://") as served,
-        served.client() as client,
-    ):
+    log = serve_log(AuditTable("sqlite", tmp_path), check_seconds=0.05, api_keys="")
+    with log as served, served.client() as client:
         assert predict(served).status_code == 200
         back = spoil(tmp_path)
         for data in (IMAGE, image(1), b"no image"):  # a hit, a miss and a refusal
@@ -235,6 +248,7 @@ def acknowledged(served: Served, requests: int, callers: int, during: Callable[[
     return told
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_killing_postgresql_loses_no_acknowledged_row() -> None:
     with postgres_server() as postgres:
@@ -256,6 +270,7 @@ def test_killing_postgresql_loses_no_acknowledged_row() -> None:
         assert told | after <= rows
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_restarting_an_idle_postgresql_loses_no_row() -> None:
     with postgres_server() as postgres, serve_fake(audit_url=postgres.url, audit_required=True) as served:
@@ -265,6 +280,7 @@ def test_restarting_an_idle_postgresql_loses_no_row() -> None:
         assert predict(served).status_code == 200
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_a_hung_postgresql_does_not_delay_everybody() -> None:
     with postgres_server() as postgres, serve_fake(audit_url=postgres.url) as served:
@@ -277,6 +293,7 @@ def test_a_hung_postgresql_does_not_delay_everybody() -> None:
         assert predict(served).status_code == 200
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_a_hung_postgresql_does_not_block_shutdown() -> None:
     async def test(postgres: PostgresServer) -> None:
@@ -304,7 +321,7 @@ def test_a_table_migrated_by_a_newer_version_is_lost_and_found_again(tmp_path: P
             connection.execute("UPDATE eyespot_audit_schema SET version = ?", (number,))
         connection.close()
 
-    with serve_fake(audit_url="sqlite", data_dir=tmp_path) as served:
+    with serve_log(AuditTable("sqlite", tmp_path), required=False, check_seconds=0.05, api_keys="") as served:
         back = spoil(tmp_path)
         assert predict(served).status_code == 200
         version(99)

@@ -100,6 +100,7 @@ def write(client: httpx.Client, number: int = 0) -> int:
     return client.post("/predict", content=image(number % 10), headers=ADMIN).status_code
 
 
+@pytest.mark.needs("make test-all")
 def test_slow_readers_lose_no_row(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         assert write(client) == 200
@@ -120,6 +121,7 @@ def test_slow_readers_lose_no_row(database: Database) -> None:
     assert database.run("SELECT count(*) FROM eyespot_audit") == [(len(written),)]
 
 
+@pytest.mark.needs("make test-all")
 def test_a_slow_reader_is_refused_and_the_next_is_answered(database: Database) -> None:
     table = AuditTable(database.url, Path("/nowhere"), read_seconds=0.5)
     with serve_log(table) as served, served.client(headers=ADMIN) as client:
@@ -135,6 +137,7 @@ def test_a_slow_reader_is_refused_and_the_next_is_answered(database: Database) -
         assert database.backends(reading=False) == writer
 
 
+@pytest.mark.needs("make test-all")
 def test_a_reader_whose_backend_hangs_is_cut_and_the_writer_is_not(database: Database) -> None:
     table = AuditTable(database.url, Path("/nowhere"), read_seconds=0.5)
     with serve_log(table) as served, served.client() as client:
@@ -155,6 +158,7 @@ def test_a_reader_whose_backend_hangs_is_cut_and_the_writer_is_not(database: Dat
         assert database.backends(reading=False) == writer
 
 
+@pytest.mark.needs("make test-all")
 def test_a_writer_whose_backend_hangs_is_cut_and_a_reader_is_not(database: Database) -> None:
     with serve_fake(**settings(database)) as served, served.client() as client:
         assert write(client) == 200

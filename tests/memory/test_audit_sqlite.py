@@ -8,16 +8,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from eyespot.errors import AuditUnavailable
 from eyespot.memory.audit_table import AuditTable
-from tests.memory.helpers import ADMIN, KEYS, check, eventually, ids, open_log, row, serve_log
+from tests.memory.helpers import ADMIN, check, eventually, ids, open_log, row, serve_log
 from tests.requests import image
-from tests.serving import serve_fake, until
+from tests.serving import until
 
 GARBAGE = random.Random(1).randbytes(100_000)
 
@@ -97,8 +96,7 @@ def set_aside(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("lose", [*LOSSES, halved])
 def test_a_lost_file_is_reported_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture, lose: Loss) -> None:
-    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS, "audit_required": True}
-    with serve_fake(**settings) as served, served.client() as client:
+    with serve_log(AuditTable("sqlite", tmp_path), check_seconds=0.05) as served, served.client() as client:
         ask(client, 0)
         lose(tmp_path)
         until(lambda: "audit_reopened" in caplog.messages)  # without a request that would need a row
@@ -191,8 +189,7 @@ def test_servers_that_notice_a_loss_together_share_one_new_file(tmp_path: Path, 
 
 
 def test_without_a_file_a_required_row_is_a_503(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": KEYS, "audit_required": True}
-    with serve_fake(**settings) as served, served.client() as client:
+    with serve_log(AuditTable("sqlite", tmp_path), check_seconds=0.05) as served, served.client() as client:
         ask(client, 0)
         deleted(tmp_path)
         audit_file(tmp_path).mkdir()

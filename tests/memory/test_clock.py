@@ -13,6 +13,7 @@ LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 KEYS = "boss:open-sesame:admin"
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("faketime")
 def test_the_clock_may_jump(packaged: dict[str, str], tmp_path: Path) -> None:
     clock = tmp_path / "clock"

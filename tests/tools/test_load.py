@@ -17,6 +17,8 @@ import pytest
 from tests import makers
 from tests.serving import ROOT, FakeEngine, environment, serve_fake, serve_files
 
+pytestmark = pytest.mark.needs("make test-all")  # a minute
+
 
 class SlowEngine(FakeEngine):
     """Takes some seconds an image, so that a queue fills."""

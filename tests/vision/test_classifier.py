@@ -30,7 +30,7 @@ def classifier(data_dir: Path) -> Classifier:
 
 @pytest.fixture(scope="module")
 def reference(data_dir: Path) -> Classifier:
-    return Classifier.open(MANIFEST, "efficientnet-lite0", engine="torch", data_dir=data_dir, threads=2)
+    return Classifier.open(MANIFEST, "efficientnet-lite0", engine="torch", data_dir=data_dir, threads=1)
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,24 @@ from pathlib import Path
 import httpx
 import pytest
 
+from eyespot.web.server import HANDSHAKE_SECONDS
 from tests import makers
 from tests.serving import ROOT, Served, environment, serve_fake, serve_process
 
 IMAGE = makers.jpeg()
 
 
+@pytest.fixture(scope="module")
+def served(packaged: dict[str, str]) -> Iterator[Served]:
+    """A server that no test stops."""
+    with serve_process(**packaged) as served:
+        yield served
+
+
 @pytest.fixture
-def served(data_dir: Path) -> Iterator[Served]:
-    settings = {
-        "EYESPOT_DATA_DIR": str(data_dir),
-        "EYESPOT_MODEL": "efficientnet-lite0",
-        "EYESPOT_DRAIN_SECONDS": "1.5",
-    }
-    with serve_process(**settings) as served:
+def draining(packaged: dict[str, str]) -> Iterator[Served]:
+    """A server that listens for another second and a half after SIGTERM."""
+    with serve_process(**packaged, EYESPOT_DRAIN_SECONDS="1.5") as served:
         yield served
 
 
@@ -45,61 +49,61 @@ def test_it_listens_once_the_model_is_ready_and_logs_the_plan(served: Served) ->
         assert client.post("/predict", files={"file": IMAGE}).status_code == 200
 
 
-def test_the_process_does_not_import_torch_when_an_export_exists(server: Served) -> None:
-    assert server.process
-    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+def test_the_process_does_not_import_torch_when_an_export_exists(served: Served) -> None:
+    assert served.process
+    maps = Path(f"/proc/{served.process.pid}/maps").read_text()
     assert "openvino" in maps
     assert "torch" not in maps
 
 
-def test_sigterm_drains_and_loses_nothing(served: Served) -> None:
-    assert served.process
-    with served.client() as client:
+def test_sigterm_drains_and_loses_nothing(draining: Served) -> None:
+    assert draining.process
+    with draining.client() as client:
         client.get("/livez")
-        served.process.send_signal(signal.SIGTERM)
+        draining.process.send_signal(signal.SIGTERM)
         while client.get("/readyz").status_code == 200:
             time.sleep(0.01)
-        draining = client.get("/readyz?verbose")
-        assert draining.json()["code"] == "draining"
-        assert int(draining.headers["retry-after"]) >= 1
-        assert draining.headers["connection"] == "close"
+        ready = client.get("/readyz?verbose")
+        assert ready.json()["code"] == "draining"
+        assert int(ready.headers["retry-after"]) >= 1
+        assert ready.headers["connection"] == "close"
         assert client.get("/livez").status_code == 200
         answers = 0
         while True:  # until the port closes
             try:
-                with served.client() as another:
+                with draining.client() as another:
                     reply = another.post("/predict", files={"file": IMAGE})
             except httpx.ConnectError:
                 break
             assert reply.status_code == 200
             answers += 1
         assert answers > 3
-    assert served.process.wait(30) == 0
-    assert names(served)[-1] == "server_stopped"
-    assert not [event for event in served.events if event["event"] == "text" or event["level"] == "error"]
+    assert draining.process.wait(30) == 0
+    assert names(draining)[-1] == "server_stopped"
+    assert not [event for event in draining.events if event["event"] == "text" or event["level"] == "error"]
 
 
-def test_an_accepted_request_is_finished_after_the_port_closed(served: Served) -> None:
-    assert served.process
+def test_an_accepted_request_is_finished_after_the_port_closed(draining: Served) -> None:
+    assert draining.process
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", draining.port), timeout=30) as connection:
         connection.sendall(head.encode() + IMAGE[:1000])
-        served.process.send_signal(signal.SIGTERM)
+        draining.process.send_signal(signal.SIGTERM)
         while True:
             try:
-                socket.create_connection(("127.0.0.1", served.port)).close()
+                socket.create_connection(("127.0.0.1", draining.port)).close()
             except ConnectionRefusedError:
                 break
             time.sleep(0.05)
         connection.sendall(IMAGE[1000:])
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
-    assert served.process.wait(30) == 0
+    assert draining.process.wait(30) == 0
 
 
 def test_a_client_connected_before_the_port_closed_may_send_after_it() -> None:
     with socket.socket() as slow:
-        with serve_fake() as served:
+        with serve_fake(handshake_seconds=HANDSHAKE_SECONDS) as served:
             slow.connect(("127.0.0.1", served.port))
             with served.client() as client:
                 client.get("/livez")
@@ -109,8 +113,8 @@ def test_a_client_connected_before_the_port_closed_may_send_after_it() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can refuse new connections while begun ones complete")
 def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
-    for _ in range(5):
-        with serve_fake() as served:
+    for _ in range(3):
+        with serve_fake(handshake_seconds=HANDSHAKE_SECONDS) as served:
             knock = [sys.executable, ROOT / "deploy" / "load.py", "knock", str(served.port)]
             clients = subprocess.Popen(knock, stdout=subprocess.PIPE, text=True)
             assert clients.stdout
@@ -121,6 +125,7 @@ def test_no_connection_is_lost_when_the_port_closes_under_load() -> None:
         assert clients.returncode == 0
 
 
+@pytest.mark.needs("make test-all")
 def test_an_upload_that_never_ends_gets_a_503_when_the_server_stops(packaged: dict[str, str]) -> None:
     with serve_process(**packaged, EYESPOT_DEADLINE_SECONDS="0.5") as served:
         assert served.process
@@ -155,7 +160,8 @@ def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
 
 def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_dir: Path) -> None:
     command = "exec eyespot serve"
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "PATH": f"{Path(sys.executable).parent}:/bin"}
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "EYESPOT_DRAIN_SECONDS": "0"}
+    settings["PATH"] = f"{Path(sys.executable).parent}:/bin"
     process = subprocess.Popen(
         ["sh", "-c", command],
         env=environment(**settings),
@@ -168,7 +174,6 @@ def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_d
         assert process.stdout
         printed = "".join(process.stdout.readline() for _ in range(4))
     finally:
-        process.terminate()
         process.terminate()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]

@@ -43,6 +43,7 @@ def test_openvino_without_the_remedy_calls_home(recorder: dict[str, str]) -> Non
     assert recorded(recorder, script)
 
 
+@pytest.mark.needs("make test-all")
 def test_export_start_and_recognition_call_nobody(recorder: dict[str, str]) -> None:
     with serve_process(EYESPOT_MODEL="efficientnet-lite0", **recorder) as served, served.client() as client:
         assert "export_made" in [event["event"] for event in served.events]

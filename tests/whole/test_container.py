@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 
 from tests.serving import ROOT, serve_files
 
@@ -52,6 +50,9 @@ def test_it_is_built_run_and_stopped_with_no_network(work: Path) -> None:
 def network(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A weight file of a ResNet-18 that has learnt nothing."""
     path = tmp_path_factory.mktemp("network") / "net.pth"
+    import torch
+    import torchvision
+
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), path)
     return path.read_bytes()

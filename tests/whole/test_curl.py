@@ -13,13 +13,14 @@ pytestmark = pytest.mark.needs("curl")
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
-    (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 6 * 1024 * 1024)
-    (tmp_path / "huge.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 60 * 1024 * 1024)
-    (tmp_path / "text.jpg").write_text("hello")
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("curl")
+    (folder / "cat.jpg").write_bytes(makers.jpeg())
+    (folder / "large.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 6 * 1024 * 1024)
+    (folder / "huge.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 60 * 1024 * 1024)
+    (folder / "text.jpg").write_text("hello")
+    return folder
 
 
 def curl(folder: Path, *words: str) -> tuple[int, dict[str, object]]:

@@ -106,6 +106,7 @@ def test_the_other_engines_answer_as_the_reference_does(data_dir: Path, engine: 
     assert worst <= 0.03
 
 
+@pytest.mark.needs("make test-all")
 def test_bf16_keeps_the_top1_of_the_reference(data_dir: Path) -> None:
     if not has_bf16():
         pytest.skip("this processor does not compute in bf16 natively")
@@ -151,6 +152,7 @@ def confidences(model: Classifier, data: bytes, reduced_side: float) -> Confiden
     return softmax(model.engine.infer(pixels[None])[0][0])
 
 
+@pytest.mark.needs("make test-all")
 def test_large_jpegs_are_recognised_as_at_full_scale(data_dir: Path) -> None:
     """Enlarged to a short side of 1,501 pixels, decoded at half of that, and some to 3,001, decoded at a quarter."""
     model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", threads=2, data_dir=data_dir)

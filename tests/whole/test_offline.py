@@ -12,11 +12,11 @@ pytestmark = [pytest.mark.needs(tool) for tool in ("make test-all", "unshare", "
 
 LOOPBACK_ONLY = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 JOURNEYS = [
-    "tests/test_calls_home.py::test_export_start_and_recognition_call_nobody",
-    "tests/test_browser.py",
-    "tests/test_docs.py::test_examples_are_true",
-    "tests/test_cli.py",
-    "tests/test_wheel.py",
+    "tests/whole/test_calls_home.py::test_export_start_and_recognition_call_nobody",
+    "tests/web/test_browser.py",
+    "tests/whole/test_docs.py::test_examples_are_true",
+    "tests/cli/test_main.py",
+    "tests/whole/test_wheel.py",
 ]
 
 

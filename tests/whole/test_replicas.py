@@ -188,6 +188,7 @@ class Load:
             assert self._answered.wait_for(lambda: self.answers[who] >= wanted, 60), self.answers
 
 
+@pytest.mark.needs("make test-all")
 def test_a_replica_is_stopped_and_another_takes_its_place_under_load_and_no_request_is_lost(
     packaged: dict[str, str],
 ) -> None:

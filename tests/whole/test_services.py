@@ -77,6 +77,7 @@ def test_redis_that_hangs_answers_when_it_goes_on() -> None:
         assert client.recv(100) == b"+PONG\r\n"
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_postgres_remembers_what_was_committed_when_it_is_killed() -> None:
     with postgres_server() as server:
@@ -103,6 +104,7 @@ def test_postgres_remembers_what_was_committed_when_it_is_killed() -> None:
     assert not server.folder.exists()
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_postgres_that_hangs_answers_when_it_goes_on_and_can_be_stopped_while_it_hangs() -> None:
     with postgres_server() as server, contextlib.closing(psycopg.connect(server.url)) as connection:
@@ -119,6 +121,7 @@ def test_postgres_that_hangs_answers_when_it_goes_on_and_can_be_stopped_while_it
         server.pause()
 
 
+@pytest.mark.needs("make test-all")
 @pytest.mark.needs("postgres")
 def test_postgres_that_was_killed_leaves_no_shared_memory() -> None:
     def segments() -> set[str]:

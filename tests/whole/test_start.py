@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.services import free_port
-from tests.serving import EYESPOT, ROOT, environment
+from tests.serving import EYESPOT, ROOT, environment, run
 
 
 @contextmanager
@@ -63,9 +63,7 @@ def test_a_start_can_be_abandoned(tmp_path: Path) -> None:
 def start_fails(*, cwd: Path, **settings: str) -> str:
     """The one line that a start which fails prints; checked for its exit code and for a traceback."""
     settings = {"EYESPOT_MANIFEST": str(ROOT / "weights" / "manifest.toml"), "EYESPOT_PORT": "0", **settings}
-    done = subprocess.run(
-        [EYESPOT, "serve"], env=environment(**settings), capture_output=True, text=True, cwd=cwd, timeout=60
-    )
+    done = run("serve", cwd=cwd, **settings)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
@@ -106,13 +104,7 @@ def test_a_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
 
 
 def test_a_start_that_fails_is_an_event_where_the_log_is_json(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [EYESPOT, "serve"],
-        env=environment(EYESPOT_LOG_FORMAT="json", EYESPOT_WORKER="2"),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = run("serve", cwd=tmp_path, EYESPOT_LOG_FORMAT="json", EYESPOT_WORKER="2")
     assert done.returncode == 2
     event = json.loads(done.stderr)
     assert (event["event"], event["level"]) == ("start_failed", "error")

@@ -38,8 +38,8 @@ _Pending = tuple[AuditRow, "asyncio.Future[bool]"]  # the future: whether the ro
 class AuditLog:
     """Writes rows, and prunes those older than `days`.
 
-    If the database fails, it is tried again every second. Until then rows are lost, counted and reported in `state`;
-    if the log is `required`, `write` raises instead.
+    If the database fails, it is tried again every `check_seconds`. Until then rows are lost, counted and reported in
+    `state`; if the log is `required`, `write` raises instead.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class AuditLog:
         required: bool = False,
         address: Callable[[str | None], str | None] = lambda address: address,
         timeout: float = TIMEOUT_SECONDS,
+        check_seconds: float = _CHECK_SECONDS,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         """`address` maps a client's address to what is recorded. Raises `AuditUnusable` if the log cannot be used."""
@@ -60,6 +61,7 @@ class AuditLog:
         self._metrics = metrics
         self._days = days
         self._timeout = timeout
+        self._check_seconds = check_seconds
         self._now = now or SteadyClock()
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()  # None ends the thread
         self._failure: str | None = None
@@ -149,7 +151,7 @@ class AuditLog:
         elif not self._failure:
             event("audit_rows_lost", logging.ERROR, rows=len(batch), reason=failure)
             # The database may be fine and refuse just these rows; not if that happened just before.
-            again = time.monotonic() - self._failed_at < _CHECK_SECONDS
+            again = time.monotonic() - self._failed_at < self._check_seconds
             self._failed_at = time.monotonic()
             self._set_failure(failure if again else self._try(self.table.recover))
         batch[0][1].get_loop().call_soon_threadsafe(_settle, batch, failure is None)
@@ -157,7 +159,7 @@ class AuditLog:
             time.sleep(_GATHER_SECONDS)
 
     def _check(self) -> None:
-        self._check_at = time.monotonic() + _CHECK_SECONDS
+        self._check_at = time.monotonic() + self._check_seconds
         if self._failure or self._try(self.table.store.check):
             self._set_failure(self._try(self.table.recover))
         if not self._failure and time.monotonic() >= self._prune_at:

@@ -19,7 +19,7 @@ from eyespot.errors import PortTaken
 from eyespot.telemetry import event
 from eyespot.web.gate.protocol import Protocol
 
-_HANDSHAKE_SECONDS = 0.25  # for a connection that has begun to be established and accepted
+HANDSHAKE_SECONDS = 0.25  # for a connection that has begun to be established and accepted
 _FIRST_REQUEST_SECONDS = 1  # for a client to send once it is connected and the port is closed
 # IP_MINTTL and IPV6_MINHOPCOUNT of linux/in.h and in6.h; Python has no names for them.
 _MIN_TTL_OPTIONS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
@@ -50,7 +50,13 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: FastAPI, on_ready: Callable[[], None], drain_seconds: float, deadline_seconds: float, **options: Any
+        self,
+        app: FastAPI,
+        on_ready: Callable[[], None],
+        drain_seconds: float,
+        deadline_seconds: float,
+        handshake_seconds: float = HANDSHAKE_SECONDS,
+        **options: Any,
     ) -> None:
         """`on_ready` is called when the port listens; `options` are for `uvicorn.Config`."""
         ours: dict[str, Any] = {
@@ -68,6 +74,7 @@ class Server(uvicorn.Server):
         self._app = app
         self._on_ready = on_ready
         self._drain_seconds = drain_seconds
+        self._handshake_seconds = handshake_seconds
         self._stop_at = math.inf
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -113,7 +120,9 @@ class Server(uvicorn.Server):
             connections = self.server_state.connections
             for connection in connections:
                 _set_min_ttl(connection.transport.get_extra_info("socket"), _ANY_TTL)  # inherited from the port
-            if waited > _HANDSHAKE_SECONDS and all(getattr(connection, "cycle", None) for connection in connections):
+            if waited > self._handshake_seconds and all(
+                getattr(connection, "cycle", None) for connection in connections
+            ):
                 break  # each has sent a request
         await super().shutdown(sockets)
 
