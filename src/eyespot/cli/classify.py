@@ -1,6 +1,7 @@
 """`eyespot classify`: recognise files and folders of images."""
 
 import os
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -71,8 +72,9 @@ def classify(
     with closing(backend):
         results = _open_output(chosen, output, resume, top_k, backend.model)
         code = Run(paths, backend, results, out if chosen == "table" else err).go()
-    if code > 128:
-        os._exit(code)  # a thread may still wait for a server
+    if url or code > 128:  # after a signal or a closed pipe, a thread may wait for the server for another 30 s
+        sys.stdout.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 
