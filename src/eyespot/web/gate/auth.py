@@ -18,7 +18,7 @@ from eyespot.web.gate.addresses import Network, client_address
 
 # Probes, which have no key, and pages, which are the same for everybody. They are not charged either.
 _OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
-_OPEN_PREFIXES = ("/static/",)
+_OPEN_PREFIXES = ("/v2/health/", "/static/")
 
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
 

@@ -19,7 +19,7 @@ from eyespot.web.gate import header, problems
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_UNLOGGED = {"/livez", "/readyz", "/metrics"}
+_UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 # What the eight steps are called in Server-Timing.
 _DESCRIPTIONS = {
     "admit": "key and rate limit",
