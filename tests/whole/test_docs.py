@@ -52,6 +52,8 @@ def same(said: Any, is_: Any, key: str = "") -> None:
             same(one, other, key)
     elif isinstance(said, float):
         assert said == pytest.approx(is_, abs=0.01), key
+    elif isinstance(said, str):  # other examples may have filled the cache before
+        assert re.sub(r"\d+ answers", "N answers", said) == re.sub(r"\d+ answers", "N answers", is_), key
     else:
         assert said == is_, key
 
