@@ -9,8 +9,8 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Mount
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyespot import __version__
 from eyespot.assembly import open_recognizer
@@ -53,9 +53,24 @@ class PlainRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         self.app = self._answer
 
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and scope["path"] == self.path and scope["method"] in (self.methods or ()):
+            return Match.FULL, {"endpoint": self.endpoint, "route": self}  # most requests, without a regular expression
+        return super().matches(scope)
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
+
+
+class App(FastAPI):
+    """FastAPI without its outermost layers, for errors, telemetry and body limits: the gate does their work."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        layer: Any = super().build_middleware_stack()
+        while not isinstance(layer, RequestLog):
+            layer = layer.app
+        return layer
 
 
 def _get(path: str, endpoint: Callable[..., Any], kind: type[APIRoute] = APIRoute, **options: Any) -> list[APIRoute]:
@@ -123,7 +138,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             if limiter:
                 await limiter.close()
 
-    app = FastAPI(
+    app = App(
         **_OPTIONS,
         routes=routes,
         middleware=[  # the first is the outermost
