@@ -31,7 +31,7 @@ BELOW = {
     "client": f"{WORDS} ordered images",
     "bench": f"{WORDS} cpus vision assembly client",
     "cli": f"{WORDS} vision memory cpus assembly web client images ordered bench",
-    "": "client",
+    "": "client _version",
     "__main__": "cli",
 }
 # Inside vision, these do not know each other; the rest of vision joins them.

@@ -14,15 +14,14 @@ Read in this order; each part imports only parts above it:
 Another program needs `from eyespot import Client`, or `AsyncClient`.
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from eyespot._version import __version__
 
 if TYPE_CHECKING:
     from eyespot.client import AsyncClient, Client
 
 __all__ = ["AsyncClient", "Client", "__version__"]
-
-__version__ = version("eyespot")
 
 
 def __getattr__(name: str) -> Any:

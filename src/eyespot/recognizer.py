@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from eyespot import __version__
+from eyespot._version import __version__
 from eyespot.errors import BrokenImage, Internal, Refusal, UnsupportedFormat
 from eyespot.job import ClientDisconnected, Disconnected
 from eyespot.memory.audit import AuditLog

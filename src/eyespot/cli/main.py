@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from eyespot import __version__, settings, telemetry
+from eyespot import settings, telemetry
+from eyespot._version import __version__
 from eyespot.cli import audit, info, weights
 from eyespot.cli.bench import bench
 from eyespot.cli.classify import classify

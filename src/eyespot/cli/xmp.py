@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from eyespot import __version__
+from eyespot._version import __version__
 from eyespot.errors import SidecarUnreadable
 
 _DC = "http://purl.org/dc/elements/1.1/"

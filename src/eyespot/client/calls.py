@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from eyespot import __version__
+from eyespot._version import __version__
 from eyespot.client import retry
 from eyespot.errors import (
     REFUSALS,

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eyespot import __version__
+from eyespot._version import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
