@@ -142,7 +142,7 @@ run() {
     grep -q '^Uid:.*10001' "/proc/$pid/status" || fail "runs as root"
     grep -q '^CapEff:.*0000000000000000' "/proc/$pid/status" || fail "has capabilities"
     podman logs whole >"$WORK/logs" 2>&1
-    grep -q '"streams": 1, "threads": 1, "lone_threads": 1, "cpus": 1' "$WORK/logs" || fail "the quota of CPUs is not seen"
+    grep -q '"streams":1,"threads":1,"latency_threads":1,"cpus":1' "$WORK/logs" || fail "the quota of CPUs is not seen"
     grep -v '^{' "$WORK/logs" && fail "a log line that is no JSON"
     for path in /tmp/x /srv/eyespot/x /opt/eyespot/x; do
         podman exec whole touch $path 2>/dev/null && fail "$path can be written"
@@ -251,7 +251,7 @@ data_folders() {
     done
     podman run --rm --network none --read-only --volume "$WORK/data-of-root:/data" "$image" >"$WORK/log" 2>&1 \
         && fail "a data folder of root was accepted"
-    grep '"event": "start_failed", "reason": "the data folder' "$WORK/log" || { cat "$WORK/log" >&2; fail "no clear word about the data folder"; }
+    grep '"event":"start_failed","reason":"the data folder' "$WORK/log" || { cat "$WORK/log" >&2; fail "no clear word about the data folder"; }
 }
 
 # docker-compose.yml, with an image that is there already.

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
+from io import BytesIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -18,11 +19,11 @@ _FILE_FIELDS = ("file", "image")
 class _Part:
     name: str
     filename: str | None  # None: a field
-    chunks: list[bytes] = field(default_factory=list)
+    # Grows in one block: a list of pieces would leave holes all over the heap.
+    content: BytesIO = field(default_factory=BytesIO)
 
     def take(self) -> bytes:
-        content = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks.clear()
+        content, self.content = self.content.getvalue(), BytesIO()
         return content
 
 
@@ -68,7 +69,7 @@ class _Parts:
             raise BadForm(f"The form has more than {_MAX_PARTS} parts.", limit=_MAX_PARTS)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self.parts[-1].chunks.append(data[start:end])
+        self.parts[-1].content.write(memoryview(data)[start:end])
 
     def on_end(self) -> None:
         self.complete = True
@@ -101,7 +102,7 @@ async def read_form(
 
 def _images(parts: list[_Part], single: bool) -> list[_Part]:
     # A browser sends a file input in which nothing was chosen as a file without a name and without bytes.
-    files = [part for part in parts if part.filename or (part.filename is not None and any(part.chunks))]
+    files = [part for part in parts if part.filename or (part.filename is not None and part.content.tell())]
     if single:
         if len(files) > 1:
             raise SeveralImages(f"The form has {len(files)} files; send one.", limit=1, value=len(files))
