@@ -23,6 +23,7 @@ _HEAD_BYTES = 64 * 1024  # the limit for a head with what precedes it since the 
 # What follows a head in the same step is not counted: the next head may be that much larger.
 _STEP_BYTES = 4 * 1024
 
+_UPGRADE_HEADERS = {b"upgrade", b"http2-settings"}
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?")  # RFC 9110, section 7.2; may be empty
 
 
@@ -152,7 +153,12 @@ class Protocol(HttpToolsProtocol):
         """The head, to be parsed by a new parser: the old one has stopped before the body."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        lines += [b"%b: %b" % (name, value) for name, value in self.scope["headers"] if name != b"upgrade"]
+        for name, value in self.scope["headers"]:
+            if name == b"connection":  # some releases of uvicorn close only when `close` is the one option
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(option for option in options if option.lower() not in _UPGRADE_HEADERS)
+            if name not in _UPGRADE_HEADERS:
+                lines.append(b"%b: %b" % (name, value))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         return b"\r\n".join(lines) + b"\r\n\r\n"
