@@ -134,7 +134,7 @@ def test_a_slow_reader_is_refused_and_the_next_is_answered(database: Database) -
             assert int(refused.headers["retry-after"]) >= 1
         database.run("DROP POLICY r ON eyespot_audit", "CREATE POLICY r ON eyespot_audit FOR SELECT USING (true)")
         assert len(client.get("/audit").json()["rows"]) == 1
-        assert database.backends(reading=False) == writer
+        until(lambda: database.backends(reading=False) == writer)  # the last reader's ROLLBACK may be listed for a moment
 
 
 @pytest.mark.needs("make test-all")
@@ -155,7 +155,7 @@ def test_a_reader_whose_backend_hangs_is_cut_and_the_writer_is_not(database: Dat
                 assert reading.result().json()["code"] == "audit-unavailable"
             finally:
                 os.kill(hung, signal.SIGCONT)
-        assert database.backends(reading=False) == writer
+        until(lambda: database.backends(reading=False) == writer)
 
 
 @pytest.mark.needs("make test-all")
