@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import cycle
 from pathlib import Path
+from statistics import median
 from threading import Event
 from typing import Annotated, Any
 
@@ -19,9 +20,9 @@ import typer
 from PIL import Image
 
 from eyespot.bench import machine, samples
-from eyespot.bench.figures import LoadFigures, Task
+from eyespot.bench.figures import LoadFigures, Task, this_machine
 from eyespot.bench.measure import Threads, resident_mb
-from eyespot.bench.report import text
+from eyespot.bench.report import draw_bars, text
 from eyespot.bench.server import RAW, Answer, Connection, load, medians
 from eyespot.choices import SUFFIXES
 from eyespot.client import Client
@@ -41,6 +42,13 @@ def post(connection: Connection, url: httpx.URL, path: str, **content: Any) -> A
     """Send what httpx encodes from `files`, `json` or `content`."""
     request = httpx.Request("POST", url, **content)
     return connection.post(path, request.read(), dict(request.headers))
+
+
+def send_form(connection: Connection, image: bytes) -> Answer:
+    """Send an image as the file of a form."""
+    head = b'--part\r\nContent-Disposition: form-data; name="file"; filename="image"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=part"}
+    return connection.post("/predict", head + image + b"\r\n--part--\r\n", headers)
 
 
 @app.command()
@@ -125,6 +133,41 @@ def patience(
     show("got through", images=len(waits), of=clients * images, longest_wait_s=max(waits, default=None))
     show("images/s", rate=len(waits) / taken, of_load_that_fits=len(waits) / taken / (calm.images_per_s or np.nan))
     raise typer.Exit(len(waits) != clients * images)
+
+
+@app.command()
+def compare(
+    servers: Annotated[list[str], typer.Argument(metavar="NAME=URL...")],
+    images: Images,
+    connections: int = 8,
+    seconds: float = 5,
+    rounds: int = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw the rates into this PNG file.")] = None,
+) -> None:
+    """Images per second of several running servers, loaded in turn; each answers a form's file at /predict.
+
+    Each server's rate is also given as a multiple of the first one's in the same round.
+    """
+    urls = {name: Client(url).url for name, _, url in (server.rpartition("=") for server in servers)}
+    data, rows = samples.load(images, sys.maxsize), {name: list[LoadFigures]() for name in urls}
+    with suppress(KeyboardInterrupt):
+        for name in [*urls] * rounds:
+            rows[name].append(load(urls[name], data, connections, seconds, send_form))
+    first = [row.images_per_s for row in rows[next(iter(urls))]]
+    for name in filter(rows.get, rows):
+        figures = medians(rows[name])
+        ratio = median(row.images_per_s / (other or np.nan) for row, other in zip(rows[name], first, strict=False))
+        show(
+            name,
+            images_per_s=figures.images_per_s,
+            times_the_first=ratio,
+            p50_ms=figures.p50_ms,
+            p99_ms=figures.p99_ms,
+            failures=figures.failures,
+        )
+    if plot:
+        bars = {name: (medians(found).images_per_s, "") for name, found in rows.items() if found}
+        draw_bars(f"Images per second at {connections} connections", bars, this_machine(), plot, "eyespot")
 
 
 FORMS = {

@@ -134,7 +134,9 @@ def test_a_slow_reader_is_refused_and_the_next_is_answered(database: Database) -
             assert int(refused.headers["retry-after"]) >= 1
         database.run("DROP POLICY r ON eyespot_audit", "CREATE POLICY r ON eyespot_audit FOR SELECT USING (true)")
         assert len(client.get("/audit").json()["rows"]) == 1
-        until(lambda: database.backends(reading=False) == writer)  # the last reader's ROLLBACK may be listed for a moment
+        until(
+            lambda: database.backends(reading=False) == writer
+        )  # the last reader's ROLLBACK may be listed for a moment
 
 
 @pytest.mark.needs("make test-all")

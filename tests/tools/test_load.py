@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests import makers
 from tests.serving import ROOT, FakeEngine, environment, serve_fake, serve_files
@@ -199,3 +200,21 @@ def test_a_server_that_ends_is_told() -> None:
         done = load("soak", "--url", served.url, "--pid", server.pid, "--requests", "100000")
     assert done.returncode == 1
     assert f"1 x no process {server.pid}" in done.stdout
+
+
+def test_servers_are_compared_in_turn_as_multiples_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(makers.jpeg())
+    words = ["--images", tmp_path, "--connections", "2", "--seconds", "0.5", "--plot", tmp_path / "chart.png"]
+    with (
+        serve_fake(SlowEngine(0.1), workers=1, queue=8) as slow,
+        serve_fake(SlowEngine(0.001), workers=1, queue=8) as fast,
+        serve_files(refusing(lambda _: (500, None))) as broken,
+    ):
+        done = load("compare", f"slow={slow.url}", f"eyespot, fast={fast.url}", f"broken={broken}", *words)
+    assert done.returncode == 0, done.stderr
+    assert figure("times_the_first", "slow", done) == 1
+    assert figure("times_the_first", "eyespot, fast", done) > 2
+    assert figure("images_per_s", "broken", done) == 0
+    assert re.search(r"failures [\d,]+ x 500", done.stdout)
+    with Image.open(tmp_path / "chart.png") as chart:
+        assert chart.width == 1200

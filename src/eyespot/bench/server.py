@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -56,15 +56,26 @@ class Connection:
         return Answer(outcome, milliseconds, response.headers.get("Retry-After", ""))
 
 
-def load(url: httpx.URL, images: list[bytes], connections: int, seconds: float) -> LoadFigures:
-    """Post images, each made unique, over that many connections for that long."""
+def send(connection: Connection, image: bytes) -> Answer:
+    """Send an image as the body."""
+    return connection.post("/predict", image)
 
-    def post(number: int, _: object) -> Iterator[Answer]:
+
+def load(
+    url: httpx.URL,
+    images: list[bytes],
+    connections: int,
+    seconds: float,
+    send: Callable[[Connection, bytes], Answer] = send,
+) -> LoadFigures:
+    """Send images, each made unique, over that many connections for that long."""
+
+    def send_all(number: int, _: object) -> Iterator[Answer]:
         with closing(Connection(url)) as connection:
             for image in islice(cycle(images), number, None, connections):
-                yield connection.post("/predict", samples.unique(image))
+                yield send(connection, samples.unique(image))
 
-    with Threads(connections, post) as threads:
+    with Threads(connections, send_all) as threads:
         rate = threads.rate(seconds, lambda answer: answer.outcome == "200")
     times = [answer.milliseconds for answer in threads.results if answer.outcome == "200"] or [np.nan]
     p50, p99 = np.percentile(times, (50, 99), method="inverted_cdf").tolist()
