@@ -71,8 +71,6 @@ fetch("model").then(async (reply) => {
   byId("file").accept = model.limits.formats.map((name) => `image/${name}`).join();
   byId("model").textContent = `${model.name}, ${model.classes} classes, ${model.engine} ${model.precision}`;
   if (model.stand_in) {
-    byId("stand-in").textContent = `${model.name} stands in for the first model of the manifest, whose weights are missing. ` +
-      "To get them: eyespot weights fetch, then start the server again.";
-    byId("stand-in").hidden = false;
+    byId("model").textContent += ". The official weights are missing; eyespot weights fetch downloads them.";
   }
 });
