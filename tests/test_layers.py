@@ -31,7 +31,7 @@ BELOW = {
     "client": f"{WORDS} ordered images",
     "bench": f"{WORDS} cpus vision assembly client",
     "cli": f"{WORDS} vision memory cpus assembly web client images ordered bench",
-    "": "client _version",
+    "": "client images errors types _version",
     "__main__": "cli",
 }
 # Inside vision, these do not know each other; the rest of vision joins them.
@@ -114,7 +114,8 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
-        ("import eyespot", "numpy fastapi openvino PIL httpx"),
+        ("import eyespot", "numpy fastapi openvino PIL httpx pydantic"),
+        ("from eyespot import Refusal", "pydantic httpx"),
         ("from eyespot import Client, AsyncClient", "numpy PIL fastapi starlette uvicorn openvino"),
         ("import eyespot.vision.classifier", "torch openvino fastapi uvicorn eyespot.web eyespot.pool"),
         ("import eyespot.vision.preprocess", "torch openvino httpx"),

@@ -11,22 +11,40 @@ Read in this order; each part imports only parts above it:
 6. `web.app`: every route, and the layers in front. `web.gate` is what each request passes, `web.api` what can be asked.
 7. `client` for programs, `cli` for people, `bench` to measure speed
 
-Another program needs `from eyespot import Client`, or `AsyncClient`.
+Another program needs `from eyespot import Client`, or `AsyncClient`; what they return and raise is here as well.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from eyespot._version import __version__
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # __all__ chooses from them
     from eyespot.client import AsyncClient, Client
+    from eyespot.errors import *  # noqa: F403
+    from eyespot.images import ImageSource
+    from eyespot.types import *  # noqa: F403
 
-__all__ = ["AsyncClient", "Client", "__version__"]
+__all__ = [  # noqa: F405
+    "Accuracy", "AsyncClient", "AuditUnavailable", "BadBase64", "BadForm", "BadJson", "BadRequest", "BodyTooLarge",
+    "BrokenImage", "CacheUnavailable", "Check", "Client", "DeadlineExceeded", "Draining", "EyespotError", "Forbidden",
+    "HeadTooLarge", "ImageInfo", "ImageSource", "ImageTooLarge", "Internal", "InvalidParameter", "Label", "Limits",
+    "MethodNotAllowed", "ModelCard", "ModelInfo", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded",
+    "Prediction", "Quantization", "RateLimited", "Readiness", "Recognition", "Refusal", "ServerSilent",
+    "ServerUnavailable", "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels",
+    "TooManyScans", "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat",
+    "UploadStalled", "__version__",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("AsyncClient", "Client"):
-        from eyespot import client  # slow import (0.2 s); the server and most commands don't need it
-
-        return getattr(client, name)
+    if name in __all__:
+        for module in ("errors", "types", "images", "client"):  # the slow one last: 0.2 s
+            found = getattr(import_module(f"eyespot.{module}"), name, None)
+            if found is not None:
+                return found
     raise AttributeError(f"module 'eyespot' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

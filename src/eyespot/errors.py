@@ -102,6 +102,11 @@ class SidecarUnreadable(EyespotError):
 class NoAnswer(EyespotError):
     """A server gave no answer that eyespot would give."""
 
+    def __init__(self, detail: str = "", *, status: int | None = None) -> None:
+        """`status` is that of the answer, if there was one."""
+        super().__init__(detail)
+        self.status = status
+
 
 class ServerUnavailable(NoAnswer):
     """No server answers at this address, it is not ready, or the connection broke."""
@@ -132,10 +137,11 @@ class Refusal(EyespotError):
         limit: float | None = None,
         value: float | str | None = None,
         retry_after: int | None = None,
+        request_id: str | None = None,
     ) -> None:
-        """`limit` is the limit that `value` broke; `retry_after` is in seconds."""
+        """`limit` is the limit that `value` broke; `retry_after` is in seconds; only clients know the `request_id`."""
         super().__init__(detail)
-        self.limit, self.value, self.retry_after = limit, value, retry_after
+        self.limit, self.value, self.retry_after, self.request_id = limit, value, retry_after, request_id
 
     @property
     def per_image(self) -> bool:

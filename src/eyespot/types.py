@@ -1,8 +1,8 @@
 """The nouns: each dataclass is the domain object, its JSON, its OpenAPI schema and what the client returns."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,16 @@ RequestId = Annotated[str, Field(description="As in the header X-Request-ID.")]
 Pixels = Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
 Predictions = Annotated[list["Prediction"], Field(description="Highest confidence first.")]
 Cached = Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
+
+
+class Reply:
+    """What a client returns."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of the server as Python has it: dictionaries, lists, strings and numbers."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class Label(Reply):
     """One class of a model."""
 
     class_id: Annotated[int, Field(ge=0, description="Index of the class in the model's output.")]
@@ -45,7 +55,7 @@ class Prediction(Label):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(Reply):
     """The image that was recognised."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes, as they were sent.")]
@@ -55,7 +65,7 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Reply):
     """The model that answered."""
 
     name: Annotated[str, Field(description="Entry of the manifest.")]
@@ -65,7 +75,7 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Recognition:
+class Recognition(Reply):
     """What is in one image: the reply of `/predict`."""
 
     predictions: Predictions
@@ -73,6 +83,12 @@ class Recognition:
     model: ModelInfo
     cached: Cached
     request_id: RequestId
+
+    def __repr__(self) -> str:
+        """Such as `Recognition(espresso 93.6%, cup 1.7%; 480 x 320 JPEG)`, with five classes at most."""
+        classes = [f"{each.label} {each.confidence:.1%}" for each in self.predictions[:5]] or ["no class"]
+        more = ", …" if len(self.predictions) > 5 else ""
+        return f"Recognition({', '.join(classes)}{more}; {self.image.width} x {self.image.height} {self.image.format})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +101,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Readiness:
+class Readiness(Reply):
     """The reply of `/readyz`; the checks only with `?verbose`."""
 
     ready: bool
