@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from eyespot.errors import ImageTooLarge, NoImage, TooSmall
-from eyespot.images import ImageSource, to_bytes
+from eyespot.images import ImageSource, fit, to_bytes
 from eyespot.vision.classifier import Scores
 from eyespot.vision.engines import Features, Logits, Pixels
 from tests import makers
@@ -151,6 +151,42 @@ def test_fine_stripes_stay_grey_when_they_are_scaled_down(mode: str) -> None:
     stripes[:, ::2] = 255
     grey = makers.flat((64, 64), (127, 127, 127))
     assert_alike(scores(Image.fromarray(stripes).convert(mode)), scores(grey), within=0.01)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_file_that_is_too_large_is_scaled_down_upright_and_keeps_its_answer(orientation: int) -> None:
+    data = makers.turned(_noisy(4000, 3000)[0], orientation, quality=95)
+    smaller = fit(data, 5 * 1024 * 1024)
+    assert len(smaller) <= 5 * 1024 * 1024 < len(data)
+    whole, scaled = CLASSIFIER.scores(data), CLASSIFIER.scores(smaller)
+    assert_alike(scaled, whole, within=0.03)
+    assert scaled.width / scaled.height == pytest.approx(whole.width / whole.height, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("max_bytes", [10_000, 100_000])
+def test_a_file_of_any_format_is_scaled_down_to_the_limit(kind: str, max_bytes: int) -> None:
+    data = makers.encode(_noisy(1000, 700)[0], kind)
+    smaller = fit(data, max_bytes)
+    assert max_bytes / 3 < len(smaller) <= max_bytes
+    assert CLASSIFIER.scores(smaller).format == "PNG"
+
+
+@pytest.mark.parametrize("data", [PHOTOGRAPH[:-1000], b"GIF89a", b"", makers.encode(makers.flat(), "BMP")])
+def test_what_cannot_be_decoded_is_not_scaled_down(data: bytes) -> None:
+    assert fit(data, 5) is data
+
+
+def test_what_fits_is_not_scaled_down() -> None:
+    assert fit(PHOTOGRAPH, len(PHOTOGRAPH)) is PHOTOGRAPH
+
+
+def test_a_profile_of_megabytes_is_not_sent() -> None:
+    image = makers.flat((64, 48)).convert("CMYK")
+    image.info["icc_profile"] = np.random.default_rng(1).bytes(2_000_000)
+    assert len(to_bytes(image)) < 10_000
+    data = makers.encode(image, "JPEG", icc_profile=image.info["icc_profile"])
+    assert len(fit(data, 1_000_000)) < 10_000
 
 
 UNUSABLE: dict[str, tuple[Any, str]] = {

@@ -4,6 +4,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+from eyespot.choices import FORMATS
 from eyespot.errors import ImageTooLarge, NoImage, TooSmall
 
 if TYPE_CHECKING:
@@ -47,7 +48,28 @@ def to_bytes(image: ImageSource) -> bytes:
     return data
 
 
-def _to_png(source: Any) -> bytes:
+def is_image(value: Any) -> bool:
+    """Whether this is one image source, rather than several: some are iterable as well."""
+    if hasattr(type(value), "__array_interface__"):
+        return _is_image_shape(getattr(value, "shape", (1, 1)))  # a PIL image has none
+    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(value, "read")
+
+
+def fit(data: bytes, max_bytes: int) -> bytes:
+    """The encoded image, scaled down to a PNG, upright, if it has more than `max_bytes` and Pillow can decode it."""
+    if len(data) <= max_bytes:
+        return data
+    try:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data), formats=[name.upper() for name in FORMATS]) as image:
+            image.draft(None, (1290, 1290))  # a JPEG is decoded at a scale that is still larger than the PNG
+            return _to_png(image, min(_MAX_PIXEL_BYTES, int(max_bytes * 0.95)))
+    except Exception:  # Pillow is missing, or found the file broken, in any of many ways: the server says so better
+        return data
+
+
+def _to_png(source: Any, max_pixel_bytes: int = _MAX_PIXEL_BYTES) -> bytes:
     from PIL import Image, ImageOps
 
     if not isinstance(source, Image.Image):
@@ -56,23 +78,27 @@ def _to_png(source: Any) -> bytes:
     if 0 in source.size:
         raise TooSmall("The image has no pixels.")
     image = _to_png_mode(ImageOps.exif_transpose(source))
-    if _pixel_bytes(image) > _MAX_PIXEL_BYTES:
+    if _pixel_bytes(image) > max_pixel_bytes:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        scale = (_MAX_PIXEL_BYTES / _pixel_bytes(image)) ** 0.5
+        scale = (max_pixel_bytes / _pixel_bytes(image)) ** 0.5
         width, height = (max(1, int(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.HAMMING, reducing_gap=2)
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1, icc_profile=None)  # a profile of CMYK can have megabytes
     return file.getvalue()
 
 
 def _check_array(layout: dict[str, Any]) -> None:
     shape, dtype = layout["shape"], layout["typestr"]
-    if dtype != "|u1" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (3, 4)):
+    if dtype != "|u1" or not _is_image_shape(shape):
         raise TypeError(
             "an array must be uint8 (0 to 255), in the order red, green, blue, and of shape (h, w), (h, w, 3) or "
             f"(h, w, 4); this is {dtype} of shape {shape}"
         )
+
+
+def _is_image_shape(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
 
 
 def _to_png_mode(image: "Image") -> "Image":
