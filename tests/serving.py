@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -104,13 +105,17 @@ def _read_events(process: subprocess.Popen[str], served: Served, ready: threadin
 
 
 @contextmanager
-def serve_files(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+def serve_files(
+    handler: Callable[..., http.server.BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """An HTTP server with that handler, in a thread, on a free port; its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # seconds that its end may take
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()

@@ -44,13 +44,13 @@ class Connect:
     """Makes clients of one kind, which do not wait between retries."""
 
     def __init__(self, kind: str, runner: asyncio.Runner) -> None:
-        self._kind = kind
+        self.kind = kind
         self._runner = runner
         self.clients: list[Any] = []
 
     def __call__(self, served: Served | str | None = None, **options: Any) -> Any:
         url = served.url if isinstance(served, Served) else served
-        if self._kind == "Client":
+        if self.kind == "Client":
             self.clients.append(HurriedClient(url, **options))
         else:
             self.clients.append(InLoop(HurriedAsyncClient(url, **options), self._runner))

@@ -3,6 +3,7 @@
 import http.server
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -84,7 +85,7 @@ class Scripted:
 
 
 @contextmanager
-def serve_scripts() -> Iterator[Scripted]:
+def serve_scripts(tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
     served = Scripted("", Script())
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -104,7 +105,7 @@ def serve_scripts() -> Iterator[Scripted]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with serve_files(Handler) as url:
+    with serve_files(Handler, tls) as url:
         served.url = url
         yield served
 

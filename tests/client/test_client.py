@@ -10,15 +10,24 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eyespot.client import AsyncClient, Client
-from eyespot.errors import REFUSALS, Overloaded, ServerUnavailable, UnsupportedFormat
+from eyespot.errors import (
+    REFUSALS,
+    ImageTooLarge,
+    NoImage,
+    Overloaded,
+    ServerUnavailable,
+    TooManyImages,
+    UnsupportedFormat,
+)
 from eyespot.types import Recognition
 from eyespot.vision.engines import Features, Logits, Pixels
 from tests import makers
 from tests.client.conftest import Connect
-from tests.client.scripts import RECOGNITION, Script, address, hangs, nobody, refuses, says
+from tests.client.scripts import RECOGNITION, Script, address, breaks, hangs, nobody, refuses, says
 from tests.requests import IMAGE, image
 from tests.serving import FakeEngine, Served, serve_fake, until
 
@@ -153,6 +162,73 @@ def test_closing_the_client_ends_all_waits_for_a_retry(script: Script) -> None:
     client.close()
     assert told.wait(30)
     thread.join()
+
+
+@pytest.mark.parametrize("call", ["predict_many", "predict_batch"])
+@pytest.mark.parametrize(
+    "image",
+    ["cat.jpg", Path("cat.jpg"), IMAGE, bytearray(IMAGE), io.BytesIO(IMAGE), makers.flat(), np.asarray(makers.flat())],
+    ids=lambda image: type(image).__name__,
+)
+def test_one_image_is_not_several(connect: Connect, script: Script, call: str, image: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{call} takes several images; use predict for one, or pass \[image\]$"):
+        list(getattr(connect(script.url), call)(image))
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("call", ["predict_many", "predict_batch"])
+def test_an_array_may_hold_several_images(connect: Connect, served: Served, call: str) -> None:
+    images = np.zeros((3, 20, 30, 3), np.uint8)
+    assert [answer.image.width for answer in getattr(connect(served), call)(images)] == [30] * 3
+
+
+def test_a_batch_is_one_request_with_errors_in_place(connect: Connect, served: Served, tmp_path: Path) -> None:
+    images = [makers.encode(makers.flat((20 + number, 20)), "PNG") for number in range(4)]
+    sources = [images[0], b"no image", images[1], tmp_path / "none.jpg", b"", *images[2:]]
+    answers = connect(served).predict_batch(sources, top_k=1)
+    wrong = [answers.pop(1), answers.pop(2), answers.pop(2)]
+    assert [type(error) for error in wrong] == [UnsupportedFormat, FileNotFoundError, NoImage]
+    assert {answer.request_id for answer in answers} == {wrong[0].request_id}
+    assert [answer.image.width for answer in answers] == [20, 21, 22, 23]
+    assert {(type(answer), len(answer.predictions), answer.model.name) for answer in answers} == {
+        (Recognition, 1, "fake")
+    }
+
+
+def test_a_batch_without_images_sends_nothing(connect: Connect, script: Script, tmp_path: Path) -> None:
+    client = connect(script.url)
+    assert client.predict_batch([]) == []
+    assert [type(error) for error in client.predict_batch([tmp_path / "none.jpg"])] == [FileNotFoundError]
+    assert script.requests == []
+
+
+def test_the_images_of_a_batch_are_shrunk(connect: Connect) -> None:
+    with serve_fake(max_bytes=20_000, workers=4) as small:
+        client = connect(small)
+        whole = client.predict_batch([makers.jpeg(), IMAGE], shrink=False)
+        assert [type(answer) for answer in whole] == [ImageTooLarge, Recognition]
+        assert whole[0].request_id == whole[1].request_id
+        for _ in range(2):  # at first it does not know the limit
+            answers = client.predict_batch([makers.jpeg(), IMAGE, b"no image" * 10_000])
+            assert [type(answer) for answer in answers] == [Recognition, Recognition, ImageTooLarge]
+            assert answers[0].image.format == "PNG"
+        client.close()
+
+
+def test_a_batch_of_too_many_images_is_refused(connect: Connect, served: Served) -> None:
+    with pytest.raises(TooManyImages, match="more than 64"):
+        connect(served).predict_batch([IMAGE] * 65)
+
+
+def test_a_batch_is_retried(connect: Connect, script: Script) -> None:
+    model = RECOGNITION["model"]
+    item = {"index": 0, **{name: RECOGNITION[name] for name in ("predictions", "image", "cached")}}
+    batch = {"results": [item], "model": model, "request_id": "request-1"}
+    script.answers = [refuses(Overloaded(), Retry_After="1"), breaks, says(200, batch)]
+    client = connect(script.url)
+    assert [answer.to_dict() for answer in client.predict_batch([IMAGE], lang="zh")] == [RECOGNITION]
+    assert [request.path for request in script.requests] == ["/predict/batch?lang=zh"] * 3
+    assert len({request.size for request in script.requests}) == 1
 
 
 def test_concurrency_is_at_least_one(connect: Connect, script: Script) -> None:

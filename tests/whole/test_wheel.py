@@ -78,3 +78,46 @@ def test_it_serves(elsewhere: Path, packaged: dict[str, str]) -> None:
         assert client.get("/docs").status_code == 200
         assert client.get("/static/swagger/swagger-ui.css").status_code == 200
         assert len(client.get("/labels").json()) == 1000
+
+
+PROGRAM = """\
+from eyespot import AsyncClient, Client, ImageSource, Overloaded, Recognition, Refusal, ServerUnavailable
+
+
+def label(client: Client, image: ImageSource) -> str:
+    try:
+        return client.predict(image, top_k=1, shrink=False).predictions[0].label
+    except Overloaded as error:
+        after: int | None = error.retry_after
+        return f"{after} {error.status + 1} {error.code.upper()} {error.request_id}"
+    except ServerUnavailable as error:
+        return str(error.status)
+
+
+async def widths(images: list[str]) -> list[int]:
+    async with AsyncClient("http://localhost:8000", headers={"X-Tenant": "a"}, verify="ca.pem") as client:
+        batch = await client.predict_batch(images, lang="zh")
+        many = [outcome async for outcome in client.predict_many(images, concurrency=2, top_k=1)]
+    return [outcome.image.width for outcome in batch + many if isinstance(outcome, Recognition)]
+
+
+def codes(client: Client, images: list[str]) -> list[str]:
+    return [outcome.code for outcome in client.predict_batch(images) if isinstance(outcome, Refusal)]
+"""
+MISTAKES = [
+    "Client().predict(3)",
+    "Client().predict('cat.jpg', topk=3)",
+    "Client().predict('cat.jpg').confidence",
+    "Client().predict_batch(['cat.jpg'], top_k='3')",
+    "Client(http_client=3)",
+]
+
+
+@pytest.mark.needs("make test-all")
+def test_a_foreign_project_has_its_types(elsewhere: Path, tmp_path: Path) -> None:
+    lines = [*PROGRAM.splitlines(), "", "", *MISTAKES]
+    (tmp_path / "program.py").write_text("\n".join(lines) + "\n")
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", elsewhere.with_name("python")]
+    done = subprocess.run([*mypy, "program.py"], capture_output=True, text=True, cwd=tmp_path)
+    wrong = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error: " in line}
+    assert wrong == {number for number, line in enumerate(lines, 1) if line in MISTAKES}, done.stdout

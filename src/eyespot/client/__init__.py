@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from contextlib import aclosing, closing
 from copy import copy
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from eyespot.client.calls import Calls, Options, Outcome
+from eyespot.client.calls import Calls, Options, Outcome, check_several
 from eyespot.errors import ServerUnavailable
 from eyespot.images import ImageSource
 from eyespot.ordered import in_order
@@ -35,7 +35,7 @@ def _blocking(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     return method
 
 
-class Client(Calls):
+class Client(Calls[httpx.Client]):
     """A client of one server, for any number of threads.
 
     Every call raises the exception that the server raised (a kind of `errors.Refusal`), or:
@@ -51,6 +51,7 @@ class Client(Calls):
     _http: httpx.Client
 
     predict = _blocking(Calls._predict)
+    predict_batch = _blocking(Calls._predict_batch)
     labels = _blocking(Calls._labels)
     model = _blocking(Calls._model)
     health = _blocking(Calls._health)
@@ -65,11 +66,15 @@ class Client(Calls):
         parameter, an overload that outlasts `retry_seconds`. At most 2 x `concurrency` images are held; an answer is
         yielded once the next image has been taken, or there is none.
         """
+        check_several(images, "predict_many")
         one = copy(self)  # shares the connections; its pauses end with this generator
         one._stop = threading.Event()
         self._stops.add(one._stop)
         try:
-            ask = partial(one._ask, options)
+
+            def ask(image: ImageSource) -> Outcome:
+                return one._ask(one._predict(image, **options))
+
             with closing(in_order(ask, images, concurrency, 2 * concurrency)) as answers:
                 for _, future in answers:
                     yield future.result()
@@ -81,7 +86,8 @@ class Client(Calls):
         """Close the connections; a call that waits to retry fails at once."""
         for stop in tuple(self._stops):
             stop.set()
-        self._http.close()
+        if self._owned:
+            self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +95,8 @@ class Client(Calls):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, **options: Any) -> None:
-        self._http = httpx.Client(**options)
+    def _open(self, http_client: httpx.Client | None, **options: Any) -> None:
+        self._http = http_client or httpx.Client(**options)
         self._stop = threading.Event()
         self._stops = {self._stop}  # and one of each running `predict_many`
 
@@ -105,7 +111,7 @@ class Client(Calls):
         return function()
 
 
-class AsyncClient(Calls):
+class AsyncClient(Calls[httpx.AsyncClient]):
     """`Client` for asyncio: the same calls, as coroutines.
 
     Example:
@@ -116,6 +122,7 @@ class AsyncClient(Calls):
     _http: httpx.AsyncClient
 
     predict = Calls._predict
+    predict_batch = Calls._predict_batch
     labels = Calls._labels
     model = Calls._model
     health = Calls._health
@@ -128,13 +135,14 @@ class AsyncClient(Calls):
         **options: Unpack[Options],
     ) -> AsyncGenerator[Outcome, None]:
         """As `Client.predict_many`."""
+        check_several(images, "predict_many")
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         permits = asyncio.Semaphore(concurrency)
 
         async def ask(image: ImageSource) -> Outcome:
             async with permits:
-                return await self._outcome(options, image)
+                return await self._outcome(self._predict(image, **options))
 
         pending: deque[asyncio.Task[Outcome]] = deque()
         try:
@@ -152,7 +160,8 @@ class AsyncClient(Calls):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        if self._owned:
+            await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
