@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
 from eyespot.errors import REFUSALS
@@ -15,7 +14,7 @@ from eyespot.settings import Settings, variable
 from eyespot.telemetry import Metrics
 from tests import makers
 from tests.services import free_port
-from tests.serving import EYESPOT, ROOT, environment, serve_fake, until
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake, until
 
 MANUAL = (ROOT / "openapi.md").read_text()
 PROSE = re.sub(r"<!-- begin .*?<!-- end \w+ -->", "", MANUAL, flags=re.DOTALL)
@@ -58,7 +57,8 @@ def test_storing_nothing_leaves_neither_a_file_nor_a_line(packaged: dict[str, st
     with subprocess.Popen([EYESPOT, "serve"], env=all_of_it, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             until(lambda: listens(port))
-            answers = [httpx.post(f"http://127.0.0.1:{port}/predict", content=data) for data in (makers.jpeg(), b"no")]
+            with Served(f"http://127.0.0.1:{port}").client() as client:
+                answers = [client.post("/predict", content=data) for data in (makers.jpeg(), b"no image")]
         finally:
             process.terminate()
             _, log = process.communicate()

@@ -101,7 +101,7 @@ def test_an_image_of_the_largest_size_passes_and_a_larger_one_meets_eyespots_own
 
 def test_the_address_that_the_proxy_saw_is_recorded_whatever_the_client_claims(proxied: Served) -> None:
     transport = httpx.HTTPTransport(local_address="127.0.0.5")
-    with httpx.Client(base_url=proxied.url, transport=transport, headers=[*ADMIN.items(), *FORGED]) as client:
+    with proxied.client(transport=transport, headers=[*ADMIN.items(), *FORGED]) as client:
         assert client.post("/predict", content=makers.jpeg()).status_code == 200
         (row,) = client.get("/audit").json()["rows"]
     assert row["address"] == "127.0.0.5"
