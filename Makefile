@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch's own index has CPU-only builds, a tenth of the size of what the default index has for Linux.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-DEBIAN_PACKAGES := chromium curl openssl redis-server postgresql haproxy faketime libimage-exiftool-perl \
+DEBIAN_PACKAGES := chromium curl openssl redis-server postgresql haproxy nginx caddy faketime \
+	libimage-exiftool-perl \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 
 # What the tests of `make lowest` cover of every library that has a lower bound.

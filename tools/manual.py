@@ -13,7 +13,6 @@ import typer
 
 from eyespot import settings
 from eyespot.cli.main import app
-from eyespot.errors import REFUSALS
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
 from eyespot.web.app import create_app
@@ -55,11 +54,6 @@ def values(schema: dict[str, Any]) -> str:
     return (choices or " ".join(bounds) or kind) + (f"; default `{default}`" if default != "null" else "")
 
 
-def problems() -> str:
-    kinds = sorted(REFUSALS.values(), key=lambda kind: kind.status)
-    return table(["status", "code", "meaning"], [[str(kind.status), f"`{kind.code}`", kind().detail] for kind in kinds])
-
-
 def metrics() -> str:
     rows = []
     for metric in filter(lambda value: hasattr(value, "_labelnames"), vars(Metrics()).values()):
@@ -85,7 +79,7 @@ def commands(command: Any = None, name: str = "eyespot") -> str:
     return f"{text}\n\n{table(['option', 'meaning'], options)}" if options else text
 
 
-PARTS = {"routes": routes, "problems": problems, "metrics": metrics, "settings": variables, "commands": commands}
+PARTS = {"routes": routes, "metrics": metrics, "settings": variables, "commands": commands}
 
 
 def written(text: str) -> str:
