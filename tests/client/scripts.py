@@ -26,11 +26,14 @@ LABEL = {"class_id": 3, "wnid": "n00000003", "label": "class 3"}
 
 
 class _Hurried(Calls):
-    """Notes each pause instead of waiting."""
+    """Notes each pause instead of waiting; its clock is their sum."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.pauses: list[float] = []
         super().__init__(*args, **options)
+
+    def _now(self) -> float:
+        return sum(self.pauses)
 
     async def _wait(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -147,8 +150,12 @@ def leaves(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def nobody() -> Iterator[str]:
-    """An address at which nobody listens."""
+def nobody() -> Iterator[socket.socket]:
+    """A socket that does not listen, so that connections to its address are refused."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        yield bound
+
+
+def address(bound: socket.socket) -> str:
+    return f"http://127.0.0.1:{bound.getsockname()[1]}"

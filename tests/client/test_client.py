@@ -18,7 +18,7 @@ from eyespot.types import Recognition
 from eyespot.vision.engines import Features, Logits, Pixels
 from tests import makers
 from tests.client.conftest import Connect
-from tests.client.scripts import RECOGNITION, Script, hangs, nobody, refuses, says
+from tests.client.scripts import RECOGNITION, Script, address, hangs, nobody, refuses, says
 from tests.requests import IMAGE, image
 from tests.serving import FakeEngine, Served, serve_fake, until
 
@@ -53,8 +53,8 @@ def test_an_error_of_all_images_is_raised(connect: Connect, script: Script, code
 
 
 def test_many_images_and_no_server_is_one_error(connect: Connect) -> None:
-    with nobody() as url, pytest.raises(ServerUnavailable):
-        list(connect(url).predict_many(itertools.repeat(IMAGE, 100)))
+    with nobody() as bound, pytest.raises(ServerUnavailable):
+        list(connect(address(bound)).predict_many(itertools.repeat(IMAGE, 100)))
     until(lambda: not connect.running())
 
 

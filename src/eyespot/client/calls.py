@@ -21,7 +21,6 @@ from eyespot.client import retry
 from eyespot.errors import (
     REFUSALS,
     EyespotError,
-    NoAnswer,
     NotEyespot,
     NotFound,
     Refusal,
@@ -38,7 +37,6 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 5
 _RETRIED = {429, 502, 503}  # 502: a load balancer whose server has just gone
-_MAX_BROKEN = 4  # broken connections after which a request is given up
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
@@ -67,10 +65,10 @@ class Calls:
     ) -> None:
         """A client of `url`, by default EYESPOT_URL or http://127.0.0.1:8000, with `api_key` or EYESPOT_API_KEY.
 
-        The server may be silent for `timeout` seconds. 429, 502 and 503 are retried after `Retry-After`, for at most
-        `retry_seconds`. An image of more bytes than `ask_first` is uploaded only if the server has no cached answer
-        for its sha256; None uploads at once. Raises `ServerUnavailable` for an invalid URL, and `Unauthorized` for a
-        key that is not printable ASCII.
+        The server may be silent for `timeout` seconds. For at most `retry_seconds`, 429, 502 and 503 are retried after
+        `Retry-After`, and a connection that is refused or breaks after growing pauses. An image of more bytes than
+        `ask_first` is uploaded only if the server has no cached answer for its sha256; None uploads at once. Raises
+        `ServerUnavailable` for an invalid URL, and `Unauthorized` for a key that is not printable ASCII.
         """
         self.url = _parse_url((url or os.environ.get("EYESPOT_URL") or "http://127.0.0.1:8000").strip())
         key = (api_key or os.environ.get("EYESPOT_API_KEY") or "").strip()  # a file's last line ends with a newline
@@ -97,6 +95,9 @@ class Calls:
         answer: httpx.Response = await self._http.send(request)
         return answer
 
+    def _now(self) -> float:
+        return time.monotonic()
+
     async def _wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -109,7 +110,7 @@ class Calls:
         """Recognise one image. Raises `OSError` if its file cannot be read."""
         data = await self._work(partial(to_bytes, image))
         params = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
-        until = time.monotonic() + self._retry_seconds
+        until = self._now() + self._retry_seconds
         if self._ask_first is not None and len(data) > self._ask_first:
             sha256 = await self._work(lambda: hashlib.sha256(data).hexdigest())
             with suppress(NotFound):
@@ -144,18 +145,18 @@ class Calls:
 
     async def _retry(self, method: str, path: str, until: float | None = None, **parts: Any) -> httpx.Response:
         """The last answer to a request that is sent until it is answered for good, or the clock reaches `until`."""
-        until = until or time.monotonic() + self._retry_seconds
-        attempt = broken = 0
+        until = until or self._now() + self._retry_seconds
+        attempt = 0
         while True:
             try:
                 answer = await self._request(method, path, **parts)
-            except NoAnswer as error:
-                pause, broken = retry.pause(attempt), broken + 1
-                if isinstance(error, ServerSilent) or broken == _MAX_BROKEN or time.monotonic() + pause > until:
+            except ServerUnavailable as error:
+                pause = retry.pause(attempt, until - self._now())
+                if pause is None or not retry.is_temporary(error.__cause__):
                     raise
             else:
-                pause = retry.pause(attempt, answer.headers.get("Retry-After"))
-                if answer.status_code not in _RETRIED or time.monotonic() + pause > until:
+                pause = retry.pause(attempt, until - self._now(), answer.headers.get("Retry-After"))
+                if pause is None or answer.status_code not in _RETRIED:
                     return answer
             await self._wait(pause)
             attempt += 1
