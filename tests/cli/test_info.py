@@ -48,4 +48,5 @@ def test_model_and_labels_as_json(tmp_path: Path, served: Served) -> None:
     assert [
         row["class_id"] for row in json.loads(run("labels", "--json", "SS 7", cwd=tmp_path, **settings).stdout)
     ] == [7]
-    assert run("labels", "no such thing", cwd=tmp_path, **settings).returncode == 1
+    none = run("labels", "zzzz", cwd=tmp_path, **settings)
+    assert (none.returncode, none.stdout, none.stderr) == (1, "", "no label contains 'zzzz'\n")

@@ -11,7 +11,10 @@ from eyespot.cli.terminal import err, load_settings, out
 
 def bench(
     url: Annotated[str | None, typer.Option(help="Measure the server at this address instead.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to measure with; at most 100 are used.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of images to measure with; at most 100 are used."),
+    ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Only this engine; may be repeated.")] = None,
     connections: Annotated[list[int] | None, typer.Option(min=1, help="Connections; by default 1, 8 and 32.")] = None,
     seconds: Annotated[float, typer.Option(min=0.05, max=600, help="Seconds per measurement.")] = 3,
@@ -30,7 +33,7 @@ def bench(
     """
     from eyespot.bench import figures, machine, report, server  # 25 ms that `serve` need not spend
 
-    config, task = load_settings(), figures.Task(seconds, images)
+    config, task = load_settings(quiet=True), figures.Task(seconds, images)
     found = figures.Report(seconds, url, rounds if url else 1)
     if plot:
         report.check_chart(plot)

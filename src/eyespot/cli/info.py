@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 import eyespot
 from eyespot import cpus
-from eyespot.cli.terminal import Url, load_settings, out, say
+from eyespot.cli.terminal import Url, err, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
 
@@ -44,12 +44,12 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
     Examples: `eyespot model`, `eyespot model --json | jq .limits`
     """
     if url:
-        with eyespot.Client(url) as client:
+        with eyespot.Client(url, retry_seconds=0) as client:
             card = client.model()
     else:
         from eyespot import assembly
 
-        config = load_settings()
+        config = load_settings(quiet=True)
         card = assembly.open_classifier(config, cpus.plan(config.workers, config.threads)).card
     if as_json:
         typer.echo(TypeAdapter(ModelCard).dump_json(card))
@@ -79,7 +79,7 @@ def labels(
     Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
     """
     if url:
-        with eyespot.Client(url) as client:
+        with eyespot.Client(url, retry_seconds=0) as client:
             classes: Sequence[Label] = client.labels()
     else:
         from eyespot.vision.classifier import labels_of
@@ -93,4 +93,5 @@ def labels(
     for label in found:
         typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
     if not found:
+        say(f"no label contains {text!r}", err)
         raise typer.Exit(1)

@@ -14,7 +14,9 @@ from eyespot.vision import weights
 
 
 def quantize(
-    images: Annotated[Path, typer.Option(help="Folder of images like those to be recognised.")],
+    images: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of images like those to be recognised.")
+    ],
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of images; each takes 150 kB of memory.")] = 1000,
     force: Annotated[bool, typer.Option("--force", help="Keep the result even below 90 % agreement.")] = False,
 ) -> None:
@@ -28,7 +30,7 @@ def quantize(
     from eyespot.vision import quantize as int8
     from eyespot.vision.classifier import labels_of
 
-    config = load_settings()
+    config = load_settings(quiet=True)
     if config.engine not in ("auto", "openvino"):
         raise EngineUnavailable(f"int8 needs openvino, and EYESPOT_ENGINE is {config.engine}")
     int8.check_installed()
