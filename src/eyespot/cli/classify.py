@@ -66,15 +66,15 @@ def classify(
 ) -> None:
     """Recognise images on this machine, without a server, or with `--url` through one.
 
-    Folders are searched for JPEG, PNG and WebP, without names that begin with a dot. A file that fails is reported on
-    standard error, does not stop the others, and makes the exit code 1. `--resume` continues after Ctrl-C or a crash,
-    and skips what is done. `EYESPOT_MODEL` and the other settings choose the model.
+    Folders are searched for JPEG, PNG and WebP; names that begin with a dot are skipped. A file that fails is reported
+    on standard error, does not stop the others, and makes the exit code 1. After Ctrl-C or a crash, `--resume`
+    continues. `EYESPOT_MODEL` and the other settings choose the model.
 
     Examples:
 
     - `eyespot classify cat.jpg`
     - `eyespot classify photos/ -o found.csv`
-    - `eyespot classify photos/ -o found.jsonl --resume`
+    - `eyespot classify photos/ -o found.parquet --resume`
     - `eyespot classify photos/ --xmp`
     - `eyespot classify photos/ --url http://localhost:8000 | jq -r .predictions[0].label`
     """

@@ -13,7 +13,7 @@ from eyespot.cli.terminal import Url, err, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
 
 
 def health(url: Url = None, as_json: AsJson = False) -> None:
@@ -39,7 +39,7 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
 def model(url: Url = None, as_json: AsJson = False) -> None:
     """Show the model: digest, engine, accuracy and limits.
 
-    Without `--url`, the one that `serve` and `classify` load on this machine.
+    Without `--url`, it is the model that `serve` and `classify` load on this machine.
 
     Examples: `eyespot model`, `eyespot model --json | jq .limits`
     """
@@ -70,7 +70,9 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
 
 
 def labels(
-    text: Annotated[str | None, typer.Argument(help="Only labels that contain this.", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Only labels that contain this.", show_default=False)
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:

@@ -71,7 +71,7 @@ class Results(Output):
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
             raise OutputUnusable(f"{self._path} is not a results file of this format: {line[:60]!r}") from error
         if record.model not in ("", getattr(model, self._form.model_key)):
-            raise OutputUnusable(f"{self._path} has results of another model than {model.name}")
+            raise OutputUnusable(f"{self._path} has results of another model; this is {model.name}")
         return record
 
     def replace(self, lines: Iterable[bytes]) -> None:

@@ -32,7 +32,9 @@ def list_weights() -> None:
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="Model; by default all whose weights are here.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="By default every model whose weights are here.")
+    ] = None,
 ) -> None:
     """Check the size and the sha256 of weight files."""
     entries = weights.read_manifest(load_settings().manifest)
@@ -43,7 +45,9 @@ def verify(
 
 @app.command()
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="Model; by default EYESPOT_MODEL or the first one.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="By default EYESPOT_MODEL, or the first of the manifest.")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Download from this address, such as a mirror.")
     ] = None,
