@@ -4,10 +4,9 @@ import io
 import logging
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperOption
 
 from eyespot import settings, telemetry
 from eyespot._version import __version__
@@ -45,14 +44,6 @@ def main() -> None:
         else:
             err.print(f"eyespot: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _shown_type(option: TyperOption, ctx: Any) -> str | None:
-    return None if option.is_flag else _type_of(option, ctx)
-
-
-_type_of = TyperOption.display_type_rich
-TyperOption.display_type_rich = _shown_type  # type: ignore[assignment,method-assign]  # or help has `--resume <bool>`
 
 
 def _version(wanted: bool) -> None:
