@@ -11,10 +11,11 @@ import typer
 
 from eyespot.cli.backend import Backend, local, remote
 from eyespot.cli.formats import Csv, JsonLines
+from eyespot.cli.options import Url
 from eyespot.cli.output import Output, Stdout, Table
 from eyespot.cli.results import Results, tried_again
 from eyespot.cli.run import Run
-from eyespot.cli.terminal import Url, err, out
+from eyespot.cli.terminal import err, out
 from eyespot.errors import OutputUnusable
 from eyespot.types import Prediction
 

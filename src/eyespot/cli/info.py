@@ -9,7 +9,8 @@ from rich.table import Column, Table
 
 import eyespot
 from eyespot import cpus
-from eyespot.cli.terminal import Url, err, load_settings, out, say
+from eyespot.cli.options import Url
+from eyespot.cli.terminal import err, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
 

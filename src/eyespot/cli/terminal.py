@@ -1,37 +1,21 @@
-"""What commands share: two consoles, a progress bar, the wait for a server, the option --url, and the settings."""
+"""What commands share: two consoles, a progress bar, the wait for a server, and the settings."""
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Annotated, Any
 
-import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
-from typer.core import TyperOption
 
 from eyespot import settings, telemetry
 from eyespot.settings import Settings
 
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False)
-
-Url = Annotated[
-    str | None, typer.Option(metavar="URL", envvar="EYESPOT_URL", help="Ask this server.", show_default=False)
-]
-
-
-def _type_in_help(option: TyperOption, ctx: Any) -> str | None:
-    return None if option.is_flag else _type_of(option, ctx)
-
-
-_type_of = TyperOption.display_type_rich
-# Typer has no setting for it, and shows a flag as `--resume <bool>`.
-TyperOption.display_type_rich = _type_in_help  # type: ignore[assignment,method-assign]
 
 
 class _Progress(Progress):
