@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -53,11 +53,7 @@ def waiting(url: str | None, since: float) -> str:
 def shown_waiting(url: str) -> Iterator[None]:
     """Show that line, on a terminal, while the block waits for the server's first answer."""
     since = time.monotonic()
-    with (
-        Live(get_renderable=lambda: Text(waiting(url, since)), console=err, transient=True)
-        if err.is_terminal
-        else nullcontext()
-    ):
+    with Live(get_renderable=lambda: Text(waiting(url, since)), console=err, transient=True):
         yield
 
 
