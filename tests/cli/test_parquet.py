@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from eyespot.cli.parquet import Parquet
 from eyespot.cli.results import tried_again
 from eyespot.errors import OutputUnusable
 from eyespot.types import ImageInfo, ModelInfo, Prediction
+from tests.disk import file_size_limit
 from tests.requests import image
 from tests.serving import Served, run, serve_fake
 
@@ -125,18 +125,14 @@ def test_a_foreign_file_is_not_changed(tmp_path: Path, served: Served, content: 
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     results = Parquet(tmp_path / "found.parquet")
     results.begin()
     results.write(finding("a.jpg"))
     part = tmp_path / "found.parquet.part"
     lines = part.read_bytes()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
-    try:
-        with pytest.raises(OutputUnusable, match=r"cannot write .*found.parquet: file too large; --resume tries again"):
-            results.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    told = r"cannot write .*found.parquet: file too large; --resume tries again"
+    with file_size_limit(100), pytest.raises(OutputUnusable, match=told):
+        results.close()
     assert list(tmp_path.iterdir()) == [part]
     assert part.read_bytes() == lines
     results.close()

@@ -1,7 +1,6 @@
 """Files of findings: resumed wherever they end, never overwritten, whole on a full disk."""
 
 import json
-import resource
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from eyespot.cli.formats import Csv, FileProblem, Finding, JsonLines
 from eyespot.cli.results import Results, tried_again
 from eyespot.errors import OutputUnusable
 from eyespot.types import ImageInfo, ModelInfo, Prediction
+from tests.disk import file_size_limit
 
 MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
 PNG = ImageInfo("0" * 64, "PNG", 3, 4)
@@ -160,36 +160,36 @@ def test_what_may_succeed_now_is_tried_again(
 
 
 def test_a_disk_that_is_full_when_files_are_tried_again_loses_nothing(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with closing(Results(tmp_path / "found", JsonLines())) as results:
+    path, again = tmp_path / "found", tried_again(["gone.jpg"], every=False)
+    with closing(Results(path, JsonLines())) as results:
         results.begin()
-        for name in ("a.jpg", "b.jpg"):
-            results.write(finding(name))
         results.write(Finding("gone.jpg", problem=FileProblem("unreadable", "no such file")))
-    whole = (tmp_path / "found").read_bytes()
-    with closing(Results(tmp_path / "found", JsonLines())) as results:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
-        try:
-            with pytest.raises(OutputUnusable, match=r"cannot write .*found: file too large"):
-                results.resume(MODEL, tried_again(["gone.jpg"], every=False))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (tmp_path / "found").read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [tmp_path / "found"]
+        results.write(finding("a.jpg"))
+    whole = path.read_bytes()
+    full = pytest.raises(OutputUnusable, match=r"cannot write .*found: file too large")
+    with closing(Results(path, JsonLines())) as results, file_size_limit(20), full:
+        results.resume(MODEL, again)
+    assert path.read_bytes() == whole
+    with closing(Results(path, JsonLines())) as results:
+        results.resume(MODEL, again)
+        kept = path.read_bytes()
+        with file_size_limit(len(kept) + 20), pytest.raises(OutputUnusable):
+            results.write(finding("gone.jpg"))
+    assert path.read_bytes() == kept
+    assert whole.endswith(kept)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with closing(Results(tmp_path / "found", JsonLines())) as results:
         results.begin()
         results.write(finding("a.jpg"))
         whole = (tmp_path / "found").read_bytes()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))  # the kernel writes 20 bytes of a line
-        try:
-            with pytest.raises(OutputUnusable, match=r"cannot write .*found: file too large; --resume continues it"):
-                results.write(finding("b.jpg"))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with (
+            file_size_limit(len(whole) + 20),
+            pytest.raises(OutputUnusable, match=r"cannot write .*found: file too large; --resume continues it"),
+        ):
+            results.write(finding("b.jpg"))
         assert (tmp_path / "found").read_bytes() == whole
         results.write(finding("b.jpg"))
     assert len((tmp_path / "found").read_bytes().splitlines()) == 2
