@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eyespot.client.calls import Options
 
 _SUFFIXES = {"": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-_FORMATS, _NAMES = "jsonl, csv or parquet", ".csv, .jsonl, .ndjson or .parquet"
+_FORMATS, _NAMES = "table, jsonl, csv or parquet", ".csv, .jsonl, .ndjson or .parquet"
 _KEYWORD_CONFIDENCE = 0.2
 
 
@@ -35,11 +35,12 @@ def classify(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help=f"table, {_FORMATS}; by default by --output, else table, in a pipe jsonl.",
+            show_default=False,
+            help=f"{_FORMATS}. The default is what --output is named, else a table on a terminal and jsonl in a pipe.",
         ),
     ] = "auto",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help=f"Write to this file, named {_NAMES}.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help=f"Write to this file: {_NAMES}.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue --output, and try again what could not be read or reached.")
@@ -104,7 +105,7 @@ def _choose_format(form: str, output: Path | None, resume: bool) -> str:
     if resume and not output:
         raise typer.BadParameter("--resume and --retry-failed need --output")
     if form == "table" and output:
-        raise typer.BadParameter(f"a table is for the terminal; --output takes {_FORMATS}")
+        raise typer.BadParameter("a table is for the terminal; choose another --format for --output")
     if form == "parquet" and not output:
         raise typer.BadParameter("parquet needs --output")
     if form != "auto":
@@ -113,7 +114,7 @@ def _choose_format(form: str, output: Path | None, resume: bool) -> str:
         return "table" if out.is_terminal else "jsonl"
     suffix = output.suffix.lower()
     if suffix not in _SUFFIXES:
-        raise typer.BadParameter(f"{output} has no suffix that works: name it {_NAMES}, or choose the --format")
+        raise typer.BadParameter(f"{output} does not end in {_NAMES}; rename it, or choose a --format")
     return _SUFFIXES[suffix]
 
 
