@@ -13,7 +13,7 @@ DEBIAN_PACKAGES := chromium curl openssl redis-server postgresql haproxy nginx c
 # What the tests of `make lowest` cover of every library that has a lower bound.
 QUICK := $(addprefix tests/,client web/api web/gate test_settings.py test_telemetry.py vision/test_classifier.py \
 	vision/test_fetch.py vision/test_preprocess.py vision/test_weights.py memory/test_audit_table.py memory/test_cache.py \
-	memory/test_breaker.py memory/test_rate_limiter.py memory/test_uploads.py cli/test_xmp.py \
+	memory/test_breaker.py memory/test_rate_limiter.py memory/test_uploads.py cli/test_parquet.py cli/test_xmp.py \
 	cli/test_bench.py::test_a_real_measurement_its_json_and_its_chart whole/test_curl.py whole/test_start.py)
 
 .PHONY: serve test install lint format manual test-all lowest lock licences audit clean

@@ -129,8 +129,10 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def shown_on_terminal(*words: str, cwd: Path, **settings: str) -> tuple[int, str]:
-    """Exit code and what the words, a command, send to a terminal of 100 columns."""
+def shown_on_terminal(
+    *words: str, cwd: Path, watch: Callable[[str], None] = lambda _: None, **settings: str
+) -> tuple[int, str]:
+    """Exit code and what the words, a command, send to a terminal of 100 columns; `watch` is told all until then."""
     main, side = pty.openpty()
     with subprocess.Popen(
         words,
@@ -145,6 +147,7 @@ def shown_on_terminal(*words: str, cwd: Path, **settings: str) -> tuple[int, str
         while select.select([main], [], [], 60)[0]:
             try:
                 shown += os.read(main, 65536)
+                watch(shown.decode(errors="replace"))
             except OSError:  # the process has ended
                 break
         os.close(main)

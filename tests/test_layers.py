@@ -37,13 +37,25 @@ BELOW = {
 # Inside vision, these do not know each other; the rest of vision joins them.
 STRANGERS = ["vision.preprocess", "vision.engines", "vision.weights"]
 # A library that serves one choice among several is imported where that choice is made.
-CHOICES = {"torch", "torchvision", "openvino", "onnxruntime", "redis", "sqlalchemy", "nncf", "matplotlib", "lxml"}
+CHOICES = {
+    "torch",
+    "torchvision",
+    "openvino",
+    "onnxruntime",
+    "redis",
+    "sqlalchemy",
+    "nncf",
+    "matplotlib",
+    "lxml",
+    "pyarrow",
+}
 CHOSEN = (
     "vision.engines.",
     "memory.audit_table",
     "memory.audit_postgres",
     "memory.audit_sqlite",
     "memory.audit_schema",
+    "cli.parquet",
     "cli.xmp",
 )
 
@@ -122,7 +134,7 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
         ("import eyespot.web.app", "torch torchvision openvino redis sqlalchemy"),
         (
             "import eyespot.cli.main",
-            "numpy PIL fastapi lxml torch torchvision openvino httpx sqlalchemy eyespot.bench",
+            "numpy PIL fastapi lxml pyarrow torch torchvision openvino httpx sqlalchemy eyespot.bench",
         ),
         ("import eyespot.vision.engines.torchscript", "torchvision openvino"),
     ],

@@ -1,6 +1,8 @@
 """`eyespot classify` over folders: nothing done twice and nothing lost, however a run ends."""
 
+import csv
 import http.server
+import itertools
 import json
 import os
 import re
@@ -15,9 +17,11 @@ from typing import Any, ClassVar
 import pytest
 
 from tests import makers
+from tests.manifests import ENTRY
 from tests.requests import IMAGE, image, metric
 from tests.serving import (
     EYESPOT,
+    ROOT,
     FakeEngine,
     Served,
     environment,
@@ -64,8 +68,8 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, packaged: dict[str, st
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     done = run("classify", "photos", "-o", str(whole), cwd=tmp_path, **packaged)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "95 images recognised" in done.stderr
-    assert "5 failed (2 unsupported-format, " in done.stderr
+    summary = r"95 recognised, 5 failed \(2 unsupported-format, .*\) in [\d.]+ s, \d+ images/s"
+    assert re.fullmatch(summary, done.stderr.splitlines()[-1])
     process = subprocess.Popen(
         [EYESPOT, "classify", "photos", "-o", str(killed)], cwd=tmp_path, env=environment(**packaged)
     )
@@ -78,7 +82,7 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, packaged: dict[str, st
     killed.write_bytes(whole.read_bytes()[: len(left) + 30])  # as a machine that loses power may leave it
     resumed = run("classify", "photos", "-o", str(killed), "--resume", cwd=tmp_path, **packaged)
     assert resumed.returncode == 1
-    assert " images done before" in resumed.stderr
+    assert " done before" in resumed.stderr
     assert killed.read_bytes() == whole.read_bytes()
     paths = [line["path"] for line in lines(killed)]
     assert len(paths) == len(set(paths)) == 100
@@ -87,7 +91,7 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, packaged: dict[str, st
     }
     again = run("classify", "photos", "-o", str(killed), "--resume", cwd=tmp_path, **packaged)
     assert (again.returncode, killed.read_bytes()) == (1, whole.read_bytes())
-    assert "100 images done before, of which 5 failed" in again.stderr
+    assert again.stderr == "100 done before (5 failed)\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -115,7 +119,7 @@ def test_a_run_that_is_stopped_leaves_a_whole_file(tmp_path: Path, number: signa
         assert f"stopped after {before} of 100" in told
         assert before < 100
         done = run("classify", "photos", "-o", "found.jsonl", "--url", served.url, "--resume", cwd=tmp_path)
-        assert f"{before} images done before" in done.stderr
+        assert f"{before} done before" in done.stderr
         assert len({line["path"] for line in lines(tmp_path / "found.jsonl")}) == 100
 
 
@@ -151,6 +155,9 @@ def test_a_server_answers_as_this_machine_does(tmp_path: Path, server: Served, p
     assert [len(line["predictions"]) for line in found] == [2, 2]
     assert found[0]["image"]["format"] == "JPEG"
     assert found[0]["model"]["name"] == "efficientnet-lite0"
+    many = run("classify", "cat.jpg", "-k", "1001", cwd=tmp_path, **packaged)
+    assert (many.returncode, many.stdout) == (2, "")
+    assert "eyespot: --top-k: 1,001 is not from 1 to 1,000" in many.stderr
 
 
 def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served: Served) -> None:
@@ -168,22 +175,32 @@ def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served:
         "gone.jpg": "unreadable",
     }
     assert sum("predictions" in line for line in found) == 5
-    assert "gone.jpg: No such file or directory\n" in done.stderr
+    assert "gone.jpg: no such file\n" in done.stderr
     assert "photos/b/cut.jpg: " in done.stderr
-    assert "6 failed (2 unsupported-format, " in done.stderr
+    assert "5 recognised, 6 failed (2 unsupported-format, " in done.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (["photos", "--resume"], 2, "--output"),
+        (["photos", "--retry-failed"], 2, "--output"),
+        (["photos", "--format", "parquet"], 2, "--output"),
+        (["photos", "-o", "found.xlsx"], 2, "found.xlsx"),
+        (["photos", "-o", "found.xlsx"], 2, ".csv, .jsonl, .ndjson or .parquet"),
         (["photos", "--format", "table", "-o", "x.txt"], 2, "terminal"),
-        (["photos", "-o", "gone/x.csv"], 2, "No such file"),
-        (["photos", "-o", "/dev/full"], 2, "No space left"),
-        (["photos", "--top-k", "0"], 2, "equal to 1"),
+        (["photos", "-o", "gone/x.csv"], 2, "eyespot: cannot write gone/x.csv: there is no folder gone"),
+        (["photos", "-o", "photos/"], 2, "eyespot: cannot write photos: is a directory"),
+        (["photos", "-o", "/dev/full"], 2, "no space left"),
+        (["photos", "--top-k", "0"], 2, "'--top-k' / '-k': '0' is not a whole number of at least 1."),
+        (["photos", "--workers", "1.5"], 2, "'--workers': '1.5' is not a whole number from 1 to 256."),
+        (["photos", "--min-confidence", "50%"], 2, "'--min-confidence': '50%' is not a number from 0 to 1."),
+        (["photos", "--wait", "nan"], 2, "'--wait': 'nan' is not a number from 0 to 86400."),
+        (["photos", "--lang", "fr"], 2, "'--lang': 'fr' is not one of 'en', 'zh'."),
         (["empty"], 1, "no JPEG, PNG or WebP images in empty"),
         ([""], 2, "PATH is empty"),
-        (["photos", "--url", "http://127.0.0.1:9"], 2, "No eyespot answers at http://127.0.0.1:9"),
+        (["photos", "-k", "11"], 2, "eyespot: --top-k: 11 is not from 1 to 10"),
+        (["photos", "--url", "http://127.0.0.1:9", "--wait", "0"], 2, "No eyespot answers at http://127.0.0.1:9"),
         (["photos", "--url", "ftp://x"], 2, "ftp://x"),
     ],
 )
@@ -348,9 +365,8 @@ def test_keywords_are_written_beside_the_images(tmp_path: Path, served: Served) 
     assert done.returncode == 0, done.stderr
     (found,) = [json.loads(line) for line in done.stdout.splitlines()]
     text = (tmp_path / "red.png.xmp").read_text()
-    labels = [one["label"] for one in found["predictions"]]
-    assert len(labels) == 1  # the others are below 0.2
-    assert f"<rdf:li>{labels[0]}</rdf:li>" in text
+    assert [one["confidence"] >= 0.2 for one in found["predictions"]] == [True, False, False]
+    assert re.findall("<rdf:li>(.*)</rdf:li>", text) == [found["predictions"][0]["label"]]
     assert (tmp_path / "red.png").read_bytes() == IMAGE
     (tmp_path / "red.png.xmp").write_text("mine")
     refused = run("classify", "red.png", "--xmp", cwd=tmp_path, EYESPOT_URL=served.url)
@@ -360,3 +376,105 @@ def test_keywords_are_written_beside_the_images(tmp_path: Path, served: Served) 
     assert kept["predictions"] == found["predictions"]
     assert kept["problem"]["code"] == "unreadable"
     assert (tmp_path / "red.png.xmp").read_text() == "mine"
+
+
+def test_a_minimum_confidence_is_for_keywords_and_output(tmp_path: Path, served: Served) -> None:
+    (tmp_path / "red.png").write_bytes(IMAGE)
+    done = run("classify", "red.png", "--xmp", "--min-confidence", "0.001", cwd=tmp_path, EYESPOT_URL=served.url)
+    assert len(json.loads(done.stdout)["predictions"]) == 3
+    assert (tmp_path / "red.png.xmp").read_text().count("<rdf:li>") == 3
+    (tmp_path / "red.png.xmp").unlink()
+    done = run("classify", "red.png", "--xmp", "--min-confidence", "0.99", cwd=tmp_path, EYESPOT_URL=served.url)
+    assert json.loads(done.stdout)["predictions"] == []
+    assert not (tmp_path / "red.png.xmp").exists()
+
+
+def test_resume_tries_again_what_could_not_be_read(tmp_path: Path, served: Served) -> None:
+    folder_of(tmp_path / "photos", 2)
+    words = ("classify", "photos", "late.png", "-o", "found.jsonl")
+    assert run(*words, cwd=tmp_path, EYESPOT_URL=served.url).returncode == 1
+    first = lines(tmp_path / "found.jsonl")
+    assert first[-1]["problem"] == {"code": "unreadable", "detail": "no such file"}
+    for name in ("late.png", "photos/b/cut.jpg"):
+        (tmp_path / name).write_bytes(image(1))
+    resumed = run(*words, "--resume", cwd=tmp_path, EYESPOT_URL=served.url)
+    assert resumed.returncode == 1
+    assert resumed.stderr.startswith("1 recognised in ")
+    assert resumed.stderr.endswith("; 7 done before (5 failed)\n")
+    *kept, late = lines(tmp_path / "found.jsonl")
+    assert kept == first[:-1]
+    assert (late["path"], "predictions" in late) == ("late.png", True)
+    retried = run(*words, "--retry-failed", cwd=tmp_path, EYESPOT_URL=served.url)
+    assert "1 recognised, 4 failed (2 unsupported-format, " in retried.stderr
+    found = {line["path"]: "predictions" in line for line in lines(tmp_path / "found.jsonl")}
+    assert (len(found), found["photos/b/cut.jpg"], found["photos/a.jpg"]) == (8, True, False)
+    assert len(lines(tmp_path / "found.jsonl")) == 8
+
+
+def test_a_folder_that_cannot_be_opened_has_its_row(tmp_path: Path, served: Served) -> None:
+    """Its path is longer than the system allows, which stops root as well."""
+    folder_of(tmp_path / "photos", 1)
+    script = 'cd photos; for i in $(seq 25); do n=$(printf "%0200d" $i); mkdir $n; cd -P $n; done'
+    subprocess.run(["bash", "-c", script], check=True, cwd=tmp_path)
+    try:
+        done = run("classify", "photos", "-o", "found.csv", cwd=tmp_path, EYESPOT_URL=served.url)
+        assert "1 recognised, 6 failed (" in done.stderr
+        with (tmp_path / "found.csv").open(newline="") as file:
+            rows = {row["path"]: row for row in csv.DictReader(file)}
+        (folder,) = (path for path in rows if path.startswith("photos/00"))
+        assert (rows[folder]["problem"], rows[folder]["detail"]) == ("unreadable", "file name too long")
+        assert f"{folder}: file name too long" in done.stderr
+    finally:
+        subprocess.run(["rm", "-rf", "photos"], check=True, cwd=tmp_path)
+
+
+class Away(Refusing):
+    """A server that is away: it breaks connections until it is `back`, from the first or from the second on."""
+
+    back: ClassVar[threading.Event]
+    asked: ClassVar[Iterator[int]]
+    first: ClassVar[int]
+
+    def answer(self, status: int, body: bytes) -> None:
+        if next(self.asked) < self.first or self.back.is_set():
+            super().answer(200, self.found if self.command == "POST" else body)
+        else:
+            self.close_connection = True
+
+    found: ClassVar[bytes]
+
+
+@pytest.mark.parametrize("answers", [0, 3], ids=["at the start", "in the middle"])
+def test_a_run_waits_for_a_server_that_is_away(tmp_path: Path, served: Served, answers: int) -> None:
+    folder_of(tmp_path / "photos", 10)
+    back = threading.Event()
+    with served.client() as client:
+        card, found = client.get("/model").content, client.post("/predict", content=IMAGE).content
+    members = {"problem": (200, ""), "seen": threading.Semaphore(0), "card": card, "found": found}
+    members |= {"back": back, "asked": itertools.count(), "first": answers}
+    with serve_files(type("Handler", (Away,), members)) as url:
+
+        def watch(shown: str) -> None:
+            if f"waiting for {url} (" in shown:
+                back.set()
+
+        words = (str(EYESPOT), "classify", "photos/x", "-o", "found.jsonl", "--url", url)
+        code, shown = shown_on_terminal(*words, cwd=tmp_path, watch=watch)
+    assert back.is_set()
+    assert code == 0, shown
+    assert "4 recognised in " in shown
+    assert len(lines(tmp_path / "found.jsonl")) == 4
+
+
+def test_the_stand_in_is_one_line_on_a_terminal(tmp_path: Path, packaged: dict[str, str]) -> None:
+    entry = (ROOT / "weights" / "manifest.toml").read_text().partition("[efficientnet-lite0]")[2]
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "manifest.toml").write_text(f"[net]{ENTRY}\n[efficientnet-lite0]{entry}")
+    (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
+    settings = {**packaged, "EYESPOT_MODEL": "auto", "COLUMNS": "80"}
+    piped = run("classify", "cat.jpg", cwd=tmp_path, **settings)
+    assert (piped.returncode, piped.stderr) == (0, "")
+    code, shown = shown_on_terminal(str(EYESPOT), "classify", "cat.jpg", cwd=tmp_path, **settings)
+    assert code == 0
+    assert "efficientnet-lite0 stands in; `eyespot weights fetch net` gets net" in shown
+    assert "stand_in_used" not in shown

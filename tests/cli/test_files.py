@@ -10,9 +10,8 @@ import pytest
 from eyespot.cli import files
 
 
-def found(paths: list[Path | str]) -> list[str]:
-    errors: list[OSError] = []
-    return list(files.find(map(str, paths), errors.append))
+def found(paths: list[Path | str]) -> list[str | OSError]:
+    return list(files.find(map(str, paths)))
 
 
 def test_a_folder_is_searched_in_the_order_of_names(tmp_path: Path) -> None:
@@ -29,7 +28,6 @@ def test_a_folder_is_searched_in_the_order_of_names(tmp_path: Path) -> None:
 
 
 def test_folders_may_be_as_deep_as_the_system_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors: list[OSError] = []
     try:
         monkeypatch.chdir(tmp_path)
         for _ in range(1500):
@@ -38,9 +36,7 @@ def test_folders_may_be_as_deep_as_the_system_allows(tmp_path: Path, monkeypatch
         Path("deep.jpg").touch()
         monkeypatch.chdir(tmp_path)
         Path("z.jpg").touch()
-        found = list(files.find(["."], errors.append))
-        assert found == ["./z.jpg", f"./{'d/' * 1500}deep.jpg"]
-        assert errors == []
+        assert found(["."]) == ["./z.jpg", f"./{'d/' * 1500}deep.jpg"]
     finally:
         os.chdir(tmp_path)
         subprocess.run(["rm", "-rf", "d"], check=True)
@@ -57,8 +53,12 @@ def test_a_file_is_found_once_however_it_is_named(tmp_path: Path, monkeypatch: p
     assert found(["gone.jpg"]) == ["gone.jpg"]
 
 
-def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.jpg").touch()
+def test_a_folder_that_cannot_be_opened_is_an_error_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ["a.jpg", "z/b.jpg"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     (tmp_path / "shut").mkdir()
     scandir = os.scandir
 
@@ -68,6 +68,7 @@ def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: p
         return scandir(path)
 
     monkeypatch.setattr(files.os, "scandir", refuse)
-    errors: list[OSError] = []
-    assert list(files.find([str(tmp_path)], errors.append)) == [str(tmp_path / "a.jpg")]
-    assert [error.filename for error in errors] == [str(tmp_path / "shut")]
+    first, error, last = found([tmp_path])
+    assert (first, last) == (str(tmp_path / "a.jpg"), str(tmp_path / "z/b.jpg"))
+    assert isinstance(error, PermissionError)
+    assert error.filename == str(tmp_path / "shut")

@@ -21,6 +21,8 @@ def test_health(served: Served, tmp_path: Path) -> None:
     assert f"{served.url} is ready" in ready.stdout
     assert "golden image" in ready.stdout
     assert json.loads(run("health", "--json", cwd=tmp_path, EYESPOT_URL=served.url).stdout)["ready"] is True
+    named = run("health", "--url", served.url.replace("://", "://me:secret@"), cwd=tmp_path)
+    assert named.stdout == ready.stdout
     none = run("health", "--url", "127.0.0.1:9", cwd=tmp_path)
     assert (none.returncode, none.stdout) == (2, "")
     with serve_fake() as stopping:
@@ -48,4 +50,5 @@ def test_model_and_labels_as_json(tmp_path: Path, served: Served) -> None:
     assert [
         row["class_id"] for row in json.loads(run("labels", "--json", "SS 7", cwd=tmp_path, **settings).stdout)
     ] == [7]
-    assert run("labels", "no such thing", cwd=tmp_path, **settings).returncode == 1
+    none = run("labels", "zzzz", cwd=tmp_path, **settings)
+    assert (none.returncode, none.stdout, none.stderr) == (1, "", "no label contains 'zzzz'\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import skimage
 
 import eyespot
 from tests.manifests import CONTENT, ENTRY, PACKAGED
@@ -46,14 +47,18 @@ def test_help_teaches(tmp_path: Path, words: list[str], told: list[str]) -> None
     assert done.returncode == 0
     for word in told:
         assert word in done.stdout
+    assert "<bool>" not in done.stdout  # a flag takes no value
 
 
 def test_weights_list(folder: Path) -> None:
-    done = run("weights", "list", cwd=folder)
+    done = run("weights", "list", cwd=folder, COLUMNS="80")
     assert done.returncode == 0
-    rows = {line.split()[1]: line for line in done.stdout.splitlines() if "net" in line or "packaged" in line}
-    assert "missing" in rows["net"]
-    assert "here" in rows["packaged"]
+    table, _, paths = done.stdout.partition("\n\n")
+    assert [line.split() for line in table.splitlines()[1:]] == [
+        ["net", "missing", "unknown", "none"],
+        ["packaged", "here", "unknown", "none"],
+    ]
+    assert paths == f"net: weights/net.pth\npackaged: {skimage.__file__}\n"
 
 
 def test_weights_list_of_the_package_from_any_folder(tmp_path: Path) -> None:

@@ -28,3 +28,12 @@ def test_a_row_of_the_table_fits(width: int | None, top_k: int) -> None:
         else:
             assert line.startswith(path)
     assert "nothing" in table.row(Finding("a.jpg", []))
+
+
+def test_long_names_stay_distinguishable() -> None:
+    table = Table(Console(width=80, force_terminal=True, file=io.StringIO()), 3)
+    cat = [Prediction(0, "n0", "a very long label of a class that has many words", 0.123456)] * 3
+    names = [f"{place}-2024-in-the-alps-{number:04}.jpg" for place in ("holiday", "wedding") for number in range(20)]
+    rows = {table.row(Finding(name, cat)).split("  ")[0] for name in names}
+    assert len(rows) == len(names)
+    assert "holiday…lps-0001.jpg" in rows

@@ -1,16 +1,16 @@
 """Files of findings: resumed wherever they end, never overwritten, whole on a full disk."""
 
 import json
-import resource
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from eyespot.cli.formats import Csv, FileProblem, Finding, JsonLines
-from eyespot.cli.results import Results
+from eyespot.cli.results import Results, tried_again
 from eyespot.errors import OutputUnusable
 from eyespot.types import ImageInfo, ModelInfo, Prediction
+from tests.disk import file_size_limit
 
 MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
 PNG = ImageInfo("0" * 64, "PNG", 3, 4)
@@ -31,6 +31,7 @@ def finding(path: str) -> Finding:
     return Finding(path, [cat], PNG, MODEL)
 
 
+NEVER = tried_again([], every=False)
 FORMS = pytest.mark.parametrize("form", [JsonLines(), Csv(2)], ids=["jsonl", "csv"])
 
 
@@ -44,7 +45,7 @@ def test_every_path_is_known_again(tmp_path: Path, form: JsonLines | Csv) -> Non
             results.write(Finding(f"bad {name}", problem=FileProblem("unreadable", 'some "reason",\nof two lines')))
     whole = path.read_bytes()
     with closing(Results(path, form)) as again:
-        again.resume(MODEL)
+        again.resume(MODEL, NEVER)
         assert [name for name in NAMES if not (again.has(name) and again.has(f"bad {name}"))] == []
         assert not again.has("other.jpg")
     assert path.read_bytes() == whole
@@ -65,7 +66,7 @@ def test_a_file_that_was_cut_off_anywhere_is_resumed(tmp_path: Path, form: JsonL
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with closing(Results(path, form)) as results:
-            results.resume(MODEL)
+            results.resume(MODEL, NEVER)
             for name in NAMES:
                 if not results.has(name):
                     results.write(finding(name))
@@ -81,10 +82,10 @@ def test_a_file_of_another_run_is_not_resumed(tmp_path: Path, form: JsonLines | 
         with pytest.raises(OutputUnusable, match="another run"):
             Results(path, form)
     with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="another model"):
-        results.resume(ModelInfo("other", "1" * 64, "fake", "f32"))
+        results.resume(ModelInfo("other", "1" * 64, "fake", "f32"), NEVER)
     other = Csv(3) if isinstance(form, Csv) else Csv(2)
     with closing(Results(path, other)) as results, pytest.raises(OutputUnusable, match="of this format"):
-        results.resume(MODEL)
+        results.resume(MODEL, NEVER)
 
 
 @FORMS
@@ -93,7 +94,7 @@ def test_a_foreign_file_is_not_changed(tmp_path: Path, form: JsonLines | Csv, co
     path = tmp_path / "found"
     path.write_bytes(content)
     with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="not a results file"):
-        results.resume(MODEL)
+        results.resume(MODEL, NEVER)
     assert path.read_bytes() == content
 
 
@@ -104,21 +105,91 @@ def test_a_broken_line_of_csv_is_refused(tmp_path: Path, line: bytes) -> None:
         results.begin()
     path.write_bytes(path.read_bytes() + line)
     with closing(Results(path, Csv(2))) as results, pytest.raises(OutputUnusable, match="of this format"):
-        results.resume(MODEL)
+        results.resume(MODEL, NEVER)
+
+
+FAILED = {
+    "photos/cut.jpg": "broken-image",
+    "photos/late.jpg": "deadline-exceeded",
+    "photos/shut": "unreadable",
+    "gone.jpg": "unreadable",
+    "elsewhere/gone.jpg": "unreadable",
+    "photos, more/gone.jpg": "unreadable",
+    "photos/\udcff\n.jpg": "unreadable",
+}
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("paths", "every", "again"),
+    [
+        (["photos", "gone.jpg"], False, {"photos/late.jpg", "photos/shut", "gone.jpg", "photos/\udcff\n.jpg"}),
+        (["photos/"], True, {"photos/cut.jpg", "photos/late.jpg", "photos/shut", "photos/\udcff\n.jpg"}),
+        (["other", "photos/cut.jpg"], False, set()),
+    ],
+)
+def test_what_may_succeed_now_is_tried_again(
+    tmp_path: Path, form: JsonLines | Csv, paths: list[str], every: bool, again: set[str]
+) -> None:
+    path = tmp_path / "found"
+    with closing(Results(path, form)) as results:
+        results.begin()
+        results.write(finding("photos/a.jpg"))
+        for name, code in FAILED.items():
+            results.write(Finding(name, problem=FileProblem(code, "of two\nlines")))
+        results.write(finding("photos/b.jpg"))
+    path.chmod(0o640)
+    with closing(Results(path, form)) as results:
+        results.resume(MODEL, tried_again(paths, every=every))
+        assert {name for name in FAILED if not results.has(name)} == again
+        assert results.failed_before == len(FAILED) - len(again)
+        assert results.has("photos/b.jpg")
+        with pytest.raises(OutputUnusable, match="another run"):
+            Results(path, form)
+        for name in again:
+            results.write(finding(name))
+    assert path.stat().st_mode & 0o777 == 0o640
+    lines = path.read_bytes()
+    with closing(Results(path, form)) as results:
+        results.resume(MODEL, tried_again(paths, every=every))
+        assert all(map(results.has, FAILED))
+        assert results.failed_before == len(FAILED) - len(again)
+    assert path.read_bytes() == lines
+    assert lines.count(b"photos/b.jpg") == lines.count(b"gone.jpg") - 2 == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_when_files_are_tried_again_loses_nothing(tmp_path: Path) -> None:
+    path, again = tmp_path / "found", tried_again(["gone.jpg"], every=False)
+    with closing(Results(path, JsonLines())) as results:
+        results.begin()
+        results.write(Finding("gone.jpg", problem=FileProblem("unreadable", "no such file")))
+        results.write(finding("a.jpg"))
+    whole = path.read_bytes()
+    full = pytest.raises(OutputUnusable, match=r"cannot write .*found: file too large")
+    with closing(Results(path, JsonLines())) as results, file_size_limit(20), full:
+        results.resume(MODEL, again)
+    assert path.read_bytes() == whole
+    with closing(Results(path, JsonLines())) as results:
+        results.resume(MODEL, again)
+        kept = path.read_bytes()
+        with file_size_limit(len(kept) + 20), pytest.raises(OutputUnusable):
+            results.write(finding("gone.jpg"))
+    assert path.read_bytes() == kept
+    assert whole.endswith(kept)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with closing(Results(tmp_path / "found", JsonLines())) as results:
         results.begin()
         results.write(finding("a.jpg"))
         whole = (tmp_path / "found").read_bytes()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))  # the kernel writes 20 bytes of a line
-        try:
-            with pytest.raises(OutputUnusable, match=r"cannot write .*found: File too large; --resume continues it"):
-                results.write(finding("b.jpg"))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with (
+            file_size_limit(len(whole) + 20),
+            pytest.raises(OutputUnusable, match=r"cannot write .*found: file too large; --resume continues it"),
+        ):
+            results.write(finding("b.jpg"))
         assert (tmp_path / "found").read_bytes() == whole
         results.write(finding("b.jpg"))
     assert len((tmp_path / "found").read_bytes().splitlines()) == 2

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from eyespot import __version__
-from eyespot.cli import xmp
 from eyespot.cli.xmp import add_keywords, sidecar
 from eyespot.errors import SidecarUnreadable
 from tests import makers
@@ -451,7 +450,7 @@ def test_a_sidecar_is_replaced_once_the_new_one_is_on_the_disk(
         (unfinished,) = set(path.parent.iterdir()) - {path, photograph}
         seen.append((unfinished.name, unfinished.stat().st_size))
 
-    monkeypatch.setattr(xmp.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     add_keywords(photograph, ["dog"])
     ((name, size),) = seen
     assert name.startswith(".")
@@ -471,7 +470,7 @@ def test_a_failed_write_changes_nothing(
     def fsync(_: int) -> None:
         raise error
 
-    monkeypatch.setattr(xmp.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(type(error)):
         add_keywords(photograph, ["dog"])
     assert {path: path.read_bytes() for path in photograph.parent.iterdir()} == before

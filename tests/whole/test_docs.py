@@ -87,12 +87,12 @@ def terminal(*words: str, cwd: Path, **settings: str) -> tuple[int, str]:
     code, shown = shown_on_terminal("sh", *words, cwd=cwd, **settings)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
     lines = [line.rsplit("\r")[-1] for line in plain.splitlines()]
-    return code, "\n".join(line for line in lines if line and "images/s" not in line)
+    return code, "\n".join(line for line in lines if line and "━" not in line and "loading the model" not in line)
 
 
 def told(shown: str) -> list[str]:
     """Lines, without what differs from machine to machine: how long it took, the last digits of confidences."""
-    return [re.sub(r"\d+\.\d%|in \d+\.\d s, \d+ a second", "", line).rstrip() for line in shown.splitlines()]
+    return [re.sub(r"\d+\.\d%|in \d+\.\d s, \d+ images/s", "", line).rstrip() for line in shown.splitlines()]
 
 
 PROGRAMS = [

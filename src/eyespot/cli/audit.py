@@ -17,18 +17,21 @@ from eyespot.types import AuditRow
 if TYPE_CHECKING:
     from eyespot.memory.audit_table import AuditTable
 
-app = typer.Typer(help="The audit log at EYESPOT_AUDIT_URL: who asked what, and the answers.")
+app = typer.Typer(help="The audit log at EYESPOT_AUDIT_URL: export or prune it.")
 
 
 @app.command("export")
 def export_audit(
     as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="CSV, or one JSON object per line.")] = False,
     since: Annotated[
-        datetime | None, typer.Option(help="Rows from this time (UTC) on: 2026-11-24 or 2026-11-24T09:00:00.")
+        datetime | None,
+        typer.Option(
+            metavar="TIME", help="Only rows from this time on (UTC), such as 2026-11-24 or 2026-11-24T09:00:00."
+        ),
     ] = None,
-    until: Annotated[datetime | None, typer.Option(help="Rows before this time.")] = None,
+    until: Annotated[datetime | None, typer.Option(metavar="TIME", help="Only rows before this time.")] = None,
 ) -> None:
-    """Print the audit log, oldest row first. A server may keep writing to it.
+    """Print the audit log, oldest row first, also while a server is writing to it.
 
     Examples: `eyespot audit export --csv > audit.csv`, `eyespot audit export --since 2026-11-01 | jq .top5[0].label`
     """
@@ -55,7 +58,9 @@ def _print_csv(rows: Iterable[AuditRow]) -> None:
 
 
 @app.command("prune")
-def prune_audit(days: Annotated[int, typer.Option(min=1, max=36_500, help="Delete rows older than this.")]) -> None:
+def prune_audit(
+    days: Annotated[int, typer.Option(metavar="DAYS", min=1, max=36_500, help="Delete rows older than this.")],
+) -> None:
     """Delete old rows of the audit log now. With EYESPOT_AUDIT_DAYS, a server does so every hour.
 
     Example: `eyespot audit prune --days 90`

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import eyespot
 from eyespot import cpus
 from eyespot.cli.formats import FileProblem, Finding
-from eyespot.cli.terminal import load_settings
-from eyespot.errors import Refusal, SidecarUnreadable
+from eyespot.cli.terminal import err, load_settings, shown_waiting
+from eyespot.errors import InvalidParameter, Refusal, SidecarUnreadable
 from eyespot.images import to_bytes
-from eyespot.types import ImageInfo, ModelInfo, Prediction
+from eyespot.types import ImageInfo, ModelCard, ModelInfo, Prediction
+from eyespot.vision import weights
 
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
@@ -26,11 +27,17 @@ class Backend:
     recognise: Callable[[str], Answer]
     model: ModelInfo
     threads: int
+    url: str | None = None  # of the server
     close: Callable[[], None] = lambda: None
     keep: Callable[[str, list[Prediction]], None] = lambda *_: None
 
-    def find(self, path: str) -> Finding:
-        """What is in a file, or why that is unknown. Raises errors that concern all files."""
+    def find(self, path: str | OSError) -> Finding:
+        """The classes of a file, or why it has none; also why a folder cannot be opened.
+
+        Raises errors that concern all files.
+        """
+        if isinstance(path, OSError):
+            return Finding(str(path.filename), problem=FileProblem.of(path))
         predictions = image = problem = None
         try:
             predictions, image = self.recognise(path)
@@ -46,9 +53,15 @@ def local(options: "Options", workers: int | None) -> Backend:
     """The model on this machine. Raises `StartError` if it cannot be loaded."""
     from eyespot import assembly
 
-    config = load_settings()
+    config = load_settings(quiet=True)
     plan = cpus.plan(workers or config.workers, config.threads)
-    classifier = assembly.open_classifier(config, plan)
+    with err.status("loading the model (about 15 s the first time)"):
+        classifier = assembly.open_classifier(config, plan)
+    _check_top_k(options["top_k"], classifier.card)
+    if classifier.card.stand_in and err.is_terminal:
+        first = next(iter(weights.read_manifest(config.manifest)))
+        remedy = f"`eyespot weights fetch {first}` gets {first}"
+        err.print(f"{classifier.card.name} stands in; {remedy}", style="dim", markup=False)
 
     def recognise(path: str) -> Answer:
         data = to_bytes(path)
@@ -59,15 +72,26 @@ def local(options: "Options", workers: int | None) -> Backend:
     return Backend(recognise, classifier.info, plan.workers)
 
 
-def remote(url: str, options: "Options", workers: int | None) -> Backend:
-    """The server at `url`. Raises `EyespotError` if it does not say which model it has."""
+def remote(url: str, options: "Options", workers: int | None, wait: float) -> Backend:
+    """The server at `url`, which may be away for `wait` seconds.
+
+    Raises `EyespotError` if it does not say which model it has.
+    """
     load_settings()
-    client = eyespot.Client(url)
-    card = client.model()
+    client = eyespot.Client(url, retry_seconds=wait)
+    shown = str(client.url.copy_with(userinfo=b""))  # without a password
+    with shown_waiting(shown):
+        card = client.model()
+    _check_top_k(options["top_k"], card)
 
     def recognise(path: str) -> Answer:
         found = client.predict(path, **options)
         return found.predictions, found.image
 
     model = ModelInfo(card.name, card.digest, card.engine, card.precision)
-    return Backend(recognise, model, workers or 8, client.close)
+    return Backend(recognise, model, workers or 8, shown, client.close)
+
+
+def _check_top_k(top_k: int, card: ModelCard) -> None:
+    if top_k > card.limits.max_top_k:
+        raise InvalidParameter(f"--top-k: {top_k:,} is not from 1 to {card.limits.max_top_k:,}, the model's classes.")

@@ -11,66 +11,89 @@ import typer
 
 from eyespot.cli.backend import Backend, local, remote
 from eyespot.cli.formats import Csv, JsonLines
+from eyespot.cli.options import Url
 from eyespot.cli.output import Output, Stdout, Table
-from eyespot.cli.results import Results
+from eyespot.cli.results import Results, tried_again
 from eyespot.cli.run import Run
-from eyespot.cli.terminal import Url, err, out
+from eyespot.cli.terminal import err, out
 from eyespot.errors import OutputUnusable
-from eyespot.types import ModelInfo, Prediction
+from eyespot.types import Prediction
 
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
+
+_SUFFIXES = {"": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_FORMATS, _NAMES = "table, jsonl, csv or parquet", ".csv, .jsonl, .ndjson or .parquet"
+_KEYWORD_CONFIDENCE = 0.2
 
 
 def classify(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Images, and folders to search.")],
     url: Url = None,
     form: Annotated[
-        Literal["auto", "table", "jsonl", "csv"],
-        typer.Option("--format", help="`auto`: a table on a terminal, otherwise jsonl, one object per line."),
+        Literal["auto", "table", "jsonl", "csv", "parquet"],
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            show_default=False,
+            help=f"{_FORMATS}. The default is what --output is named, else a table on a terminal and jsonl in a pipe.",
+        ),
     ] = "auto",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this file: CSV if it ends in .csv, else jsonl.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help=f"Write to this file: {_NAMES}.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue --output after an interrupted run.")] = False,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes per image.")] = 3,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue --output, and try again what could not be read or reached.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Continue --output, and try again all files that failed.")
+    ] = False,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes per image.")] = 3,
     min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Minimum confidence; default 0, or 0.2 with --xmp.")
+        float | None,
+        typer.Option(metavar="SHARE", min=0, max=1, help="Minimum confidence; by default 0, for keywords 0.2."),
     ] = None,
-    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; `zh` is English for now.")] = "en",
+    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; so far both are English.")] = "en",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Images at once; default 8 with --url, otherwise EYESPOT_WORKERS."),
+        typer.Option(metavar="N", min=1, max=256, help="Images at once; by default EYESPOT_WORKERS, with --url 8."),
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, max=86_400, help="Wait this long for a server that is away or full."),
+    ] = 60,
     xmp: Annotated[
         bool, typer.Option("--xmp", help="Add the classes as keywords to an XMP file beside each image: cat.jpg.xmp.")
     ] = False,
 ) -> None:
     """Recognise images on this machine, without a server, or with `--url` through one.
 
-    Folders are searched for JPEG, PNG and WebP, without names that begin with a dot. A file that fails is reported on
-    standard error, does not stop the others, and makes the exit code 1. Every line is written whole, so `--resume`
-    continues after Ctrl-C or a crash. `EYESPOT_MODEL` and the other settings choose the model.
+    Folders are searched for JPEG, PNG and WebP; names that begin with a dot are skipped. A file that fails is reported
+    on standard error, does not stop the others, and makes the exit code 1. After Ctrl-C or a crash, `--resume`
+    continues. `EYESPOT_MODEL` and the other settings choose the model.
 
     Examples:
 
     - `eyespot classify cat.jpg`
     - `eyespot classify photos/ -o found.csv`
-    - `eyespot classify photos/ -o found.jsonl --resume`
+    - `eyespot classify photos/ -o found.parquet --resume`
     - `eyespot classify photos/ --xmp`
     - `eyespot classify photos/ --url http://localhost:8000 | jq -r .predictions[0].label`
     """
     if "" in paths:
         raise typer.BadParameter("PATH is empty")
-    chosen = _choose_format(form, output, resume)
-    if min_confidence is None:
-        min_confidence = 0.2 if xmp else 0
-    options: Options = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
-    backend = remote(url, options, workers) if url else local(options, workers)
+    chosen = _choose_format(form, output, resume or retry_failed)
+    options: Options = {"top_k": top_k, "min_confidence": min_confidence or 0, "lang": lang}
+    backend = remote(url, options, workers, wait) if url else local(options, workers)
     if xmp:
-        backend = _with_keywords(backend)
+        backend = _with_keywords(backend, _KEYWORD_CONFIDENCE if min_confidence is None else min_confidence)
     with closing(backend):
-        results = _open_output(chosen, output, resume, top_k, backend.model)
+        results = _open_output(chosen, output, top_k)
+        if isinstance(results, Results):
+            if resume or retry_failed:
+                results.resume(backend.model, tried_again(paths, every=retry_failed))
+            else:
+                results.begin()
         code = Run(paths, backend, results, out if chosen == "table" else err).go()
     if url or code > 128:  # after a signal or a closed pipe, a thread may wait for the server for another 30 s
         sys.stdout.flush()
@@ -80,33 +103,43 @@ def classify(
 
 def _choose_format(form: str, output: Path | None, resume: bool) -> str:
     if resume and not output:
-        raise typer.BadParameter("--resume needs --output")
-    if form == "auto":
-        suffix = output.suffix.lower() if output else ""
-        return "csv" if suffix == ".csv" else "table" if out.is_terminal and not output else "jsonl"
+        raise typer.BadParameter("--resume and --retry-failed need --output")
     if form == "table" and output:
-        raise typer.BadParameter("a table is for the terminal; --output takes jsonl or csv")
-    return form
+        raise typer.BadParameter("a table is for the terminal; choose another --format for --output")
+    if form == "parquet" and not output:
+        raise typer.BadParameter("parquet needs --output")
+    if form != "auto":
+        return form
+    if not output:
+        return "table" if out.is_terminal else "jsonl"
+    suffix = output.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise typer.BadParameter(f"{output} does not end in {_NAMES}; rename it, or choose a --format")
+    return _SUFFIXES[suffix]
 
 
-def _open_output(chosen: str, path: Path | None, resume: bool, top_k: int, model: ModelInfo) -> Output:
+def _open_output(chosen: str, path: Path | None, top_k: int) -> Output:
     if chosen == "table":
         return Table(out, top_k)
-    form = JsonLines() if chosen == "jsonl" else Csv(top_k)
+    form = Csv(top_k) if chosen == "csv" else JsonLines()
     if not path:
         return Stdout(form)
-    results = Results(path, form)
-    results.resume(model) if resume else results.begin()
-    return results
+    if chosen != "parquet":
+        return Results(path, form)
+    try:
+        from eyespot.cli.parquet import Parquet
+    except ModuleNotFoundError as error:
+        raise OutputUnusable("parquet needs `pip install eyespot[parquet]`") from error
+    return Parquet(path)
 
 
-def _with_keywords(backend: Backend) -> Backend:
+def _with_keywords(backend: Backend, min_confidence: float) -> Backend:
     try:
         from eyespot.cli import xmp
     except ModuleNotFoundError as error:
         raise OutputUnusable("--xmp needs `pip install eyespot[xmp]`") from error
 
     def keep(path: str, predictions: list[Prediction]) -> None:
-        xmp.add_keywords(Path(path), [found.label for found in predictions])
+        xmp.add_keywords(Path(path), [found.label for found in predictions if found.confidence >= min_confidence])
 
     return replace(backend, keep=keep)

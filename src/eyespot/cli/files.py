@@ -1,16 +1,16 @@
 """The images in files and folders."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from eyespot.choices import SUFFIXES
 
 
-def find(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
+def find(paths: Iterable[str]) -> Iterator[str | OSError]:
     """The named files, and the images in and below the named folders, each once.
 
     They come in the order of the paths; in a folder by name, files before folders. Names that begin with a dot are left
-    out, and so are links to folders, which may form a loop. `unreadable` is called for a folder that cannot be read.
+    out, and so are links to folders, which may form a loop. A folder that cannot be opened is its `OSError`.
     """
     named: set[str] = set()
     folders: list[str] = []
@@ -19,7 +19,7 @@ def find(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> Iterato
         if real in named or any(_contains(folder, real) for folder in folders):
             continue
         if os.path.isdir(path):
-            yield from _below(path, real, named, unreadable)
+            yield from _below(path, real, named)
             folders.append(real)
         else:
             yield path
@@ -34,7 +34,7 @@ def _contains(folder: str, file: str) -> bool:
     return not any(part.startswith(".") for part in parts) and (os.path.isdir(file) or _is_image(file))
 
 
-def _below(path: str, real: str, named: set[str], unreadable: Callable[[OSError], None]) -> Iterator[str]:
+def _below(path: str, real: str, named: set[str]) -> Iterator[str | OSError]:
     waiting = [(path, real)]  # recursion ends at a thousand folders
     while waiting:
         path, real = waiting.pop()
@@ -49,7 +49,7 @@ def _below(path: str, real: str, named: set[str], unreadable: Callable[[OSError]
                     elif _is_image(entry.name) and entry.is_file():
                         files.append(entry.name)
         except OSError as error:
-            unreadable(error)
+            yield error
             continue
         for name in sorted(files):
             yield os.path.join(path, name)

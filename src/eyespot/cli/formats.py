@@ -21,7 +21,7 @@ class FileProblem:
 
     @classmethod
     def of(cls, error: EyespotError | OSError) -> Self:
-        detail = (error.strerror or str(error)) if isinstance(error, OSError) else error.detail
+        detail = reason(error) if isinstance(error, OSError) else error.detail
         return cls(error.code if isinstance(error, Refusal) else "unreadable", detail)
 
 
@@ -41,7 +41,7 @@ class Record(NamedTuple):
 
     path: str
     model: str  # the `model_key` of its `ModelInfo`; empty for a problem
-    failed: bool
+    problem: str  # its code, or empty
 
 
 class JsonLines:
@@ -61,7 +61,9 @@ class JsonLines:
 
     def read(self, line: bytes) -> Record:
         fields = json.loads(line)
-        return Record(str(fields["path"]), fields.get("model", {}).get("digest", ""), "problem" in fields)
+        return Record(
+            str(fields["path"]), fields.get("model", {}).get("digest", ""), fields.get("problem", {}).get("code", "")
+        )
 
 
 class Csv:
@@ -95,10 +97,18 @@ class Csv:
     def read(self, line: bytes) -> Record:
         (values,) = csv.reader([line.decode("utf-8")])
         row = dict(zip(self._columns, values, strict=True))
-        return Record(row["path"], row["model"], bool(row["problem"]))
+        return Record(row["path"], row["model"], row["problem"])
 
 
 Format: TypeAlias = JsonLines | Csv
+
+
+def reason(error: OSError) -> str:
+    """Why a file cannot be used, in a few words: the system's, which name no file."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    words = error.strerror or str(error)
+    return words[:1].lower() + words[1:]
 
 
 def to_utf8(text: str) -> bytes:

@@ -9,11 +9,12 @@ from rich.table import Column, Table
 
 import eyespot
 from eyespot import cpus
-from eyespot.cli.terminal import Url, load_settings, out, say
+from eyespot.cli.options import Url
+from eyespot.cli.terminal import err, load_settings, out, say
 from eyespot.types import Label, ModelCard, Readiness
 from eyespot.vision import weights
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
 
 
 def health(url: Url = None, as_json: AsJson = False) -> None:
@@ -32,24 +33,25 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
         for check in readiness.checks or ():
             table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
         out.print(table)
-        say(f"{client.url} is {'ready' if readiness.ready else 'not ready'}")
+        shown = client.url.copy_with(userinfo=b"")  # without a password
+        say(f"{shown} is {'ready' if readiness.ready else 'not ready'}")
     raise typer.Exit(0 if readiness.ready else 1)
 
 
 def model(url: Url = None, as_json: AsJson = False) -> None:
     """Show the model: digest, engine, accuracy and limits.
 
-    Without `--url`, the one that `serve` and `classify` load on this machine.
+    Without `--url`, it is the model that `serve` and `classify` load on this machine.
 
     Examples: `eyespot model`, `eyespot model --json | jq .limits`
     """
     if url:
-        with eyespot.Client(url) as client:
+        with eyespot.Client(url, retry_seconds=0) as client:
             card = client.model()
     else:
         from eyespot import assembly
 
-        config = load_settings()
+        config = load_settings(quiet=True)
         card = assembly.open_classifier(config, cpus.plan(config.workers, config.threads)).card
     if as_json:
         typer.echo(TypeAdapter(ModelCard).dump_json(card))
@@ -70,7 +72,9 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
 
 
 def labels(
-    text: Annotated[str | None, typer.Argument(help="Only labels that contain this.", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Only labels that contain this.", show_default=False)
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +83,7 @@ def labels(
     Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
     """
     if url:
-        with eyespot.Client(url) as client:
+        with eyespot.Client(url, retry_seconds=0) as client:
             classes: Sequence[Label] = client.labels()
     else:
         from eyespot.vision.classifier import labels_of
@@ -93,4 +97,5 @@ def labels(
     for label in found:
         typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
     if not found:
+        say(f"no label contains {text!r}", err)
         raise typer.Exit(1)

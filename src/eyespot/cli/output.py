@@ -70,7 +70,7 @@ class Table(Output):
             return "  ".join((path, *cells)).rstrip() + "\n"
         cells = cells[: max(1, (self._width - 8) // (self._cell + 2))]  # whole cells, or a number would be cut in two
         room = max(8, self._width - sum(cell_len(cell) + 2 for cell in cells))
-        return set_cell_size("  ".join((_cut_left(path, room), *cells)), self._width).rstrip() + "\n"
+        return set_cell_size("  ".join((_shortened(path, room), *cells)), self._width).rstrip() + "\n"
 
     def _class(self, found: Prediction) -> str:
         share = f" {found.confidence:.1%}"
@@ -82,10 +82,9 @@ def printable(path: str) -> str:
     return _CONTROL.sub("?", path)
 
 
-def _cut_left(text: str, cells: int) -> str:
-    """The text in exactly that many cells; a path's end says more than its beginning."""
-    if cell_len(text) > cells:
-        while cell_len(text) > cells - 1:
-            text = text[1:]
-        text = f"…{text}"
-    return set_cell_size(text, cells)
+def _shortened(path: str, cells: int) -> str:
+    """The path in exactly that many cells, without its middle: names differ at their ends, and most in a number."""
+    if cell_len(path) <= cells:
+        return set_cell_size(path, cells)
+    tail = cells * 3 // 5
+    return f"{set_cell_size(path, cells - 1 - tail)}…{set_cell_size(path[::-1], tail)[::-1]}"

@@ -14,21 +14,28 @@ from eyespot.vision import weights
 
 
 def quantize(
-    images: Annotated[Path, typer.Option(help="Folder of images like those to be recognised.")],
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images; each takes 150 kB of memory.")] = 1000,
-    force: Annotated[bool, typer.Option("--force", help="Keep the result even below 90 % agreement.")] = False,
+    images: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, metavar="FOLDER", help="Images like the ones you will recognise."),
+    ],
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Maximum number of images; each takes 150 kB of memory.")
+    ] = 1000,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep the result even if it agrees with float32 on fewer than 90 % of them.")
+    ] = False,
 ) -> None:
-    """Quantize the model to int8 with images of yours; several times as fast on processors with VNNI or AMX.
+    """Quantize the model to int8 with your own images: several times as fast on processors with VNNI or AMX.
 
     Two thirds of the images calibrate it, the rest compare it with float32. A few hundred are enough. The report is
-    printed, and `/model` shows it. `EYESPOT_PRECISION=int8 eyespot serve` uses the result.
+    printed, and `/model` has it. `EYESPOT_PRECISION=int8 eyespot serve` uses the result.
 
     Example: `eyespot quantize --images photos/`
     """
     from eyespot.vision import quantize as int8
     from eyespot.vision.classifier import labels_of
 
-    config = load_settings()
+    config = load_settings(quiet=True)
     if config.engine not in ("auto", "openvino"):
         raise EngineUnavailable(f"int8 needs openvino, and EYESPOT_ENGINE is {config.engine}")
     int8.check_installed()

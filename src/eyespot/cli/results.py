@@ -4,21 +4,24 @@ import csv
 import fcntl
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from eyespot.cli.formats import Finding, Format, to_utf8
+from eyespot.cli.formats import Finding, Format, Record, reason, to_utf8
 from eyespot.cli.output import Output
-from eyespot.errors import OutputUnusable
+from eyespot.cli.replacing import replacing
+from eyespot.errors import REFUSALS, OutputUnusable
 from eyespot.types import ModelInfo
+
+_TRANSIENT = {"unreadable", *(code for code, kind in REFUSALS.items() if kind.status >= 500)}
 
 
 class Results(Output):
     """A file of whole lines, written by one run at a time."""
 
     def __init__(self, path: Path, form: Format) -> None:
-        """Raises `OutputUnusable` if another run has the file open, and `OSError`."""
+        """Raises `OutputUnusable` if the file cannot be opened, or another run has it open."""
         self._path = path
         self._form = form
         self._file = _open(path)
@@ -34,8 +37,8 @@ class Results(Output):
             raise OutputUnusable(f"{self._path} is not empty; --resume continues it")
         self._append(self._form.header)
 
-    def resume(self, model: ModelInfo) -> None:
-        """Continue the file of an interrupted run, and remove a line that was cut off.
+    def resume(self, model: ModelInfo, again: Callable[[Record], bool]) -> None:
+        """Continue the file of an earlier run, without a line that was cut off and those to be tried `again`.
 
         Raises `OutputUnusable` if the file holds anything but results of this model, format and --top-k.
         """
@@ -43,23 +46,44 @@ class Results(Output):
         self._file.seek(0)
         if not start.startswith(self._file.read(len(start))):  # possibly not ours, so nothing of it is removed
             raise OutputUnusable(f"{self._path} is not a results file of this format and --top-k")
-        for line in _complete_lines(self._file, self._form):
-            if self._end or not self._form.header:
-                self._note(line, model)
+        self._end, dropped = 0, False
+        for line, record in self._records(model):
             self._end += len(line)
+            if record and again(record):
+                dropped = True
+            elif record:
+                self._done.add(_key(record.path))
+                self.failed_before += bool(record.problem)
         self._file.truncate(self._end)
+        if dropped:
+            self.replace(line for line, record in self._records(model) if not (record and again(record)))
         if not self._end:
             self._append(self._form.header)
 
-    def _note(self, line: bytes, model: ModelInfo) -> None:
+    def _records(self, model: ModelInfo) -> Iterator[tuple[bytes, Record | None]]:
+        """The complete lines, and what they record; the header records nothing."""
+        for number, line in enumerate(_complete_lines(self._file, self._form)):
+            yield line, self._read(line, model) if number or not self._form.header else None
+
+    def _read(self, line: bytes, model: ModelInfo) -> Record:
         try:
             record = self._form.read(line)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
             raise OutputUnusable(f"{self._path} is not a results file of this format: {line[:60]!r}") from error
         if record.model not in ("", getattr(model, self._form.model_key)):
-            raise OutputUnusable(f"{self._path} has results of another model than {model.name}")
-        self._done.add(_key(record.path))
-        self.failed_before += record.failed
+            raise OutputUnusable(f"{self._path} has results of another model; this is {model.name}")
+        return record
+
+    def replace(self, lines: Iterable[bytes]) -> None:
+        """Write the file anew. Raises `OutputUnusable`; the file is then unchanged."""
+        try:
+            with replacing(self._path) as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise OutputUnusable(f"cannot write {self._path}: {reason(error)}") from error
+        self._file.close()
+        self._file = _open(self._path)
+        self._end = self._file.seek(0, os.SEEK_END)
 
     def has(self, path: str) -> bool:
         return _key(path) in self._done
@@ -76,8 +100,23 @@ class Results(Output):
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(self._end)
-            raise OutputUnusable(f"cannot write {self._path}: {error.strerror}; --resume continues it") from error
+            raise OutputUnusable(f"cannot write {self._path}: {reason(error)}; --resume continues it") from error
         self._end += len(line)
+
+
+def tried_again(paths: Sequence[str], *, every: bool) -> Callable[[Record], bool]:
+    """Whether a run over these files and folders tries a record's file again: `every` one that failed, or only those
+    that were not refused for their content.
+    """
+    named = {_key(path) for path in paths}
+    folders = tuple(_key(os.path.join(path, "")) for path in paths)
+
+    def again(record: Record) -> bool:
+        path = _key(record.path)
+        failed = bool(record.problem) if every else record.problem in _TRANSIENT
+        return failed and (path in named or path.startswith(folders))
+
+    return again
 
 
 def _key(path: str) -> str:
@@ -86,7 +125,12 @@ def _key(path: str) -> str:
 
 def _open(path: Path) -> io.FileIO:
     """The file, unbuffered, locked where the file system has locks."""
-    file = open(path, "a+b", buffering=0)  # noqa: SIM115
+    try:
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise OutputUnusable(f"cannot write {path}: there is no folder {path.parent}") from error
+    except OSError as error:
+        raise OutputUnusable(f"cannot write {path}: {reason(error)}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

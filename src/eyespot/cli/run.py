@@ -19,7 +19,7 @@ from eyespot.cli import files
 from eyespot.cli.backend import Backend
 from eyespot.cli.formats import FileProblem
 from eyespot.cli.output import Output, printable
-from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say
+from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say, waiting
 from eyespot.ordered import in_order
 
 _AHEAD = 16  # images per thread that may be done before a slow one
@@ -46,7 +46,7 @@ class Run:
         It is 1 if a file failed or there was none, and 128 + n if signal n ended the run, after the finding in hand.
         Raises `EyespotError` or `OSError` if the run cannot continue.
         """
-        self.total = sum(1 for _ in files.find(self.paths, lambda _: None))
+        self.total = sum(1 for _ in files.find(self.paths))
         started = time.monotonic()
         try:
             with self._noting_signals(), closed_pipe_ends_it():
@@ -62,8 +62,14 @@ class Run:
     def _write_findings(self) -> None:
         threads = self.backend.threads
         columns = BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
+        answered = time.monotonic()
         with (
-            bar(*columns, console=self.screen, hidden=self.total <= 1) as progress,
+            bar(
+                *columns,
+                console=self.screen,
+                hidden=self.total <= 1,
+                note=lambda: waiting(self.backend.url, answered),
+            ) as progress,
             closing(in_order(self.backend.find, self._remaining(), threads, _AHEAD * threads)) as findings,
         ):
             progress("", 0, self.total)
@@ -73,6 +79,7 @@ class Run:
                 if self.signals:
                     break
                 finding = future.result()
+                answered = time.monotonic()
                 self.output.write(finding)
                 if finding.problem:
                     self._report(finding.path, finding.problem)
@@ -84,12 +91,12 @@ class Run:
     def done(self) -> int:
         return self.done_before + self.recognised + self.failed.total()
 
-    def _remaining(self) -> Iterator[str]:
-        for path in files.find(self.paths, lambda error: self._report(str(error.filename), FileProblem.of(error))):
-            if self.output.has(path):
+    def _remaining(self) -> Iterator[str | OSError]:
+        for found in files.find(self.paths):
+            if self.output.has(found if isinstance(found, str) else str(found.filename)):
                 self.done_before += 1
             else:
-                yield path
+                yield found
 
     def _report(self, path: str, problem: FileProblem) -> None:
         self.failed[problem.code] += 1
@@ -100,15 +107,14 @@ class Run:
     def _counts(self, seconds: float) -> Iterator[str]:
         failed = self.failed.total()
         if self.total > 1 and (self.recognised or failed):
-            rate = self.recognised / seconds
-            yield f"{_images(self.recognised)} recognised in {seconds:.1f} s, {rate:.0f} a second"
+            codes = ", ".join(f"{count:,} {code}" for code, count in self.failed.most_common())
+            counts = f"{self.recognised:,} recognised" + (f", {failed:,} failed ({codes})" if failed else "")
+            yield f"{counts} in {seconds:.1f} s, {self.recognised / seconds:,.0f} images/s"
         if self.done_before:
-            of_which = f", of which {self.output.failed_before:,} failed" if self.output.failed_before else ""
-            yield f"{_images(self.done_before)} done before{of_which}"
+            earlier = f" ({self.output.failed_before:,} failed)" if self.output.failed_before else ""
+            yield f"{self.done_before:,} done before{earlier}"
         if not self.total:
             yield f"no {titles()} images in {', '.join(self.paths)}"
-        if failed and self.total > 1:
-            yield f"{failed:,} failed ({', '.join(f'{count:,} {code}' for code, count in self.failed.most_common())})"
         if self.signals:
             yield f"stopped after {self.done:,} of {self.total:,}"
 
@@ -128,10 +134,6 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
 
 
 class _Rate(ProgressColumn):

@@ -1,14 +1,15 @@
-"""What commands share: two consoles, a progress bar, the option --url, and the settings."""
+"""What commands share: two consoles, a progress bar, the wait for a server, and the settings."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
-import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from eyespot import settings, telemetry
 from eyespot.settings import Settings
@@ -16,19 +17,44 @@ from eyespot.settings import Settings
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False)
 
-Url = Annotated[str | None, typer.Option(envvar="EYESPOT_URL", help="Ask this server.", show_default=False)]
+
+class _Progress(Progress):
+    note: Callable[[], str] = str
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if note := self.note():
+            yield Text(note)
 
 
 @contextmanager
 def bar(
-    *columns: ProgressColumn, console: Console = err, hidden: bool = False
+    *columns: ProgressColumn, console: Console = err, hidden: bool = False, note: Callable[[], str] = str
 ) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal, as a function of a description, how much is done, and of how much."""
+    """A progress bar on a terminal, as a function of a description, how much is done, and of how much.
+
+    Below it stands what `note` says at the time.
+    """
     columns = columns or (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     hidden = hidden or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden, transient=True, redirect_stdout=False) as progress:
+    with _Progress(*columns, console=console, disable=hidden, transient=True, redirect_stdout=False) as progress:
+        progress.note = note
         task = progress.add_task("")
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def waiting(url: str | None, since: float) -> str:
+    """A line for people, two seconds after a server's last answer; `since` is a time of `time.monotonic`."""
+    seconds = int(time.monotonic() - since)
+    return f"waiting for {url} ({seconds} s)" if url and seconds >= 2 else ""
+
+
+@contextmanager
+def shown_waiting(url: str) -> Iterator[None]:
+    """Show that line, on a terminal, while the block waits for the server's first answer."""
+    since = time.monotonic()
+    with Live(get_renderable=lambda: Text(waiting(url, since)), console=err, transient=True):
+        yield
 
 
 @contextmanager
@@ -45,8 +71,12 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def load_settings() -> Settings:
-    """The settings of the environment; they say how events are logged. Raises `InvalidSetting`."""
+def load_settings(*, quiet: bool = False) -> Settings:
+    """The settings of the environment; they say how events are logged. Raises `InvalidSetting`.
+
+    `quiet` is for commands with an output of their own: only errors are logged, unless EYESPOT_LOG_LEVEL is set.
+    """
     config = settings.load()
-    telemetry.configure_logging(config.log_format, config.log_level)
+    level = "error" if quiet and "log_level" not in config.model_fields_set else config.log_level
+    telemetry.configure_logging(config.log_format, level)
     return config

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import WeightsCorrupt
@@ -18,18 +18,23 @@ app = typer.Typer(help="The weight files: list, verify and download them.")
 @app.command("list")
 def list_weights() -> None:
     """List the models of the manifest, and whether their weights are here."""
-    entries = weights.read_manifest(load_settings().manifest)
-    table = Table("model", "weights", "top-1", "licence", Column("file", overflow="fold"))  # a cut path is useless
-    for entry in entries.values():
+    entries = weights.read_manifest(load_settings().manifest).values()
+    table = Table("model", "weights", "top-1", "licence", box=None, pad_edge=False)
+    for entry in entries:
         state = "here" if entry.path.is_file() else "missing"
         top1 = f"{entry.accuracy.top1:.1f} %" if entry.accuracy else "unknown"
-        table.add_row(entry.name, state, top1, entry.license, str(entry.path))
+        table.add_row(entry.name, state, top1, entry.license)
     out.print(table)
+    say("")
+    for entry in entries:  # a path in a table would be cut or folded
+        say(f"{entry.name}: {entry.path}")
 
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="Model; by default all whose weights are here.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="By default every model whose weights are here.")
+    ] = None,
 ) -> None:
     """Check the size and the sha256 of weight files."""
     entries = weights.read_manifest(load_settings().manifest)
@@ -40,9 +45,13 @@ def verify(
 
 @app.command()
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="Model; by default EYESPOT_MODEL or the first one.")] = None,
-    url: Annotated[str | None, typer.Option(help="Download from this address, such as a mirror.")] = None,
-    source_file: Annotated[Path | None, typer.Option("--from", help="Copy this file instead.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="By default EYESPOT_MODEL, or the first of the manifest.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Download from this address, such as a mirror.")
+    ] = None,
+    source_file: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Copy this file instead.")] = None,
 ) -> None:
     """Download a model's weights, verify them, and put them beside the manifest.
 

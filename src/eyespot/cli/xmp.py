@@ -3,9 +3,7 @@
 In XMP (ISO 16684-1), keywords are the items of an rdf:Bag in dc:subject.
 """
 
-import os
 import re
-import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from lxml import etree
 
 from eyespot._version import __version__
+from eyespot.cli.replacing import replacing
 from eyespot.errors import SidecarUnreadable
 
 _DC = "http://purl.org/dc/elements/1.1/"
@@ -42,7 +41,7 @@ def add_keywords(photograph: Path, keywords: Iterable[str]) -> None:
     characters, which XML cannot hold, are removed. Raises `SidecarUnreadable` if the file is not XMP with a list of
     keywords, and `OSError`; the file is then unchanged.
     """
-    path = Path(os.path.realpath(sidecar(photograph)))  # a link stays, and its target is replaced
+    path = sidecar(photograph)
     try:
         root = _parse(_read(path))
         added = _add(_keyword_list(_description(root)), keywords)
@@ -50,7 +49,8 @@ def add_keywords(photograph: Path, keywords: Iterable[str]) -> None:
         reason = error.msg if isinstance(error, SyntaxError) else error
         raise SidecarUnreadable(f"{path} is not an XMP file that can take keywords: {reason}.") from error
     if added:
-        _write(path, _serialise(root))
+        with replacing(path) as file:
+            file.write(_serialise(root))
 
 
 def _read(path: Path) -> bytes:
@@ -145,18 +145,3 @@ def _serialise(root: etree._Element) -> bytes:
     if root.getroottree().docinfo.standalone is not None:  # it has an XML declaration
         lines.insert(0, b'<?xml version="1.0" encoding="UTF-8"?>')
     return b"\n".join(lines) + b"\n"
-
-
-def _write(path: Path, document: bytes) -> None:
-    """Replace the file, whole and on the disk, or leave it; it keeps its permissions."""
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with unfinished.open("xb") as file:
-            if path.exists():
-                unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

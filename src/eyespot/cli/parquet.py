@@ -1,0 +1,94 @@
+"""A Parquet file of findings, made at the end of a run from the JSON lines that it writes beside it."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from eyespot.cli.formats import FileProblem, Finding, JsonLines, Record, reason, to_utf8
+from eyespot.cli.replacing import replacing
+from eyespot.cli.results import Results
+from eyespot.errors import OutputUnusable
+from eyespot.types import ImageInfo, ModelInfo, Prediction
+
+_GROUP = 10_000  # rows in memory at once, and in a row group of the file
+_CLASS = {"class_id": pa.int32(), "wnid": pa.string(), "label": pa.string(), "confidence": pa.float64()}
+_IMAGE = {"sha256": pa.string(), "format": pa.string(), "width": pa.int32(), "height": pa.int32()}
+_MODEL = dict.fromkeys(("model", "digest", "engine", "precision"), pa.string())
+_PROBLEM = dict.fromkeys(("code", "detail"), pa.string())
+_ALL = {"predictions": pa.list_(pa.struct(_CLASS.items()))}
+_SCHEMA = pa.schema({"path": pa.string(), **_CLASS, **_ALL, **_IMAGE, **_MODEL, **_PROBLEM})
+
+
+class Parquet(Results):
+    """One row per file: the likeliest class, and all of them in the column `predictions`.
+
+    While a run lasts, its rows are in `found.parquet.part`; a run that was killed leaves that, and is resumed from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._parquet = path
+        super().__init__(path.with_name(f"{path.name}.part"), JsonLines())
+
+    def begin(self) -> None:
+        super().begin()
+        if self._parquet.exists():
+            self._path.unlink()  # it is empty
+            raise OutputUnusable(f"{self._parquet} is not empty; --resume continues it")
+
+    def resume(self, model: ModelInfo, again: Callable[[Record], bool]) -> None:
+        if self._parquet.exists() and not self._path.stat().st_size:
+            try:
+                self.replace(map(self._form.line, _read(self._parquet)))
+            except OutputUnusable:
+                self._path.unlink()
+                raise
+        super().resume(model, again)
+
+    def close(self) -> None:
+        """Raises `OutputUnusable` if the file cannot be written; the JSON lines are then kept."""
+        try:
+            with (
+                self._path.open("rb") as lines,
+                replacing(self._parquet) as file,
+                parquet.ParquetWriter(file, _SCHEMA) as writer,
+            ):
+                while rows := [_row(json.loads(line)) for line in islice(lines, _GROUP)]:
+                    writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+        except OSError as error:
+            raise OutputUnusable(f"cannot write {self._parquet}: {reason(error)}; --resume tries again") from error
+        self._path.unlink()
+        super().close()
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    predictions, model, problem = line.get("predictions"), line.get("model", {}), line.get("problem", {})
+    texts = {name: to_utf8(text).decode() for name, text in {"path": line["path"], **problem}.items()}
+    best = predictions[0] if predictions else {}
+    return {**best, "predictions": predictions, **line.get("image", {}), **model, "model": model.get("name"), **texts}
+
+
+def _read(path: Path) -> Iterator[Finding]:
+    try:
+        with parquet.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(_SCHEMA):
+                raise OutputUnusable(f"{path} has other columns than a results file")
+            for batch in file.iter_batches(_GROUP):
+                yield from map(_finding, batch.to_pylist())
+    except pa.ArrowInvalid as error:
+        raise OutputUnusable(f"{path} is not a Parquet file") from error
+
+
+def _finding(row: dict[str, Any]) -> Finding:
+    predictions = row["predictions"]
+    return Finding(
+        row["path"],
+        None if predictions is None else [Prediction(**found) for found in predictions],
+        ImageInfo(**{name: row[name] for name in _IMAGE}) if row["sha256"] else None,
+        ModelInfo(row["model"], row["digest"], row["engine"], row["precision"]) if row["digest"] else None,
+        FileProblem(row["code"], row["detail"]) if row["code"] else None,
+    )
