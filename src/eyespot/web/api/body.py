@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic_core import from_json
 
 from eyespot.errors import BadJson, BodyTooLarge, ImageTooLarge, NoImage, Refusal, TooManyImages, UnsupportedBody
-from eyespot.vision.preprocess import announced_format
+from eyespot.vision.preprocess import announced_format, other_format
 from eyespot.web.api.form import read_form
 from eyespot.web.api.image import Item, in_thread_if_large
 from eyespot.web.api.parameters import Parameters, parse
@@ -90,8 +90,8 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
     if not raw:
         raise NoImage
     is_image = kind.startswith("image/") or kind in ("application/octet-stream", "")
-    # `curl --data-binary` says it sends a form, unless told otherwise.
-    if is_image or (kind == "application/x-www-form-urlencoded" and announced_format(raw)):
+    # `curl -d` and `--data-binary` say that they send a form, unless told otherwise.
+    if is_image or (kind == "application/x-www-form-urlencoded" and (announced_format(raw) or other_format(raw))):
         return deque([Item(0, raw)])
     raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
 
