@@ -33,7 +33,8 @@ _ADMIN = [Depends(require_admin)]
 _OPTIONS: dict[str, Any] = {
     "title": "eyespot",
     "version": __version__,
-    "description": "What is in this image? Offline, on a CPU.",
+    "description": "What is in this image? Offline, on a CPU.\n\n"
+    "`HEAD` works wherever `GET` does. Any other method is a 405, whose `Allow` header lists those of the path.",
     "docs_url": None,  # Swagger UI comes from the package
     "redoc_url": None,
     "redirect_slashes": False,
@@ -151,5 +152,5 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         lifespan=lifespan,
     )
     app.state.batch_max = settings.batch_max
-    openapi.add_problems_and_keys(app)
+    openapi.complete(app, needs_key=bool(keys))
     return app
