@@ -17,6 +17,7 @@ from tests.serving import Served, serve_fake
 
 IMAGE = makers.encode(makers.flat((300, 200), (130, 130, 130)), "PNG")
 BASE64 = base64.b64encode(IMAGE).decode()
+CURL_D = {"content-type": "application/x-www-form-urlencoded"}  # the type of whatever curl -d sends
 HTML = {"accept": "text/html"}
 
 
@@ -68,7 +69,8 @@ def urlsafe(data: bytes) -> str:
         {"content": IMAGE, "headers": {"content-type": "image/png"}},
         {"content": IMAGE, "headers": {"content-type": "image/jpeg"}},
         {"content": IMAGE, "headers": {"content-type": "application/octet-stream"}},
-        {"content": IMAGE, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+        {"content": IMAGE, "headers": CURL_D},
+        {"content": json.dumps({"image": BASE64}).encode(), "headers": CURL_D},
         {"content": IMAGE},
         {"content": iter([IMAGE[:100], IMAGE[100:]])},
     ],
@@ -86,7 +88,7 @@ DOORS: dict[str, Callable[[bytes], dict[str, Any]]] = {
     "form": lambda data: {"files": {"file": ("cat.jpg", data, "image/jpeg")}},
     "JSON": lambda data: {"json": {"image": base64.b64encode(data).decode()}},
     "as it is": lambda data: {"content": data},
-    "curl -d": lambda data: {"content": data, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+    "curl -d": lambda data: {"content": data, "headers": CURL_D},
 }
 
 
