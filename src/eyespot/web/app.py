@@ -34,7 +34,8 @@ _OPTIONS: dict[str, Any] = {
     "title": "eyespot",
     "version": __version__,
     "description": "What is in this image? Offline, on a CPU.\n\n"
-    "`HEAD` works wherever `GET` does. Any other method is a 405, whose `Allow` header lists those of the path.",
+    "`HEAD` works wherever `GET` does, and `OPTIONS` answers CORS preflights only. A method that a path does not "
+    "support is a 405, whose `Allow` header lists those it does.",
     "docs_url": None,  # Swagger UI comes from the package
     "redoc_url": None,
     "redirect_slashes": False,

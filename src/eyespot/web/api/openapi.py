@@ -95,7 +95,7 @@ _OF_AN_UPLOAD = (*_OF_A_RECORD, errors.Forbidden, errors.StorageUnavailable, err
 PREDICT = _options(
     "predict",
     "recognition",
-    "What is in an image",
+    "Recognise an image",
     *(*_KEYS, *_OF_A_BODY, *_OF_AN_IMAGE),
     ok={"application/json": {"example": _RECOGNITION}},
     response_model=Recognition,
@@ -116,7 +116,7 @@ _LINES = "".join(f"{json.dumps(item)}\n" for item in _ITEMS)
 BATCH = _options(
     "predictBatch",
     "recognition",
-    "What is in many images",
+    "Recognise many images",
     *(*_KEYS, *_OF_A_BODY, errors.TooManyImages),
     ok={
         "application/json": {"example": _BATCH},
@@ -135,18 +135,24 @@ BATCH = _options(
     ),
 )
 
-_PATH = {"name": "sha256", "in": "path", "required": True, "description": "Of the encoded bytes.", "schema": _SHA256}
+_PATH = {
+    "name": "sha256",
+    "in": "path",
+    "required": True,
+    "description": "SHA-256 of the encoded image.",
+    "schema": _SHA256,
+}
 RESULT = _options(
     "getResult",
     "recognition",
-    "What is in an image that was sent before",
+    "The cached answer for an image",
     *(*_OF_A_RECORD, errors.AuditUnavailable),
     ok={"application/json": {"example": {**_RECOGNITION, "cached": True}}},
     response_model=Recognition,
     openapi_extra={"parameters": [_PATH, *_parameters()]},
 )
 
-LABELS = _options("listLabels", "recognition", "The classes", *_KEYS, errors.InvalidParameter)
+LABELS = _options("listLabels", "recognition", "The classes of the model", *_KEYS, errors.InvalidParameter)
 MODEL = _options("getModel", "recognition", "The model", *_KEYS)
 LIVEZ: dict[str, Any] = {
     "operation_id": "getLiveness",
@@ -173,7 +179,7 @@ METRICS: dict[str, Any] = {
 AUDIT = _options(
     "listAuditRows",
     "administration",
-    "What was asked and answered",
+    "Rows of the audit log",
     *_OF_A_RECORD,
     errors.Forbidden,
     errors.AuditUnavailable,
