@@ -143,7 +143,7 @@ def others() -> dict[bytes, str]:
         encode(small, "TIFF"): "a TIFF",
         encode(small, "PDF"): "a PDF",
         encode(small, "AVIF"): "an AVIF image",
-        encode(small, "PNG").replace(b"\r\n", b""): "a PNG without its line ends (curl needs --data-binary, not -d)",
+        encode(small, "PNG").replace(b"\r\n", b"\n"): "a damaged PNG",
         b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": "a HEIC image",
         b"\0\0\0\x18ftypqt  \0\0\0\0qt  ": "a video",
         b"\xff\x0a\xfa\x1f\x01": "a JPEG XL image",

@@ -45,7 +45,7 @@ OTHER_FORMATS = (
     (rb".{4}ftyp", "a video"),
     (rb"\xff\x0a|\0{3}\x0cJXL ", "a JPEG XL image"),
     (rb"%PDF", "a PDF"),
-    (rb"\x89PNG", "a PNG without its line ends (curl needs --data-binary, not -d)"),
+    (rb"\x89PNG", "a damaged PNG"),
     (rb"(?i)\s*(<(\?xml|!doctype svg|!--).{1,400})?<svg", "an SVG"),
     (rb"(?i)\s*<(!doctype html|html)", "an HTML page"),
 )

@@ -9,7 +9,16 @@ from typing import Any
 from fastapi import Request
 from pydantic_core import from_json
 
-from eyespot.errors import BadJson, BodyTooLarge, ImageTooLarge, NoImage, Refusal, TooManyImages, UnsupportedBody
+from eyespot.errors import (
+    BadJson,
+    BodyTooLarge,
+    BrokenImage,
+    ImageTooLarge,
+    NoImage,
+    Refusal,
+    TooManyImages,
+    UnsupportedBody,
+)
 from eyespot.vision.preprocess import announced_format, other_format
 from eyespot.web.api.form import read_form
 from eyespot.web.api.image import Item, in_thread_if_large
@@ -91,6 +100,8 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
     if not raw:
         raise NoImage
     if kind == _OF_CURL:
+        if _without_line_ends(raw):
+            raise BrokenImage("curl -d strips line ends, which damages images: use -T, -F file=@ or --data-binary.")
         if not announced_format(raw) and not other_format(raw):
             raise UnsupportedBody(
                 "A form needs the image as a file in multipart/form-data; with curl: -F file=@cat.jpg"
@@ -98,6 +109,13 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
     elif not (kind.startswith("image/") or kind in ("application/octet-stream", "")):
         raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
     return deque([Item(0, raw)])
+
+
+def _without_line_ends(raw: bytes) -> bool:
+    """Whether `curl -d` sent this image: it strips CR and LF, one of which 4 KiB of an image have all but certainly."""
+    if b"\n" in raw or b"\r" in raw:
+        return False
+    return raw.startswith(b"\x89PNG") or (len(raw) > 4096 and announced_format(raw) is not None)
 
 
 def _media_type(content_type: str) -> str:
