@@ -9,6 +9,9 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEBIAN_PACKAGES := chromium curl openssl redis-server postgresql haproxy nginx caddy faketime \
 	libimage-exiftool-perl \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
+DEBIAN_PACKAGES += $(if $(shell command -v npm 2>/dev/null),,npm)  # Node's own package has it, and conflicts with this
+# They generate types from /openapi.json and compile a program that uses them.
+NPM_PACKAGES := openapi-typescript@7.13.0 typescript@5.9.3
 
 # What the tests of `make lowest` cover of every library that has a lower bound.
 QUICK := $(addprefix tests/,client web/api web/gate test_settings.py test_telemetry.py vision/test_classifier.py \
@@ -64,6 +67,7 @@ test-all: install
 	if [ -n "$$missing" ]; then \
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(DEBIAN_PACKAGES); \
 	fi
+	$(MAKE) $(VENV)/openapi/.installed
 	REQUIRE_TOOLS=1 $(BIN)/pytest $(ONLY)
 	$(MAKE) lowest
 
@@ -97,10 +101,14 @@ licences: install
 audit: $(VENV)/lock/.installed
 	@$(VENV)/lock/bin/python tools/audit.py $(VENV)/lock/bin/pip-audit constraints.txt
 
-$(VENV)/lock/.installed: pyproject.toml
+$(VENV)/openapi/.installed: $(VENV)/openapi/.python
+	npm install --prefix $(@D) --no-audit --no-fund $(NPM_PACKAGES)
+	@touch $@
+
+$(VENV)/lock/.installed $(VENV)/openapi/.python: pyproject.toml
 	@[ -x $(@D)/bin/python ] || $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -c 'import tomllib; \
-		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lock"], sep="\n")' \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(notdir $(@D))"], sep="\n")' \
 		| $(@D)/bin/pip install --quiet --requirement /dev/stdin
 	@touch $@
 

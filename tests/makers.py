@@ -132,3 +132,23 @@ def strip(width: int = 60000, height: int = 8) -> bytes:
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
     return encode(Image.fromarray(pixels), "PNG")
+
+
+def others() -> dict[bytes, str]:
+    """What else people send as an image, and what a refusal calls it."""
+    small = flat()
+    return {
+        encode(small, "GIF"): "a GIF",
+        encode(small, "BMP"): "a BMP",
+        encode(small, "TIFF"): "a TIFF",
+        encode(small, "PDF"): "a PDF",
+        encode(small, "AVIF"): "an AVIF image",
+        encode(small, "PNG").replace(b"\r\n", b"\n"): "a damaged PNG",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic": "a HEIC image",
+        b"\0\0\0\x18ftypqt  \0\0\0\0qt  ": "a video",
+        b"\xff\x0a\xfa\x1f\x01": "a JPEG XL image",
+        b"\0\0\0\x0cJXL \r\n\x87\n": "a JPEG XL image",
+        b'<svg xmlns="http://www.w3.org/2000/svg"/>': "an SVG",
+        b'<?xml version="1.0"?>\n<!-- made by hand -->\n<svg/>': "an SVG",
+        b"<!doctype html><title>404</title>": "an HTML page",
+    }

@@ -30,8 +30,7 @@ def routes() -> str:
     parts = []
     for path, methods in create_app(Settings()).openapi()["paths"].items():
         for method, operation in methods.items():
-            also = " (also `PUT`)" if path == "/predict" else ""
-            parts.append(f"**`{method.upper()} {path}`**{also}: {operation['description']}")
+            parts.append(f"**`{method.upper()} {path}`**: {operation['description']}")
             if parameters := operation.get("parameters"):
                 rows = [[f"`{p['name']}`", values(p["schema"]), p["description"]] for p in parameters]
                 parts.append(table(["parameter", "value", "meaning"], rows))

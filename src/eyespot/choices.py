@@ -36,11 +36,26 @@ _FORMATS = (
 FORMATS = {choice.name: choice for choice in _FORMATS}
 SUFFIXES = tuple(suffix for choice in _FORMATS for suffix in choice.suffixes)
 
+OTHER_FORMATS = (
+    (rb"GIF8", "a GIF"),
+    (rb"BM.{4}\0{4}", "a BMP"),
+    (rb"II\*\0|MM\0\*", "a TIFF"),
+    (rb".{4}ftyp(hei[cmsx]|hev[cx]|mif1|msf1)", "a HEIC image"),
+    (rb".{4}ftypavi[fs]", "an AVIF image"),
+    (rb".{4}ftyp", "a video"),
+    (rb"\xff\x0a|\0{3}\x0cJXL ", "a JPEG XL image"),
+    (rb"%PDF", "a PDF"),
+    (rb"\x89PNG", "a damaged PNG"),
+    (rb"(?i)\s*(<(\?xml|!doctype svg|!--).{1,400})?<svg", "an SVG"),
+    (rb"(?i)\s*<(!doctype html|html)", "an HTML page"),
+)
+"""What else is sent as an image: a regular expression for the first bytes, and what they are."""
 
-def titles(formats: Iterable[str] = FORMATS) -> str:
+
+def titles(formats: Iterable[str] = FORMATS, word: str = "or") -> str:
     """The formats as a sentence lists them: "JPEG, PNG or WebP"."""
     *others, last = (FORMATS[name].title for name in formats)
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {word} {last}" if others else last
 
 
 @dataclass(frozen=True, slots=True)

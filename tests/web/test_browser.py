@@ -1,11 +1,13 @@
 """The pages, in a real browser that may talk to nobody else."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from eyespot.vision import export
 from tests import makers
 from tests.serving import Served
 
@@ -69,14 +71,27 @@ def test_an_image_can_be_dropped(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#message")).to_contain_text("SVG")
 
 
-def test_swagger_ui_tries_it_out(page: Page, tmp_path: Path) -> None:
+def try_it_out(page: Page) -> None:
     page.goto("/docs")
-    page.locator("#operations-recognition-predict_predict_post .opblock-summary").click()
-    operation = page.locator("#operations-recognition-predict_predict_post")
-    operation.locator("input[type=file]").set_input_files(tmp_path / "cat.jpg")
+    operation = page.locator("#operations-recognition-predict")
+    operation.locator(".opblock-summary").click()
+    expect(operation.locator("[data-param-name=top_k], [data-property-name=top_k]")).to_have_count(1)
+    operation.locator("input[type=file]").set_input_files(export.SAMPLE)
     operation.get_by_role("button", name="Execute").click()
-    expect(operation.locator(".responses-table.live-responses-table tbody .response-col_status").first).to_contain_text(
-        "200"
-    )
-    expect(operation.locator(".live-responses-table")).to_contain_text("Egyptian cat")
+    live = operation.locator(".live-responses-table")
+    expect(live.locator("tbody .response-col_status").first).to_contain_text("200")
+    expect(live).to_contain_text("espresso")
+
+
+def test_swagger_ui_tries_it_out(page: Page, tmp_path: Path) -> None:
+    try_it_out(page)
     page.screenshot(path=tmp_path / "docs.png", full_page=True)
+
+
+def test_swagger_ui_fits_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    try_it_out(page)
+    for operation in page.locator(".opblock:not(#operations-recognition-predict)").all():
+        operation.locator(".opblock-summary").click()
+        expect(operation).to_have_class(re.compile("is-open"))
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

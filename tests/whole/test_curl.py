@@ -17,6 +17,7 @@ CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curl")
     (folder / "cat.jpg").write_bytes(makers.jpeg())
+    (folder / "cat.png").write_bytes(makers.encode(makers.photograph(), "PNG"))
     (folder / "large.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 6 * 1024 * 1024)
     (folder / "huge.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 60 * 1024 * 1024)
     (folder / "text.jpg").write_text("hello")
@@ -62,6 +63,8 @@ def test_a_cat_is_a_cat(server: Served, folder: Path, words: list[str]) -> None:
         (["-F", "file=@text.jpg"], 415, "unsupported-format"),
         (["-F", "file=cat.jpg"], 400, "no-image"),
         (["-d", "image=cat.jpg"], 415, "unsupported-body"),
+        (["-d", "@cat.jpg"], 422, "broken-image"),
+        (["-d", "@cat.png"], 422, "broken-image"),
         (["-X", "POST"], 400, "no-image"),
         (["-X", "DELETE"], 405, "method-not-allowed"),
     ],
@@ -69,3 +72,4 @@ def test_a_cat_is_a_cat(server: Served, folder: Path, words: list[str]) -> None:
 def test_a_refusal_reaches_curl(server: Served, folder: Path, words: list[str], status: int, code: str) -> None:
     answered, problem = curl(folder, *words, f"{server.url}/predict")
     assert (answered, problem["code"]) == (status, code)
+    assert code != "broken-image" or "use -T" in str(problem["detail"])

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from eyespot.choices import FORMATS, ImageFormat, titles
+from eyespot.choices import FORMATS, OTHER_FORMATS, ImageFormat, titles
 from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooMuchMemory, TooSmall, UnsupportedFormat
 from eyespot.types import Recipe
 from eyespot.vision.crop import Size, orientation, upright_crop
@@ -31,19 +31,6 @@ REDUCED_SIDE = 2.9
 
 # Pillow warns about odd files, such as a broken EXIF block. Here they are decoded or refused.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-
-_OTHER_FORMATS = (
-    (rb"gif8", "a GIF"),
-    (rb"bm", "a BMP"),
-    (rb"ii\*\0|mm\0\*", "a TIFF"),
-    (rb"%pdf", "a PDF"),
-    (rb"<svg", "an SVG"),
-    (rb"<\?xml", "XML"),
-    (rb"<!doctype|<html", "HTML"),
-    (rb".{4}ftyp(hei[cx]|mif1)", "HEIC"),
-    (rb".{4}ftypavi[fs]", "AVIF"),
-    (rb".{4}ftyp", "an MP4 or HEIC file"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +77,21 @@ def announced_format(data: bytes) -> str | None:
     return next((name for name, choice in FORMATS.items() if re.match(choice.signature, data, re.DOTALL)), None)
 
 
+def other_format(data: bytes) -> str | None:
+    """What the bytes are that begin with the signature of no accepted format, such as "a GIF"; None if unknown."""
+    return next((title for signature, title in OTHER_FORMATS if re.match(signature, data[:512], re.DOTALL)), None)
+
+
 def _detect_format(data: bytes, formats: Collection[str]) -> ImageFormat:
     if not data:
         raise UnsupportedFormat("The image is empty: 0 bytes.")
     name = announced_format(data)
     if name is not None and name in formats:
         return FORMATS[name]
-    head = data[:512].lstrip()
-    others = (title for pattern, title in _OTHER_FORMATS if re.match(pattern, head, re.DOTALL | re.IGNORECASE))
-    found = f"a {FORMATS[name].title}" if name else next(others, "")
-    raise UnsupportedFormat(f"This is not a {titles(formats)} image{found and ', but '}{found}.")
+    if found := f"a {FORMATS[name].title}" if name else other_format(data):
+        verb = "is" if len(formats) == 1 else "are"
+        raise UnsupportedFormat(f"This is {found}; {titles(formats, 'and')} {verb} accepted.")
+    raise UnsupportedFormat(f"This is not a {titles(formats)} image.")
 
 
 def _decode(choice: ImageFormat, data: bytes, recipe: Recipe, max_pixels: int, reduced_side: float) -> ModelInput:

@@ -33,7 +33,9 @@ _ADMIN = [Depends(require_admin)]
 _OPTIONS: dict[str, Any] = {
     "title": "eyespot",
     "version": __version__,
-    "description": "What is in this image? Offline, on a CPU.",
+    "description": "What is in this image? Offline, on a CPU.\n\n"
+    "`HEAD` works wherever `GET` does, and `OPTIONS` answers CORS preflights only. A method that a path does not "
+    "support is a 405, whose `Allow` header lists those it does.",
     "docs_url": None,  # Swagger UI comes from the package
     "redoc_url": None,
     "redirect_slashes": False,
@@ -151,5 +153,5 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         lifespan=lifespan,
     )
     app.state.batch_max = settings.batch_max
-    openapi.add_problems_and_keys(app)
+    openapi.complete(app, needs_key=bool(keys))
     return app

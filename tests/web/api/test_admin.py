@@ -49,6 +49,8 @@ def test_admins_read_the_log(tmp_path: Path) -> None:
         {"cursor": "0"},
         {"cursor": str(2**63)},
         {"since": "yesterday"},
+        {"since": "2026"},
+        {"until": "0.5"},
         {"since": "0001-01-01T00:00:00+14:00"},
         {"until": "9999-12-31T23:59:59-14:00"},
         {"sha256": "ABC"},

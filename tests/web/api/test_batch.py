@@ -59,8 +59,10 @@ def test_every_image_has_its_answer_in_order(fake: Served, body: Callable[[list[
 
 
 def test_a_bare_list_is_a_batch_too(fake: Served) -> None:
-    reply = ask(fake, {"json": texts(SHADES[:2])["json"]["images"]})
-    assert [item["index"] for item in reply.json()["results"]] == [0, 1]
+    images = texts(SHADES[:2])["json"]["images"]
+    as_curl_d = {"content": json.dumps(images), "headers": {"content-type": "application/x-www-form-urlencoded"}}
+    for body in ({"json": images}, as_curl_d):
+        assert [item["index"] for item in ask(fake, body).json()["results"]] == [0, 1]
 
 
 @pytest.mark.parametrize("accept", [{}, LINES], ids=["whole", "lines"])

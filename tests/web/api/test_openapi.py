@@ -28,20 +28,55 @@ def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_it_names_the_routes(document: dict[str, Any]) -> None:
-    assert {(path, method) for path, methods in document["paths"].items() for method in methods} == {
-        ("/predict", "post"),
-        ("/predict/batch", "post"),
-        ("/results/{sha256}", "get"),
-        ("/labels", "get"),
-        ("/model", "get"),
-        ("/livez", "get"),
-        ("/readyz", "get"),
-        ("/metrics", "get"),
-        ("/audit", "get"),
-        ("/uploads/{sha256}", "get"),
-        ("/uploads/{sha256}", "delete"),
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every operation by its method and path."""
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
     }
+
+
+def test_it_names_the_routes_as_generated_clients_should(document: dict[str, Any]) -> None:
+    assert {where: operation["operationId"] for where, operation in operations(document).items()} == {
+        "POST /predict": "predict",
+        "POST /predict/batch": "predictBatch",
+        "GET /results/{sha256}": "getResult",
+        "GET /labels": "listLabels",
+        "GET /model": "getModel",
+        "GET /livez": "getLiveness",
+        "GET /readyz": "getReadiness",
+        "GET /metrics": "getMetrics",
+        "GET /audit": "listAuditRows",
+        "GET /uploads/{sha256}": "getUpload",
+        "DELETE /uploads/{sha256}": "deleteUpload",
+    }
+
+
+KEY = [{"bearer": []}, {"header": []}]
+
+
+@pytest.mark.parametrize(("keys", "recognition"), [(None, [{}, *KEY]), ("camera:click-clack", KEY)])
+def test_a_key_is_asked_for_where_it_is_needed(keys: str | None, recognition: list[dict[str, Any]]) -> None:
+    document = create_app(Settings(api_keys=keys)).openapi()
+    assert "security" not in document
+    expected = {"recognition": recognition, "operation": [], "administration": KEY}
+    for operation in operations(document).values():
+        assert operation["security"] == expected[operation["tags"][0]]
+
+
+def test_the_largest_top_k_is_that_of_the_model(fake: Served, document: dict[str, Any]) -> None:
+    with fake.client() as client:
+        served = client.get("/openapi.json").json()
+    for each, largest in ((served, 10), (document, 1000)):  # an app that does not run yet has no model
+        predict = each["paths"]["/predict"]["post"]
+        assert predict["parameters"][0]["schema"]["maximum"] == largest
+        in_json = predict["requestBody"]["content"]["application/json"]["schema"]["properties"]["top_k"]
+        assert in_json["anyOf"][0]["maximum"] == largest
+
+
+def test_put_is_told_of(document: dict[str, Any]) -> None:
+    assert "`PUT`" in document["paths"]["/predict"]["post"]["description"]
 
 
 def test_it_describes_the_three_bodies_and_the_parameters(document: dict[str, Any]) -> None:
@@ -49,7 +84,7 @@ def test_it_describes_the_three_bodies_and_the_parameters(document: dict[str, An
     assert set(predict["requestBody"]["content"]) == {
         "multipart/form-data",
         "application/json",
-        "image/*",
+        *("image/jpeg", "image/png", "image/webp"),
         "application/octet-stream",
     }
     assert [(parameter["name"], parameter["in"]) for parameter in predict["parameters"]] == [
@@ -57,6 +92,10 @@ def test_it_describes_the_three_bodies_and_the_parameters(document: dict[str, An
         ("min_confidence", "query"),
         ("lang", "query"),
     ]
+    for path in ("/predict", "/predict/batch"):  # where they are tried out, each is asked for once
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        assert list(content["multipart/form-data"]["schema"]["properties"]) == ["file"]
+        assert not set(content["application/json"]["example"]) & set(SCHEMA)
 
 
 @pytest.mark.parametrize("name", SCHEMA)

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from tests.serving import Served, serve_fake
 
 IMAGE = makers.encode(makers.flat((300, 200), (130, 130, 130)), "PNG")
 BASE64 = base64.b64encode(IMAGE).decode()
+CURL_D = {"content-type": "application/x-www-form-urlencoded"}  # the type of whatever curl -d sends
 HTML = {"accept": "text/html"}
 
 
@@ -67,7 +69,8 @@ def urlsafe(data: bytes) -> str:
         {"content": IMAGE, "headers": {"content-type": "image/png"}},
         {"content": IMAGE, "headers": {"content-type": "image/jpeg"}},
         {"content": IMAGE, "headers": {"content-type": "application/octet-stream"}},
-        {"content": IMAGE, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+        {"content": IMAGE, "headers": CURL_D},
+        {"content": json.dumps({"image": BASE64}).encode(), "headers": CURL_D},
         {"content": IMAGE},
         {"content": iter([IMAGE[:100], IMAGE[100:]])},
     ],
@@ -79,6 +82,22 @@ def test_every_body_is_read(client: httpx.Client, method: str, request_: dict[st
     reply = client.request(method, "/predict", **request_)  # type: ignore[arg-type]
     assert reply.status_code == 200, reply.text
     assert reply.json()["predictions"][0]["class_id"] == 5
+
+
+DOORS: dict[str, Callable[[bytes], dict[str, Any]]] = {
+    "form": lambda data: {"files": {"file": ("cat.jpg", data, "image/jpeg")}},
+    "JSON": lambda data: {"json": {"image": base64.b64encode(data).decode()}},
+    "as it is": lambda data: {"content": data},
+    "curl -d": lambda data: {"content": data, "headers": CURL_D},
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_another_format_is_named_at_every_door(client: httpx.Client, door: str) -> None:
+    for data, title in makers.others().items():
+        reply = client.post("/predict", **DOORS[door](data))
+        assert (reply.status_code, reply.json()["code"]) == (415, "unsupported-format"), title
+        assert reply.json()["detail"] == f"This is {title}; JPEG, PNG and WebP are accepted."
 
 
 def ask(client: httpx.Client, how: str, query: dict[str, object], body: dict[str, object]) -> httpx.Response:

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
+from pydantic import BeforeValidator
+from pydantic_core import PydanticKnownError
 
 from eyespot.choices import FORMATS
 from eyespot.errors import InvalidParameter, NotFound
@@ -15,11 +17,21 @@ _SHA256 = "^[0-9a-f]{64}$"
 Sha256 = Annotated[str, Path(pattern=_SHA256, description="Of the encoded bytes.")]
 
 
+def _begins_with_a_year(value: str) -> str:
+    """pydantic takes a number for seconds since 1970, so that `since=2026` would ask for everything."""
+    if value[4:5] != "-":
+        raise PydanticKnownError("datetime_parsing", {"error": "no date"})
+    return value
+
+
+Time = Annotated[datetime, BeforeValidator(_begins_with_a_year)]
+
+
 async def audit(
     request: Request,
     response: Response,
-    since: Annotated[datetime | None, Query(description="From this time on (ISO 8601; UTC without an offset).")] = None,
-    until: Annotated[datetime | None, Query(description="Before this time.")] = None,
+    since: Annotated[Time | None, Query(description="From this time on (ISO 8601; UTC without an offset).")] = None,
+    until: Annotated[Time | None, Query(description="Before this time.")] = None,
     sha256: Annotated[str | None, Query(pattern=_SHA256, description="Of this image.")] = None,
     label: Annotated[
         str | None, Query(max_length=200, pattern=r"^[^\x00]+$", description="With this most likely class.")

@@ -9,8 +9,17 @@ from typing import Any
 from fastapi import Request
 from pydantic_core import from_json
 
-from eyespot.errors import BadJson, BodyTooLarge, ImageTooLarge, NoImage, Refusal, TooManyImages, UnsupportedBody
-from eyespot.vision.preprocess import announced_format
+from eyespot.errors import (
+    BadJson,
+    BodyTooLarge,
+    BrokenImage,
+    ImageTooLarge,
+    NoImage,
+    Refusal,
+    TooManyImages,
+    UnsupportedBody,
+)
+from eyespot.vision.preprocess import announced_format, other_format
 from eyespot.web.api.form import read_form
 from eyespot.web.api.image import Item, in_thread_if_large
 from eyespot.web.api.parameters import Parameters, parse
@@ -18,6 +27,7 @@ from eyespot.web.gate import header
 from eyespot.web.gate.body_limit import Limit
 
 _BATCH_PATH = "/predict/batch"
+_OF_CURL = "application/x-www-form-urlencoded"  # the type that -d and --data-binary send, whatever the bytes are
 _JSON_ROOM = 4 * 1024  # bytes beside the image
 _FORM_ROOM = 64 * 1024
 _MAX_UNICODE_BYTES = 256 * 1024
@@ -47,7 +57,7 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
     else:
         # Not `request.body()`, which would keep the bytes as long as the request.
         raw = b"".join([chunk async for chunk in request.stream() if chunk])
-        if kind == "application/json":
+        if kind == "application/json" or (kind == _OF_CURL and raw.startswith((b"{", b"["))):
             items, given = await in_thread_if_large(len(raw), _from_json, raw, max_images)
         else:
             items = _from_raw(raw, kind, max_images)
@@ -89,11 +99,23 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
         raise UnsupportedBody("Send a batch as multipart/form-data with one file per image, or as application/json.")
     if not raw:
         raise NoImage
-    is_image = kind.startswith("image/") or kind in ("application/octet-stream", "")
-    # `curl --data-binary` says it sends a form, unless told otherwise.
-    if is_image or (kind == "application/x-www-form-urlencoded" and announced_format(raw)):
-        return deque([Item(0, raw)])
-    raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
+    if kind == _OF_CURL:
+        if _without_line_ends(raw):
+            raise BrokenImage("curl -d strips line ends, which damages images: use -T, -F file=@ or --data-binary.")
+        if not announced_format(raw) and not other_format(raw):
+            raise UnsupportedBody(
+                "A form needs the image as a file in multipart/form-data; with curl: -F file=@cat.jpg"
+            )
+    elif not (kind.startswith("image/") or kind in ("application/octet-stream", "")):
+        raise UnsupportedBody(f"{kind[:100]} is not supported: send multipart/form-data, application/json or an image.")
+    return deque([Item(0, raw)])
+
+
+def _without_line_ends(raw: bytes) -> bool:
+    """Whether `curl -d` sent this image: it strips CR and LF, one of which 4 KiB of an image have all but certainly."""
+    if b"\n" in raw or b"\r" in raw:
+        return False
+    return raw.startswith(b"\x89PNG") or (len(raw) > 4096 and announced_format(raw) is not None)
 
 
 def _media_type(content_type: str) -> str:

@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from eyespot import errors
-from eyespot.choices import titles
+from eyespot.choices import FORMATS, titles
 from eyespot.errors import Refusal
+from eyespot.recognizer import Recognizer
 from eyespot.types import Batch, Problem, Readiness, Recognition
 from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.api.predict import NDJSON
@@ -25,11 +26,15 @@ _SMALL_PNG = base64.b64encode(_EXAMPLE.with_suffix(".png").read_bytes()).decode(
 _IMAGE = {"type": "string", "format": "binary", "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_IMAGE_TYPES = [*(choice.media_type for choice in FORMATS.values()), "application/octet-stream"]
+_IMAGES = {"type": "array", "minItems": 1}
+_TOP_K = SCHEMA["top_k"]["title"]
+_MAX_TOP_K = 1000  # of ImageNet; the app's own model is not known before it is loaded
 _IN_JSON = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in SCHEMA.items()}
 
 
-def _object(required: str, kind: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": [required], "properties": {required: kind, **parameters}}
+def _object(required: str, kind: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": "object", "required": [required], "properties": {required: kind, **(optional or {})}}
 
 
 def _parameters(note: str = "") -> list[dict[str, Any]]:
@@ -54,9 +59,12 @@ def _problem(kind: type[Refusal]) -> dict[str, Any]:
 
 
 def _options(
-    tag: str, summary: str, *kinds: type[Refusal], ok: dict[str, Any] | None = None, **others: Any
+    operation_id: str, tag: str, summary: str, *kinds: type[Refusal], ok: dict[str, Any] | None = None, **others: Any
 ) -> dict[str, Any]:
-    """The options of a route: `ok` is the content of its 200, and each problem code has an example."""
+    """The options of a route: `ok` is the content of its 200, and each problem code has an example.
+
+    Generators of clients name functions by the `operation_id`.
+    """
     responses: dict[int, dict[str, Any]] = {200: {"content": ok}} if ok else {}
     kinds += (errors.Internal,)
     for kind in kinds:
@@ -68,7 +76,7 @@ def _options(
         if kind.status in (429, 503):
             schema = {"type": "integer", "minimum": 1}
             response["headers"] = {"Retry-After": {"description": "Seconds, at least 1.", "schema": schema}}
-    return {"tags": [tag], "summary": summary, "responses": responses, **others}
+    return {"operation_id": operation_id, "tags": [tag], "summary": summary, "responses": responses, **others}
 
 
 _KEYS = (errors.Unauthorized, errors.RateLimited)
@@ -85,16 +93,17 @@ _OF_A_RECORD = (*_KEYS, errors.NotFound, errors.InvalidParameter)
 _OF_AN_UPLOAD = (*_OF_A_RECORD, errors.Forbidden, errors.StorageUnavailable, errors.StorageFull)
 
 PREDICT = _options(
+    "predict",
     "recognition",
-    "What is in an image",
+    "Recognise an image",
     *(*_KEYS, *_OF_A_BODY, *_OF_AN_IMAGE),
     ok={"application/json": {"example": _RECOGNITION}},
     response_model=Recognition,
     openapi_extra=_request(
         "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
-        _object("file", _IMAGE, SCHEMA),
-        {"schema": _object("image", _BASE64, _IN_JSON), "example": {"image": _SMALL_PNG, "top_k": 3}},
-        **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
+        _object("file", _IMAGE),
+        {"schema": _object("image", _BASE64, _IN_JSON), "example": {"image": _SMALL_PNG}},
+        **{kind: {"schema": _IMAGE} for kind in _IMAGE_TYPES},
     ),
 )
 
@@ -104,10 +113,10 @@ _ITEMS: list[dict[str, Any]] = [
 ]
 _BATCH = {"results": _ITEMS, "model": _RECOGNITION["model"], "request_id": _RECOGNITION["request_id"]}
 _LINES = "".join(f"{json.dumps(item)}\n" for item in _ITEMS)
-_TEXTS = {"type": "array", "items": _BASE64}
 BATCH = _options(
+    "predictBatch",
     "recognition",
-    "What is in many images",
+    "Recognise many images",
     *(*_KEYS, *_OF_A_BODY, errors.TooManyImages),
     ok={
         "application/json": {"example": _BATCH},
@@ -116,30 +125,44 @@ BATCH = _options(
     response_model=Batch,
     response_model_exclude_none=True,
     openapi_extra=_request(
-        "A file part for each image, whatever its name, or a list of base64 strings in JSON.",
-        _object("file", {"type": "array", "items": _IMAGE}, SCHEMA),
+        "A file part for each image, whatever its name, or base64 strings in JSON: `images`, or a list alone.",
+        _object("file", {**_IMAGES, "items": _IMAGE}),
         {
-            "schema": {"anyOf": [_object("images", _TEXTS, _IN_JSON), _TEXTS]},
-            "example": {"images": [_SMALL_PNG, "bm8gaW1hZ2U="], "top_k": 1},
+            # Not also a list alone, which is read too: from a choice of two, generators make clients that fail.
+            "schema": _object("images", {**_IMAGES, "items": _BASE64}, _IN_JSON),
+            "example": {"images": [_SMALL_PNG, "bm8gaW1hZ2U="]},
         },
     ),
 )
 
-_PATH = {"name": "sha256", "in": "path", "required": True, "description": "Of the encoded bytes.", "schema": _SHA256}
+_PATH = {
+    "name": "sha256",
+    "in": "path",
+    "required": True,
+    "description": "SHA-256 of the encoded image.",
+    "schema": _SHA256,
+}
 RESULT = _options(
+    "getResult",
     "recognition",
-    "What is in an image that was sent before",
+    "The cached answer for an image",
     *(*_OF_A_RECORD, errors.AuditUnavailable),
     ok={"application/json": {"example": {**_RECOGNITION, "cached": True}}},
     response_model=Recognition,
     openapi_extra={"parameters": [_PATH, *_parameters()]},
 )
 
-LABELS = _options("recognition", "The classes", *_KEYS, errors.InvalidParameter)
-MODEL = _options("recognition", "The model", *_KEYS)
-LIVEZ: dict[str, Any] = {"tags": ["operation"], "summary": "Alive?"}
+LABELS = _options("listLabels", "recognition", "The classes of the model", *_KEYS, errors.InvalidParameter)
+MODEL = _options("getModel", "recognition", "The model", *_KEYS)
+LIVEZ: dict[str, Any] = {
+    "operation_id": "getLiveness",
+    "tags": ["operation"],
+    "summary": "Alive?",
+    "responses": {200: {"content": {"application/json": {"schema": _object("alive", {"type": "boolean"})}}}},
+}
 _VERBOSE = {"name": "verbose", "in": "query", "description": "Name the checks; needs no value."}
 READYZ = _options(
+    "getReadiness",
     "operation",
     "Ready for traffic?",
     *(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
@@ -148,30 +171,53 @@ READYZ = _options(
     openapi_extra={"parameters": [{**_VERBOSE, "allowEmptyValue": True, "schema": {"type": "string"}}]},
 )
 METRICS: dict[str, Any] = {
+    "operation_id": "getMetrics",
     "tags": ["operation"],
     "summary": "Metrics for Prometheus",
     "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 }
 AUDIT = _options(
-    "administration", "What was asked and answered", *_OF_A_RECORD, errors.Forbidden, errors.AuditUnavailable
+    "listAuditRows",
+    "administration",
+    "Rows of the audit log",
+    *_OF_A_RECORD,
+    errors.Forbidden,
+    errors.AuditUnavailable,
 )
-UPLOAD = _options("administration", "An image that was kept", *_OF_AN_UPLOAD, ok={"image/*": {"schema": _IMAGE}})
-FORGET = _options("administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204)
+UPLOAD = _options(
+    "getUpload", "administration", "An image that was kept", *_OF_AN_UPLOAD, ok={"image/*": {"schema": _IMAGE}}
+)
+FORGET = _options(
+    "deleteUpload", "administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204
+)
 
 
-def add_problems_and_keys(app: FastAPI) -> None:
-    """Add the schema of a problem and the ways to send an API key to the app's document."""
+def complete(app: FastAPI, needs_key: bool) -> None:
+    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's largest top_k.
+
+    With `needs_key`, recognitions need an API key; administration always does.
+    """
     generate = app.openapi
     problem = TypeAdapter(Problem).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+    schemas = {**problem.pop("$defs", {}), "Problem": problem}
+    keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
+    security = {"recognition": keys if needs_key else [{}, *keys], "administration": keys, "operation": []}
 
     def openapi() -> dict[str, Any]:
-        document = generate()
-        document["components"]["schemas"].update({**problem.get("$defs", {}), "Problem": problem})
+        recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
+        most = recognizer.classifier.card.limits.max_top_k if recognizer else _MAX_TOP_K
+        document: dict[str, Any] = json.loads(
+            json.dumps(generate()),
+            object_hook=lambda part: {**part, "maximum": most} if part.get("title") == _TOP_K else part,
+        )
+        document["components"]["schemas"].update(schemas)
         document["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
-        document["security"] = [{}, {"bearer": []}, {"header": []}]  # {}: a server without keys
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["security"] = security[operation["tags"][0]]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -28,7 +28,10 @@ _ITEM = TypeAdapter(BatchItem)
 
 
 async def predict(request: Request) -> Response:
-    """Recognise one image: a form with one file, base64 in JSON, or the image itself as the body."""
+    """Recognise one image: a form with one file, base64 in JSON, or the image itself as the body.
+
+    `PUT` does the same: `curl -T cat.jpg` sends it. The parameters may also be fields of the form.
+    """
     recognizer: Recognizer = request.app.state.recognizer
     state = request.scope["state"]
     trace: Trace = state["trace"]

@@ -16,6 +16,7 @@ from eyespot.errors import Draining, Internal
 from eyespot.job import ClientDisconnected
 from eyespot.telemetry import Metrics, Trace, child, event
 from eyespot.web.gate import header, problems
+from eyespot.web.gate.pretty import pretty_json
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -49,6 +50,8 @@ class RequestLog:
         state["trace"] = trace = _trace(scope)
         state["facts"] = {}
         status = 0
+        if (header(scope, b"user-agent") or "").startswith("curl/"):
+            send = pretty_json(send)
 
         async def answer(message: Message) -> None:
             nonlocal status
