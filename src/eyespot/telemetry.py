@@ -2,13 +2,14 @@
 
 import json
 import logging
+import platform
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,13 +22,28 @@ from prometheus_client import (
 )
 from pydantic_core import to_json
 
+from eyespot._version import __version__
+from eyespot.errors import REFUSALS
+
 _logger = logging.getLogger("eyespot")
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter
 
-_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+STEPS = {
+    "admit": "key and rate limit",
+    "read": "read the body",
+    "cache": "look up the answer",
+    "queue": "wait for a worker",
+    "decode": "decode the image",
+    "infer": "run the model",
+    "audit": "write the audit row",
+    "respond": "render the answer",
+}
+CacheResult = Literal["hit", "miss", "joined"]
+
+_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 def event(name: str, level: int = logging.INFO, /, *, exc_info: BaseException | None = None, **facts: object) -> None:
@@ -95,32 +111,50 @@ class Metrics:
         PlatformCollector(registry=registry)
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
-        self.requests = counter("eyespot_requests", "Requests answered.", ["route", "status"])
-        self.request_seconds = histogram(
-            "eyespot_request_seconds", "From the head of the request to the end of the reply.", ["route"]
+        self.request_duration = histogram(
+            "eyespot_request_duration_seconds",
+            "Time from the head of a request to the end of its response.",
+            ["route", "method", "status"],
         )
-        self.step_seconds = histogram("eyespot_step_seconds", "Time in one step of a recognition.", ["step"])
+        self.step_duration = histogram("eyespot_step_duration_seconds", "Time in one step of a recognition.", ["step"])
         self.queue_depth = gauge("eyespot_queue_depth", "Images waiting for a worker.")
-        self.workers_busy = gauge("eyespot_workers_busy", "Workers that are busy.")
-        self.refused = counter("eyespot_refused", "Requests refused.", ["code"])
-        self.cancelled = counter(
-            "eyespot_cancelled", "Images not started: past their deadline, or their client had disconnected."
+        self.queue_capacity = gauge("eyespot_queue_capacity", "Images that may wait for a worker, batches not counted.")
+        self.workers_busy = gauge("eyespot_workers_busy", "Worker threads that are busy.")
+        self.workers = gauge("eyespot_workers", "Worker threads.")
+        self.refusals = counter("eyespot_refusals", "Requests and batch images refused, by problem code.", ["code"])
+        self.images_cancelled = counter(
+            "eyespot_images_cancelled", "Images dropped from the queue: past the deadline, or the client disconnected."
         )
-        self.image_errors = counter("eyespot_image_errors", "Images that could not be recognised.", ["code"])
-        self.cache = counter(
-            "eyespot_cache", "Recognitions: answered from the cache, computed, or joined to a twin.", ["result"]
+        self.cache_requests = counter(
+            "eyespot_cache_requests",
+            "Recognitions answered from the cache, computed, or joined to the same image in progress.",
+            ["result"],
         )
         self.cache_errors = counter("eyespot_cache_errors", "Cache operations that failed.")
         self.audit_rows = counter("eyespot_audit_rows", "Audit rows, written or lost.", ["result"])
         self.uploads_not_kept = counter("eyespot_uploads_not_kept", "Uploads that the disk did not take in time.")
         self.model_info = gauge(
-            "eyespot_model_info", "The model that answers; always 1.", ["name", "digest", "engine", "precision"]
+            "eyespot_model_info", "The model that answers. Always 1.", ["name", "digest", "engine", "precision"]
         )
+        self.build_info = gauge("eyespot_build_info", "The versions that run. Always 1.", ["version", "python"])
+        self.build_info.labels(__version__, platform.python_version()).set(1)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Create every series now: `rate()` does not see the event that creates one."""
+        for metric, values in (
+            (self.step_duration, STEPS),
+            (self.refusals, REFUSALS),
+            (self.cache_requests, get_args(CacheResult)),
+            (self.audit_rows, ("written", "lost")),
+        ):
+            for value in values:
+                metric.labels(value)
 
     def observe_steps(self, steps: Mapping[str, float]) -> None:
         """Observe the seconds of each step of one image."""
         for step, seconds in steps.items():
-            child(self.step_seconds, step).observe(seconds)
+            child(self.step_duration, step).observe(seconds)
 
 
 @dataclass(slots=True)
@@ -132,7 +166,7 @@ class Trace:
     key: str | None = None  # name of the API key
     started: float = field(default_factory=time.monotonic)  # when the request arrived
     steps: dict[str, float] = field(default_factory=dict)
-    cache: Literal["hit", "miss", "joined"] | None = None  # None while no image was looked up
+    cache: CacheResult | None = None  # None while no image was looked up
     mark: float = field(default_factory=time.monotonic)  # end of the last step
 
     def lap(self, step: str, *, until: float | None = None, seconds: float | None = None) -> None:
