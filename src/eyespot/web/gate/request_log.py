@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -26,6 +29,7 @@ _UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/rea
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}  # others are one in the metrics
 _OTHER = "other"
 _TIMINGS = {step: f'{step};desc="{text}";dur=' for step, text in STEPS.items()}
+_LONGEST_ID = 36  # characters of a request id for people: a UUID
 
 
 class RequestLog:
@@ -78,8 +82,8 @@ class RequestLog:
                 facts["steps"] = trace.milliseconds()
             if trace.cache:
                 facts["cache"] = trace.cache
-            facts |= {"client": trace.address, "request_id": trace.request_id}
-            event("request_answered", **facts, **scope["state"]["facts"])
+            facts |= {"client": trace.address, "request_id": trace.request_id, **scope["state"]["facts"]}
+            event("request_answered", line=partial(_line, scope, facts), **facts)
 
 
 def begin_at_zero(metrics: Metrics, routes: Iterable[Any], documented: str) -> None:
@@ -105,6 +109,25 @@ def _route(scope: Scope) -> str:
     asked = {"type": "http", "path": scope["path"], "method": scope["method"]}
     found = (route for route in scope["app"].routes if route.matches(asked)[0] is not Match.NONE)
     return getattr(next(found, None), "path", _OTHER)
+
+
+def _line(scope: Scope, facts: Mapping[str, Any], columns: int) -> str:
+    """The access line for people: status, method, path, duration, size of the body, outcome, request id."""
+    size, images, refused = header(scope, b"content-length"), facts.get("images"), facts.get("refused")
+    sent = f"{math.ceil(int(size) / 1000):,} kB" if size else ""
+    batch = f"{refused} of {images} refused" if refused else f"{images} images" if images else ""
+    outcome = facts.get("code") or facts.get("cache") or batch
+    request_id = _shorten(facts["request_id"], _LONGEST_ID)
+    head = f"{facts['status']} {facts['method']:<7} "
+    tail = f" {facts['ms']:>7} ms {sent:>8}  {outcome:<19} {request_id}"
+    width = columns - len(head) - len(tail)
+    return f"{head}{_shorten(quote(scope['path']), width):<{width}}{tail}"
+
+
+def _shorten(text: str, width: int) -> str:
+    """The text without its middle, if it has more characters than `width`."""
+    half = (width - 1) // 2
+    return text if len(text) <= width else f"{text[: width - 1 - half]}…{text[-half:]}"
 
 
 def _trace(scope: Scope) -> Trace:
