@@ -18,6 +18,12 @@ def predict(served: Served, data: bytes = IMAGE, **query: object) -> httpx.Respo
         return client.post("/predict", content=data, params=query)  # type: ignore[arg-type]
 
 
+def answered(served: Served, route: str, status: int, method: str = "POST") -> float:
+    """How many requests of that kind the server has answered."""
+    labels = f'method="{method}",route="{route}",status="{status}"'
+    return metric(served, f"eyespot_request_duration_seconds_count{{{labels}}}")
+
+
 def metric(served: Served, line: str) -> float:
     with served.client() as client:
         lines = client.get("/metrics").text.splitlines()

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "eyespot"
 # Each part may import the parts below it that are named here, and its own.
 WORDS = "types errors settings telemetry choices _version"
 BELOW = {
-    **dict.fromkeys(WORDS.split(), "types errors choices"),
+    **dict.fromkeys(WORDS.split(), "types errors choices _version"),
     "cpus": "",
     "vision": WORDS,
     "memory": WORDS,

@@ -43,7 +43,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def cancelled(pool: WorkerPool) -> float | None:
-    return pool._metrics.registry.get_sample_value("eyespot_cancelled_total")
+    return pool._metrics.registry.get_sample_value("eyespot_images_cancelled_total")
 
 
 async def start(pool: WorkerPool, call: Callable[..., Any], *args: object, lane: Lane = "interactive") -> Job[Any]:

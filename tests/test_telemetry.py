@@ -10,6 +10,8 @@ from eyespot import telemetry
 telemetry.configure_logging({format!r}, "info")
 telemetry.event("image_seen", name="cat", bytes=3)
 telemetry.event("image_unseen", logging.DEBUG)
+telemetry.event("model_seen", digest="0123456789abcdef" * 4, seconds=1.23456, reason="not found", paths="/path" * 40)
+telemetry.event("said_otherwise", line=lambda columns: "=" * columns, bytes=3)
 warnings.warn("a library's warning")
 logging.getLogger("another.library").warning("a library's word")
 logging.getLogger("uvicorn.error").info("Started server process")
@@ -30,9 +32,11 @@ def logged(log_format: str) -> list[str]:
 
 def test_json_is_an_object_a_line_whoever_speaks() -> None:
     for log_format in ("json", "auto"):
-        seen, warned, said, lost = (json.loads(line) for line in logged(log_format))
+        seen, model, otherwise, warned, said, lost = (json.loads(line) for line in logged(log_format))
         assert (seen["event"], seen["level"], seen["name"], seen["bytes"]) == ("image_seen", "info", "cat", 3)
         assert seen["time"].endswith("+00:00")
+        assert (model["digest"], model["seconds"]) == ("0123456789abcdef" * 4, 1.23456)
+        assert otherwise.keys() == {"time", "level", "event", "bytes"}
         assert "a library's warning" in warned["event"]
         assert said["event"] == "a library's word"
         assert "ZeroDivisionError" in lost["traceback"]
@@ -40,6 +44,9 @@ def test_json_is_an_object_a_line_whoever_speaks() -> None:
 
 def test_lines_are_for_people() -> None:
     lines = logged("lines")
-    assert lines[0].endswith("info    image_seen  name=cat bytes=3")
+    assert lines[0].endswith("info    image_seen name=cat bytes=3")
+    assert lines[1].endswith('info    model_seen digest=0123456789ab seconds=1.23 reason="not found"')
+    assert lines[2] == " " * len("12:00:00 warning ") + "paths=" + "/path" * 40  # not cut, so that it can be copied
+    assert lines[3][9:] == "=" * (120 - 9)
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert not any("image_unseen" in line or "Started server" in line or "boundary" in line for line in lines)

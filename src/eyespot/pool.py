@@ -48,6 +48,8 @@ class WorkerPool:
         self._running: dict[Job[Any], float] = {}  # when each started
         self._job_seconds = _FIRST_GUESS_SECONDS
         self._booked_until = 0.0  # when the clients that were refused are expected back
+        metrics.workers.set(workers)
+        metrics.queue_capacity.set(queue)
         metrics.queue_depth.set_function(lambda: self.waiting)
         metrics.workers_busy.set_function(lambda: len(self._running))
 
@@ -172,7 +174,7 @@ class WorkerPool:
     def _work(self, job: Job[T], function: Callable[..., T], *args: object) -> T:
         """Runs in a worker thread."""
         if not job.start():
-            self._metrics.cancelled.inc()
+            self._metrics.images_cancelled.inc()
             raise NotStarted
         started = self._clock()
         with self._lock:

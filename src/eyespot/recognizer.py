@@ -179,13 +179,12 @@ class Recognizer:
     # traceback, frame), which keeps the image in memory.
     async def _record_failure(self, image: Image, trace: Trace, refusal: Refusal) -> None:
         if refusal.status in (UnsupportedFormat.status, BrokenImage.status):  # refused while it was decoded
-            self.metrics.image_errors.labels(refusal.code).inc()
             trace.lap("decode")
         await self._record(image.sha256, len(image.data), trace, refusal)
 
     async def _record(self, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> None:
         """Count the outcome, and write its audit row."""
-        child(self.metrics.cache, trace.cache).inc()
+        child(self.metrics.cache_requests, trace.cache).inc()
         if self.audit:
             await self.audit.write(self._row(self.audit, sha256, size, trace, outcome))
             trace.lap("audit")

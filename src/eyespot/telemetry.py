@@ -2,13 +2,15 @@
 
 import json
 import logging
+import platform
 import sys
+import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,22 +23,49 @@ from prometheus_client import (
 )
 from pydantic_core import to_json
 
+from eyespot._version import __version__
+from eyespot.errors import REFUSALS
+
 _logger = logging.getLogger("eyespot")
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter
 
-_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+STEPS = {
+    "admit": "key and rate limit",
+    "read": "read the body",
+    "cache": "look up the answer",
+    "queue": "wait for a worker",
+    "decode": "decode the image",
+    "infer": "run the model",
+    "audit": "write the audit row",
+    "respond": "render the answer",
+}
+CacheResult = Literal["hit", "miss", "joined"]
+
+_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_COLUMNS = 120  # of a line for people
 
 
-def event(name: str, level: int = logging.INFO, /, *, exc_info: BaseException | None = None, **facts: object) -> None:
-    """Log an event: its name in the past tense, and its facts as fields."""
+def event(
+    name: str,
+    level: int = logging.INFO,
+    /,
+    *,
+    exc_info: BaseException | None = None,
+    line: Callable[[int], str] | None = None,
+    **facts: object,
+) -> None:
+    """Log an event: its name in the past tense, and its facts as fields.
+
+    `line`, given a number of columns, is what people read instead of name and facts.
+    """
     if _logger.isEnabledFor(level):
         traceback = (type(exc_info), exc_info, exc_info.__traceback__) if exc_info else None
         # Not `_logger.log`, which spends a quarter of its time on the caller's file and line.
         record = logging.LogRecord(_logger.name, level, "", 0, name, None, traceback)
-        record.facts = facts
+        record.facts, record.line = facts, line
         _logger.handle(record)
 
 
@@ -74,10 +103,29 @@ class _Json(logging.Formatter):
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        facts = " ".join(f"{key}={value}" for key, value in getattr(record, "facts", {}).items())
-        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{moment} {record.levelname.lower():7} {record.getMessage()}  {facts}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        moment = time.strftime("%H:%M:%S ", time.localtime(record.created))
+        if line := getattr(record, "line", None):
+            return moment + str(line(_COLUMNS - len(moment)))
+        facts = [f"{name}={_value(value)}" for name, value in getattr(record, "facts", {}).items()]
+        words = " ".join([f"{record.levelname.lower():7}", record.getMessage(), *facts])
+        text = textwrap.fill(
+            moment + words,
+            _COLUMNS,
+            subsequent_indent=" " * len(f"{moment}warning "),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _value(value: object) -> str:
+    """A fact for people: three digits of a fraction, twelve of a digest, quotes around what has spaces."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = str(value)
+    if len(text) == 64 and text.isalnum():
+        return text[:12]
+    return f'"{text}"' if " " in text else text
 
 
 @lru_cache(maxsize=1000)
@@ -95,32 +143,50 @@ class Metrics:
         PlatformCollector(registry=registry)
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
-        self.requests = counter("eyespot_requests", "Requests answered.", ["route", "status"])
-        self.request_seconds = histogram(
-            "eyespot_request_seconds", "From the head of the request to the end of the reply.", ["route"]
+        self.request_duration = histogram(
+            "eyespot_request_duration_seconds",
+            "Time from the head of a request to the end of its response.",
+            ["route", "method", "status"],
         )
-        self.step_seconds = histogram("eyespot_step_seconds", "Time in one step of a recognition.", ["step"])
+        self.step_duration = histogram("eyespot_step_duration_seconds", "Time in one step of a recognition.", ["step"])
         self.queue_depth = gauge("eyespot_queue_depth", "Images waiting for a worker.")
-        self.workers_busy = gauge("eyespot_workers_busy", "Workers that are busy.")
-        self.refused = counter("eyespot_refused", "Requests refused.", ["code"])
-        self.cancelled = counter(
-            "eyespot_cancelled", "Images not started: past their deadline, or their client had disconnected."
+        self.queue_capacity = gauge("eyespot_queue_capacity", "Images that may wait for a worker, batches not counted.")
+        self.workers_busy = gauge("eyespot_workers_busy", "Worker threads that are busy.")
+        self.workers = gauge("eyespot_workers", "Worker threads.")
+        self.refusals = counter("eyespot_refusals", "Requests and batch images refused, by problem code.", ["code"])
+        self.images_cancelled = counter(
+            "eyespot_images_cancelled", "Images dropped from the queue: past the deadline, or the client disconnected."
         )
-        self.image_errors = counter("eyespot_image_errors", "Images that could not be recognised.", ["code"])
-        self.cache = counter(
-            "eyespot_cache", "Recognitions: answered from the cache, computed, or joined to a twin.", ["result"]
+        self.cache_requests = counter(
+            "eyespot_cache_requests",
+            "Recognitions answered from the cache, computed, or joined to the same image in progress.",
+            ["result"],
         )
         self.cache_errors = counter("eyespot_cache_errors", "Cache operations that failed.")
         self.audit_rows = counter("eyespot_audit_rows", "Audit rows, written or lost.", ["result"])
         self.uploads_not_kept = counter("eyespot_uploads_not_kept", "Uploads that the disk did not take in time.")
         self.model_info = gauge(
-            "eyespot_model_info", "The model that answers; always 1.", ["name", "digest", "engine", "precision"]
+            "eyespot_model_info", "The model that answers. Always 1.", ["name", "digest", "engine", "precision"]
         )
+        self.build_info = gauge("eyespot_build_info", "The versions that run. Always 1.", ["version", "python"])
+        self.build_info.labels(__version__, platform.python_version()).set(1)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Create every series now: `rate()` does not see the event that creates one."""
+        for metric, values in (
+            (self.step_duration, STEPS),
+            (self.refusals, REFUSALS),
+            (self.cache_requests, get_args(CacheResult)),
+            (self.audit_rows, ("written", "lost")),
+        ):
+            for value in values:
+                metric.labels(value)
 
     def observe_steps(self, steps: Mapping[str, float]) -> None:
         """Observe the seconds of each step of one image."""
         for step, seconds in steps.items():
-            child(self.step_seconds, step).observe(seconds)
+            child(self.step_duration, step).observe(seconds)
 
 
 @dataclass(slots=True)
@@ -132,7 +198,7 @@ class Trace:
     key: str | None = None  # name of the API key
     started: float = field(default_factory=time.monotonic)  # when the request arrived
     steps: dict[str, float] = field(default_factory=dict)
-    cache: Literal["hit", "miss", "joined"] | None = None  # None while no image was looked up
+    cache: CacheResult | None = None  # None while no image was looked up
     mark: float = field(default_factory=time.monotonic)  # end of the last step
 
     def lap(self, step: str, *, until: float | None = None, seconds: float | None = None) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests import makers
 from tests.manifests import ENTRY
-from tests.requests import IMAGE, image, metric
+from tests.requests import IMAGE, answered, image
 from tests.serving import (
     EYESPOT,
     ROOT,
@@ -238,8 +238,8 @@ def test_an_image_that_the_server_knows_is_not_sent_again(tmp_path: Path) -> Non
             (tmp_path / f"{number}.png").write_bytes(IMAGE + bytes(300_000) + bytes([number]))
         for _ in range(2):
             assert run("classify", ".", cwd=tmp_path, EYESPOT_URL=served.url).returncode == 0
-        assert metric(served, 'eyespot_requests_total{route="/predict",status="200"}') == 3
-        assert metric(served, 'eyespot_requests_total{route="/results/{sha256}",status="200"}') == 3
+        assert answered(served, "/predict", 200) == 3
+        assert answered(served, "/results/{sha256}", 200, "GET") == 3
 
 
 def test_on_a_terminal_there_is_a_table_and_a_bar(tmp_path: Path, served: Served) -> None:

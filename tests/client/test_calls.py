@@ -38,12 +38,15 @@ from tests.requests import IMAGE, image
 from tests.serving import Served, serve_fake
 
 
-def asked(served: Served) -> dict[tuple[str, int], int]:
+def asked(served: Served) -> Counter[tuple[str, int]]:
     """How many requests of each route and status a server has answered."""
     with served.client() as client:
         text = client.get("/metrics").text
-    found = re.findall(r'^eyespot_requests_total{route="(.+?)",status="(\d+)"} (\d+)', text, re.MULTILINE)
-    return {(route, int(status)): int(count) for route, status, count in found if route != "/metrics"}
+    found = re.findall(r'^eyespot_request\w+_count{.*route="(.+?)",status="(\d+)"} (\d+)', text, re.MULTILINE)
+    counts = Counter[tuple[str, int]]()
+    for route, status, count in found:
+        counts[route, int(status)] += int(count) * (route != "/metrics")
+    return counts
 
 
 # What is sent.
@@ -187,24 +190,24 @@ def test_an_answer_of_another_form_is_not_an_answer(connect: Connect, script: Sc
 def test_a_large_image_in_the_cache_is_not_uploaded(connect: Connect, caching: Served) -> None:
     unknown = image(new_number())
     first = connect(caching, ask_first=None).predict(unknown)
-    before = Counter(asked(caching))
+    before = asked(caching)
     known = connect(caching, ask_first=len(unknown) - 1).predict(unknown, top_k=1)
     assert (known.cached, known.image, known.predictions) == (True, first.image, first.predictions[:1])
-    assert Counter(asked(caching)) - before == {("/results/{sha256}", 200): 1}
+    assert asked(caching) - before == {("/results/{sha256}", 200): 1}
 
 
 def test_a_large_image_outside_the_cache_is_uploaded(connect: Connect, caching: Served) -> None:
-    before = Counter(asked(caching))
+    before = asked(caching)
     answer = connect(caching, ask_first=0).predict(image(new_number()))
     assert answer.cached is False
-    assert Counter(asked(caching)) - before == {("/results/{sha256}", 404): 1, ("/predict", 200): 1}
+    assert asked(caching) - before == {("/results/{sha256}", 404): 1, ("/predict", 200): 1}
 
 
 @pytest.mark.parametrize("ask_first", [None, 200_000, len(IMAGE) + 4])
 def test_a_small_image_is_uploaded_at_once(connect: Connect, caching: Served, ask_first: int | None) -> None:
-    before = Counter(asked(caching))
+    before = asked(caching)
     connect(caching, ask_first=ask_first).predict(image(new_number()))
-    assert Counter(asked(caching)) - before == {("/predict", 200): 1}
+    assert asked(caching) - before == {("/predict", 200): 1}
 
 
 _numbers = itertools.count()

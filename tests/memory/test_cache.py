@@ -18,7 +18,7 @@ from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
 from eyespot.web.app import create_app
 from tests import makers, serving
-from tests.requests import IMAGE, image, metric, predict
+from tests.requests import IMAGE, answered, image, metric, predict
 from tests.services import RedisServer, redis_server
 from tests.serving import FakeEngine, Served, fake_classifier, until
 
@@ -31,7 +31,7 @@ def counted(served: Served) -> dict[str, float]:
     return {
         result: count
         for result in ("hit", "miss", "joined")
-        if (count := metric(served, f'eyespot_cache_total{{result="{result}"}}'))
+        if (count := metric(served, f'eyespot_cache_requests_total{{result="{result}"}}'))
     }
 
 
@@ -90,7 +90,7 @@ def test_identical_images_in_flight_are_computed_once_even_if_the_first_client_d
             assert engine.started.acquire(timeout=30)
             joined = [callers.submit(predict, served) for _ in range(3)]
             until(lambda: [job.waiters for job in list(served.recognizer.pool.joinable.values())] == [4])
-        until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
+        until(lambda: answered(served, "/predict", 499) == 1)
         engine.go.set()
         answers = [answer.result() for answer in joined]
         assert [(answer.status_code, answer.headers["x-cache"]) for answer in answers] == [(200, "joined")] * 3
@@ -108,7 +108,7 @@ def test_a_result_is_cached_even_if_the_client_disconnected() -> None:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(head.encode() + IMAGE)
             assert engine.started.acquire(timeout=30)
-        until(lambda: metric(served, 'eyespot_requests_total{route="/predict",status="499"}') == 1)
+        until(lambda: answered(served, "/predict", 499) == 1)
         engine.go.set()
         until(lambda: metric(served, "eyespot_workers_busy") == 0)
         assert predict(served).headers["x-cache"] == "hit"

@@ -158,31 +158,58 @@ def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
         assert served.process.wait(30) == 0
 
 
-def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(data_dir: Path) -> None:
-    command = "exec eyespot serve"
-    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "EYESPOT_DRAIN_SECONDS": "0"}
+@pytest.fixture(scope="module")
+def shown(data_dir: Path) -> tuple[str, list[str]]:
+    """What a start from a shell prints, and the log for people of that server, which is asked for a few things."""
+    settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "lines"}
     settings["PATH"] = f"{Path(sys.executable).parent}:/bin"
-    process = subprocess.Popen(
-        ["sh", "-c", command],
-        env=environment(**settings),
+    with subprocess.Popen(
+        ["sh", "-c", "exec eyespot serve"],
+        env=environment(**settings, EYESPOT_DRAIN_SECONDS="0"),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-    )
-    try:
+    ) as process:
         assert process.stdout
         printed = "".join(process.stdout.readline() for _ in range(4))
-    finally:
+        url = re.search("http://[^/]+", printed)
+        assert url
+        with Served(url[0]).client(headers={"X-Request-ID": "i" * 36}) as client:
+            client.post("/predict", content=IMAGE, headers={"X-Request-ID": "abc"})
+            client.put("/predict", content=b"hello")
+            client.post("/predict/batch", files=[("file", ("a", IMAGE)), ("file", ("b", b"hello"))])
+            client.get(f"/results/{'0' * 64}", headers={"X-Request-ID": "i" * 64})
+            client.get("/%1b%5b31mred%0a" + "x" * 300)
         process.terminate()
-        process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
+        return printed, process.communicate()[1].splitlines()
+
+
+def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(shown: tuple[str, list[str]]) -> None:
+    printed, _ = shown
     url = re.search(r"page\s+(http://127\.0\.0\.1:\d+)/\n", printed)
     assert url
     assert f"docs  {url[1]}/docs" in printed
     sample = re.search(r"curl -F file=@(\S+) ", printed)
     assert sample
     assert Path(sample[1]).is_file()
+
+
+def test_log_lines_for_people_fit_120_columns(shown: tuple[str, list[str]]) -> None:
+    _, lines = shown
+    assert max(map(len, lines)) <= 120
+    size = r"\d+\.\d ms +\d+ kB +"
+    expected = [
+        rf"200 POST +/predict +{size}(miss|hit) +abc",
+        rf"415 PUT +/predict +{size}unsupported-format +i{{36}}",
+        rf"200 POST +/predict/batch +{size}1 of 2 refused +i{{36}}",
+        r"404 GET +/results/0+…0+ +\d+\.\d ms +not-found +i+…i+",
+        r"404 GET +/%1B%5B31m\w*…x+ +\d+\.\d ms +not-found +i{36}",
+    ]
+    found = [line for line in lines if re.match(r"..:..:.. \d", line)]
+    assert len(found) == len(expected)
+    for line, pattern in zip(found, expected, strict=True):
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d {pattern}", line), line
 
 
 def test_an_ipv6_address_is_served_and_written_in_brackets(packaged: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from tests import makers
+from tests.requests import answered, metric
 from tests.serving import FakeEngine, Served, serve_fake, until
 
 IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
@@ -14,12 +15,6 @@ IMAGE = makers.encode(makers.flat((300, 200)), "PNG")
 def predict(served: Served) -> httpx.Response:
     with served.client() as client:
         return client.post("/predict", files={"file": IMAGE})
-
-
-def metric(served: Served, name: str) -> float:
-    with served.client() as client:
-        lines = client.get("/metrics").text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
 
 def test_health_answers_while_every_worker_is_blocked_and_the_queue_is_full() -> None:
@@ -72,12 +67,10 @@ def test_a_caller_who_hangs_up_while_waiting_is_not_computed_for() -> None:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(head.encode() + IMAGE)
             until(lambda: metric(served, "eyespot_queue_depth") == 1)
-        with served.client() as client:
-            line = 'eyespot_requests_total{route="/predict",status="499"} 1.0'
-            until(lambda: line in client.get("/metrics").text)
+        until(lambda: answered(served, "/predict", 499) == 1)
         engine.go.set()
         assert first.result().status_code == 200
-        until(lambda: metric(served, "eyespot_cancelled_total") == 1)
+        until(lambda: metric(served, "eyespot_images_cancelled_total") == 1)
         assert engine.calls == 1
 
 

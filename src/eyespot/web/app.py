@@ -24,7 +24,7 @@ from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.gate.body_limit import BodyLimit
 from eyespot.web.gate.cors import read_origins
-from eyespot.web.gate.request_log import RequestLog
+from eyespot.web.gate.request_log import RequestLog, begin_at_zero
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
 """Given the settings, and the names of API keys that share no cached answers."""
@@ -84,6 +84,10 @@ def _get(path: str, endpoint: Callable[..., Any], kind: type[APIRoute] = APIRout
 
 
 def _routes() -> list[BaseRoute]:
+    static = [
+        Mount("/swagger", StaticFiles(packages=[("fastapi_offline", "static")])),  # before the shorter path
+        Mount("", StaticFiles(directory=pages.STATIC)),
+    ]
     return [
         PlainRoute("/predict", predict.predict, methods=["POST"], **openapi.PREDICT),
         PlainRoute("/predict", predict.predict, methods=["PUT"], include_in_schema=False),  # `curl -T` sends PUT
@@ -99,8 +103,7 @@ def _routes() -> list[BaseRoute]:
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
         *_get("/", pages.page, include_in_schema=False),
         *_get("/docs", pages.docs, include_in_schema=False),
-        Mount("/static/swagger", StaticFiles(packages=[("fastapi_offline", "static")])),  # before the shorter path
-        Mount("/static", StaticFiles(directory=pages.STATIC)),
+        Mount("/static", routes=static),
     ]
 
 
@@ -125,7 +128,6 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
     separate_keys = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
     trusted, cors = read_networks(settings.trusted_proxies), _cors(settings.cors_origins)
-    routes = _routes()
     # The cache's Redis counts for all replicas.
     limiter = RateLimiter.open(settings.rate_limit, settings.cache_url) if settings.rate_limit else None
 
@@ -135,6 +137,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             async with open_recognizer(settings, separate_keys) as recognizer:
                 state = app.state
                 state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
+                begin_at_zero(state.metrics, app.routes, "/predict")
                 yield
         finally:
             if limiter:
@@ -142,9 +145,9 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
 
     app = App(
         **_OPTIONS,
-        routes=routes,
+        routes=_routes(),
         middleware=[  # the first is the outermost
-            Middleware(RequestLog, paths=[route.path for route in routes if isinstance(route, APIRoute)]),
+            Middleware(RequestLog),
             *cors,
             Middleware(BodyLimit, limit_of=body.limit_of(settings.max_bytes, settings.batch_max_bytes)),
             Middleware(Auth, keys=keys, trusted=trusted, limiter=limiter),

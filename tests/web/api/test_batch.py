@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from eyespot.types import Batch, BatchItem
 from eyespot.web.gate.protocol import Protocol
 from tests import makers
-from tests.requests import IMAGE, image, metric, predict
+from tests.requests import IMAGE, answered, image, metric, predict
 from tests.serving import FakeEngine, Served, serve_fake, until
 
 LINES = {"Accept": "application/x-ndjson"}
@@ -220,8 +220,7 @@ def test_the_rest_is_not_computed_for_who_has_left(accept: dict[str, str], caplo
             engine.turn.release(4)
             for _ in range(6):
                 assert engine.started.acquire(timeout=30)
-        route = '{route="/predict/batch",status="' + ("200" if accept else "499") + '"}'
-        until(lambda: metric(served, f"eyespot_requests_total{route}") == 1)
+        until(lambda: answered(served, "/predict/batch", 200 if accept else 499) == 1)
         engine.turn.release(100)
         for number in range(100, 104):  # their turns come after those of the other batch
             assert ask(served, form([image(number)])).status_code == 200
@@ -236,9 +235,9 @@ def test_a_client_that_does_not_read_is_disconnected() -> None:
     settings = {"batch_max": 2000, "batch_max_bytes": 2**24, "cache_url": "memory://"}
     with serve_fake(uvicorn={"http": Impatient}, **settings) as served:
         stream = Stream(served, {"files": [("file", ("x" * 3500, IMAGE))] * 1800})  # the names come back
-        until(lambda: metric(served, 'eyespot_requests_total{route="/predict/batch",status="200"}') == 1)
+        until(lambda: answered(served, "/predict/batch", 200) == 1)
         stream.leave()
-        assert metric(served, 'eyespot_cache_total{result="hit"}') < 1700
+        assert metric(served, 'eyespot_cache_requests_total{result="hit"}') < 1700
         assert ask(served, form([IMAGE])).status_code == 200
 
 
@@ -319,7 +318,7 @@ def test_one_image_twice_is_computed_once() -> None:
         assert len({json.dumps(item["predictions"]) for item in results}) == 1
         assert engine.calls == 1
         kinds = ("hit", "miss", "joined")
-        assert sum(metric(served, f'eyespot_cache_total{{result="{kind}"}}') for kind in kinds) == 9
+        assert sum(metric(served, f'eyespot_cache_requests_total{{result="{kind}"}}') for kind in kinds) == 9
 
 
 def test_every_image_leaves_a_row_and_a_count(tmp_path: Any) -> None:
@@ -332,8 +331,8 @@ def test_every_image_leaves_a_row_and_a_count(tmp_path: Any) -> None:
         assert sorted(row["status"] for row in rows) == [200, 200, 200, 415]
         assert {row["request_id"] for row in rows} == {reply.headers["x-request-id"]}
         assert {row["key"] for row in rows} == {"boss"}
-        assert metric(served, 'eyespot_step_seconds_count{step="decode"}') == 4
-        assert metric(served, 'eyespot_refused_total{code="unsupported-format"}') == 1
+        assert metric(served, 'eyespot_step_duration_seconds_count{step="decode"}') == 4
+        assert metric(served, 'eyespot_refusals_total{code="unsupported-format"}') == 1
 
 
 def test_an_image_counts_as_a_request_for_the_rate_limit() -> None:
@@ -402,7 +401,7 @@ def test_a_result_is_known_by_the_sha256_of_its_image() -> None:
             assert known.json()[part] == sent[part]
         assert len(client.get(path, params={"top_k": 2}).json()["predictions"]) == 2
         assert client.get(path, params={"top_k": 0}).json()["code"] == "invalid-parameter"
-        assert metric(served, 'eyespot_cache_total{result="hit"}') == 2
+        assert metric(served, 'eyespot_cache_requests_total{result="hit"}') == 2
 
 
 @pytest.mark.parametrize(
@@ -414,7 +413,7 @@ def test_a_result_that_is_not_known(path: str, code: str) -> None:
             reply = client.get(f"/results/{path}")
             assert reply.json()["code"] == code
             assert "x-cache" not in reply.headers
-            assert metric(served, 'eyespot_cache_total{result="miss"}') == 0
+            assert metric(served, 'eyespot_cache_requests_total{result="miss"}') == 0
 
 
 def test_a_result_leaves_a_row_as_the_image_would(tmp_path: Any) -> None:

@@ -47,7 +47,7 @@ def app_with(keys: str = "", limiter: FakeLimiter | None = None, trusted: str = 
     app = FastAPI(openapi_url=None, exception_handlers=problems.handlers())
     app.state.metrics, app.state.pool = Metrics(), SimpleNamespace(draining=False)
     app.add_middleware(Auth, keys=read_keys(keys), trusted=read_networks(trusted), limiter=limiter)
-    app.add_middleware(RequestLog, paths=frozenset({"/predict"}))
+    app.add_middleware(RequestLog)
 
     @app.get("/admin", dependencies=[Depends(require_admin)])
     async def admin() -> str:

@@ -23,7 +23,7 @@ async def readyz(request: Request) -> Response:
     recognizer: Recognizer = request.app.state.recognizer
     checks = _checks(recognizer) if "verbose" in request.query_params else None
     if refusal := _unready(recognizer):
-        answer = problems.response(request, refusal, checks)
+        answer = problems.response(request, refusal, checks, counted=False)
     else:
         readiness = _READINESS.dump_json(Readiness(True, checks), exclude_none=True)
         answer = Response(readiness, media_type="application/json")

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from eyespot.errors import Internal, InvalidParameter, NotFound, Refusal
 from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
-from eyespot.telemetry import Trace, event
+from eyespot.telemetry import Trace, child, event
 from eyespot.types import Batch, BatchItem, ImageInfo
 from eyespot.web.api import answer, body
 from eyespot.web.api.body import Body
@@ -83,8 +83,9 @@ async def result(request: Request) -> Response:
     asked = parse(request.query_params, {}, recognizer.classifier.card.limits.max_top_k)
     request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recall(sha256, trace)
-    if not scores:
-        raise NotFound("No answer is cached for this image; send it to /predict.")
+    if not scores:  # a client asks before it sends an image
+        unknown = NotFound("No answer is cached for this image; send it to /predict.")
+        return problems.response(request, unknown, counted=False)
     return answer.recognition(recognizer.classifier, sha256, scores, asked, trace)
 
 
@@ -141,5 +142,5 @@ async def _result(request: Request, item: Item, asked: Body) -> BatchItem:
 
 # Not inside the `except`: a local name for the error would close a cycle through its traceback, which keeps the image.
 def _refused(recognizer: Recognizer, item: Item, trace: Trace, refusal: Refusal) -> BatchItem:
-    recognizer.metrics.refused.labels(refusal.code).inc()
+    child(recognizer.metrics.refusals, refusal.code).inc()
     return BatchItem(item.index, item.filename, problem=problems.problem(refusal, trace.request_id))

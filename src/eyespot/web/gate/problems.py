@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Overloaded, Refusal
+from eyespot.telemetry import child
 from eyespot.types import TYPE_URI, Check, Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -40,11 +41,14 @@ def document(refusal: Refusal, request_id: str, checks: list[Check] | None = Non
     return _PROBLEM.dump_json(problem(refusal, request_id, checks), exclude_none=True)
 
 
-def response(request: Request, refusal: Refusal, checks: list[Check] | None = None) -> Response:
-    """The response to a refused request."""
+def response(
+    request: Request, refusal: Refusal, checks: list[Check] | None = None, *, counted: bool = True
+) -> Response:
+    """The response to a refused request, `counted` in the metrics unless the client asked for nothing else."""
     state = request.state
     state.facts["code"] = refusal.code
-    request.app.state.metrics.refused.labels(refusal.code).inc()
+    if counted:
+        child(request.app.state.metrics.refusals, refusal.code).inc()
     headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
     return Response(document(refusal, state.trace.request_id, checks), refusal.status, headers, MEDIA_TYPE)
 

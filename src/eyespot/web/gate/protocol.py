@@ -11,6 +11,7 @@ from fastapi import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from eyespot.errors import BadRequest, HeadTooLarge, Refusal
+from eyespot.telemetry import child
 from eyespot.web.gate import problems
 
 # The app receives a body in pieces of this size; uvicorn wakes it for every packet. No limit counts an incomplete
@@ -166,6 +167,8 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Respond with the refusal after all earlier responses, and close."""
         self._refused = True
+        app: Any = self.config.app
+        child(app.state.metrics.refusals, refusal.code).inc()
         newest = self.cycle
         if newest and newest.more_body and not newest.response_complete:  # its own body is refused
             if newest.response_started:

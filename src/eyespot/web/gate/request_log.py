@@ -2,45 +2,42 @@
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eyespot.errors import Draining, Internal
+from eyespot.errors import Draining, Internal, NotFound
 from eyespot.job import ClientDisconnected
-from eyespot.telemetry import Metrics, Trace, child, event
+from eyespot.telemetry import STEPS, Metrics, Trace, child, event
 from eyespot.web.gate import header, problems
 from eyespot.web.gate.pretty import pretty_json
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
-# What the eight steps are called in Server-Timing.
-_DESCRIPTIONS = {
-    "admit": "key and rate limit",
-    "read": "read the body",
-    "cache": "look up the answer",
-    "queue": "wait for a worker",
-    "decode": "decode the image",
-    "infer": "run the model",
-    "audit": "write the audit row",
-    "respond": "render the answer",
-}
-_TIMINGS = {step: f'{step};desc="{text}";dur=' for step, text in _DESCRIPTIONS.items()}
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}  # others are one in the metrics
+_OTHER = "other"
+_TIMINGS = {step: f'{step};desc="{text}";dur=' for step, text in STEPS.items()}
+_LONGEST_ID = 36  # characters of a request id for people: a UUID
 
 
 class RequestLog:
     """Puts a `Trace` and the facts of the access line into the request's state, and writes both when it ends."""
 
-    def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._paths = frozenset(paths)  # of routes; they name a request that is refused before routing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,20 +74,63 @@ class RequestLog:
             self._write(scope, status or CLIENT_CLOSED_REQUEST, trace, services.metrics)
 
     def _write(self, scope: Scope, status: int, trace: Trace, metrics: Metrics) -> None:
-        unrouted = scope["path"] if scope["path"] in self._paths else "unmatched"
-        route = getattr(scope.get("route"), "path", unrouted)
+        route, method = _route(scope), scope["method"]
         seconds = time.monotonic() - trace.started
-        child(metrics.requests, route, status).inc()
-        child(metrics.request_seconds, route).observe(seconds)
+        known = method if method in _METHODS else _OTHER
+        child(metrics.request_duration, route, known, status).observe(seconds)
         metrics.observe_steps(trace.steps)
         if route not in _UNLOGGED:
-            facts = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
             if trace.steps:
                 facts["steps"] = trace.milliseconds()
             if trace.cache:
                 facts["cache"] = trace.cache
-            facts |= {"client": trace.address, "request_id": trace.request_id}
-            event("request_answered", **facts, **scope["state"]["facts"])
+            facts |= {"client": trace.address, "request_id": trace.request_id, **scope["state"]["facts"]}
+            event("request_answered", line=partial(_line, scope, facts), **facts)
+
+
+def begin_at_zero(metrics: Metrics, routes: Iterable[Any], documented: str) -> None:
+    """Create the series of each route's success, and of all that POST answers at the path `documented`.
+
+    `rate()` does not see the request that creates a series.
+    """
+    child(metrics.request_duration, _OTHER, "GET", NotFound.status)
+    for route in routes:
+        success = getattr(route, "status_code", None) or 200
+        for method in getattr(route, "methods", {"GET"}) - {"HEAD"}:
+            others = route.responses if (method, route.path) == ("POST", documented) else ()
+            for status in sorted({success, *others}):
+                child(metrics.request_duration, route.path, method, status)
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route, also of a request that was refused before routing; `other` for an unknown path."""
+    route = scope.get("route")
+    if isinstance(route, APIRoute):
+        return route.path
+    # A mounted app has changed the request's own scope.
+    asked = {"type": "http", "path": scope["path"], "method": scope["method"]}
+    found = (route for route in scope["app"].routes if route.matches(asked)[0] is not Match.NONE)
+    return getattr(next(found, None), "path", _OTHER)
+
+
+def _line(scope: Scope, facts: Mapping[str, Any], columns: int) -> str:
+    """The access line for people: status, method, path, duration, size of the body, outcome, request id."""
+    size, images, refused = header(scope, b"content-length"), facts.get("images"), facts.get("refused")
+    sent = f"{math.ceil(int(size) / 1000):,} kB" if size else ""
+    batch = f"{refused} of {images} refused" if refused else f"{images} images" if images else ""
+    outcome = facts.get("code") or facts.get("cache") or batch
+    request_id = _shorten(facts["request_id"], _LONGEST_ID)
+    head = f"{facts['status']} {facts['method']:<7} "
+    tail = f" {facts['ms']:>7} ms {sent:>8}  {outcome:<19} {request_id}"
+    width = columns - len(head) - len(tail)
+    return f"{head}{_shorten(quote(scope['path']), width):<{width}}{tail}"
+
+
+def _shorten(text: str, width: int) -> str:
+    """The text without its middle, if it has more characters than `width`."""
+    half = (width - 1) // 2
+    return text if len(text) <= width else f"{text[: width - 1 - half]}…{text[-half:]}"
 
 
 def _trace(scope: Scope) -> Trace:
