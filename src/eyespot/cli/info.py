@@ -64,7 +64,7 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
     table.add_row("input", f"{card.input_size} x {card.input_size} pixels")
     table.add_row("classes", f"{card.classes:,}")
     if card.accuracy:
-        table.add_row("published top-1", f"{card.accuracy.top1} % on {card.accuracy.on}")
+        table.add_row("top-1", f"{card.accuracy.top1} % on {card.accuracy.on}")
     table.add_row("licence", card.license)
     table.add_row("formats", ", ".join(card.limits.formats))
     table.add_row("largest image", f"{card.limits.max_bytes:,} bytes, {card.limits.max_pixels:,} pixels")
