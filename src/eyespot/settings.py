@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eyespot import values
 from eyespot.choices import ENGINES, FORMATS
 from eyespot.errors import InvalidSetting
 
 PREFIX = "EYESPOT_"
-_OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
 # Kubernetes sets these, EYESPOT_PORT=tcp://… included, in every pod if a Service is called `eyespot`.
 _SERVICE_LINK = re.compile(r"EYESPOT_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 _MIB = 1024 * 1024
@@ -57,15 +57,16 @@ class Settings(BaseSettings):
         25_000_000, ge=1024, le=1_000_000_000, description="Maximum pixels of a JPEG; half of it for other formats."
     )
     formats: Annotated[tuple[FormatName, ...], NoDecode] = Field(
-        tuple(FORMATS), min_length=1, description="Accepted image formats, separated by commas."
+        tuple(FORMATS), description="Accepted image formats, separated by commas."
     )
     batch_max: int = Field(64, ge=1, le=10_000, description="Maximum images in a batch.")
     batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Maximum bytes of a batch's body.")
 
     cache_url: str = Field(
         "memory://",
-        pattern=r"^(memory://.*|rediss?://.+|off)$",
-        description="Cache for results: `memory://` (`memory://?max_bytes=67108864`), `redis://…`, `off`.",
+        pattern=r"^(memory://(\?max_bytes=[0-9]{1,15})?|rediss?://.+|off)$",
+        examples=["memory://", "memory://?max_bytes=67108864", "redis://HOST:6379/0", "rediss://HOST:6379/0", "off"],
+        description="Cache for results: in this process (64 MiB by default), or in a Redis that replicas share.",
     )
     cache_scope: Literal["shared", "key"] = Field(
         "shared", description="Who shares cached results: all clients, or only those with the same API key."
@@ -73,7 +74,8 @@ class Settings(BaseSettings):
     audit_url: str = Field(
         "sqlite",
         pattern=r"^(sqlite(:///.+)?|postgresql(\+\w+)?://.+|off)$",
-        description="Audit log: `sqlite` (in the data folder), `postgresql://…` or `off`.",
+        examples=["sqlite", "sqlite:///FILE", "postgresql://USER:PASSWORD@HOST/DATABASE", "off"],
+        description="Audit log; `sqlite` is a file in the data folder.",
     )
     audit_days: int = Field(30, ge=1, le=36_500, description="Days that audit records are kept.")
     audit_required: bool = Field(False, description="Refuse requests that cannot be recorded.")
@@ -121,22 +123,39 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+_KNOWN = {*map(variable, Settings.model_fields), "EYESPOT_URL", "EYESPOT_API_KEY"}  # the last two are the client's
+
+
 def load() -> Settings:
     """The settings in this process's environment.
 
     Raises:
-        InvalidSetting: a name is unknown (the message suggests the nearest one), or a value is invalid.
+        InvalidSetting: names are unknown, or values are invalid; one line for each.
     """
-    known = {variable(name) for name in Settings.model_fields} | _OF_THE_CLIENT
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not _SERVICE_LINK.fullmatch(name):
-            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
-            raise InvalidSetting(f"unknown setting {name}; did you mean {nearest}?")
+    wrong = [_unknown(name) for name in sorted(os.environ) if name.upper().startswith(PREFIX) and not _is_known(name)]
+    config = None
     try:
-        return Settings()
+        config = Settings()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = variable(str(first["loc"][0]))
-        # A URL may hold a password.
-        value = "" if name.endswith(("_URL", "_KEYS")) else f"={os.environ.get(name, '')!r}"
-        raise InvalidSetting(f"{name}{value}: {first['msg']}") from error
+        wrong += dict.fromkeys(_invalid(one["loc"], one["input"]) for one in error.errors())
+    if wrong or not config:
+        raise InvalidSetting("\n".join(wrong))
+    return config
+
+
+def _is_known(name: str) -> bool:
+    return name.upper() in _KNOWN or bool(_SERVICE_LINK.fullmatch(name))
+
+
+def _unknown(name: str) -> str:
+    # Without the prefix, with which all names are near.
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in _KNOWN], 1)
+    remedy = f"did you mean {PREFIX}{near[0]}?" if near else "`eyespot serve --help` lists all"
+    return f"{name}: unknown setting, {remedy}"
+
+
+def _invalid(path: tuple[int | str, ...], value: object) -> str:
+    name = variable(str(path[0]))
+    # A URL may hold a password.
+    shown = "the value" if name.endswith("_URL") else values.shown(value)
+    return values.complaint(name, shown, values.part(Settings.model_json_schema(), path))

@@ -122,7 +122,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     """
     keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:
-        raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
+        raise InvalidSetting("EYESPOT_CACHE_SCOPE: 'key' needs API keys; set EYESPOT_API_KEYS too")
     separate_keys = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
     trusted, cors = read_networks(settings.trusted_proxies), _cors(settings.cors_origins)
     routes = _routes()

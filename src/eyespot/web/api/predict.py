@@ -16,6 +16,7 @@ from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace, event
 from eyespot.types import Batch, BatchItem, ImageInfo
+from eyespot.values import SHA256, complaint, shown
 from eyespot.web.api import answer, body
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
@@ -78,8 +79,8 @@ async def result(request: Request) -> Response:
     trace: Trace = request.state.trace
     trace.lap("admit")
     sha256 = request.path_params["sha256"]
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise InvalidParameter("sha256: must be 64 hexadecimal digits in lower case.")
+    if not re.fullmatch(SHA256, sha256):
+        raise InvalidParameter(f"{complaint('sha256', shown(sha256), {'pattern': SHA256})}.")
     asked = parse(request.query_params, {}, recognizer.classifier.card.limits.max_top_k)
     request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recall(sha256, trace)

@@ -63,7 +63,7 @@ def read_keys(text: str | None) -> Keys:
             raise InvalidSetting(f"EYESPOT_API_KEYS: key {number} has the name or the secret of an earlier key")
         keys[digest] = key
     if not keys:  # a mistake, which must not open everything to everybody
-        raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
+        raise InvalidSetting("EYESPOT_API_KEYS: no keys found; unset it to open the API to everyone")
     return keys
 
 

@@ -3,6 +3,7 @@
 import re
 
 from eyespot.errors import InvalidSetting
+from eyespot.values import shown
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -13,7 +14,7 @@ def read_origins(text: str | None) -> list[str]:
     for origin in origins:
         if origins != ["*"] and not _ORIGIN.fullmatch(origin):
             raise InvalidSetting(
-                f"EYESPOT_CORS_ORIGINS: {origin!r} is not an origin such as https://example.org (no path); "
-                "use `*` alone to allow every origin"
+                f"EYESPOT_CORS_ORIGINS: {shown(origin)} is not an origin such as https://example.org (no path); "
+                "`*` alone allows every origin"
             )
     return origins
