@@ -8,7 +8,6 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,7 +22,7 @@ from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.gate.body_limit import BodyLimit
-from eyespot.web.gate.cors import read_origins
+from eyespot.web.gate.cors import Cors, read_origins
 from eyespot.web.gate.request_log import RequestLog
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
@@ -112,7 +111,7 @@ def _cors(text: str | None) -> list[Middleware]:
         "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
         "expose_headers": ["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
     }
-    return [Middleware(CORSMiddleware, **options)] if origins else []
+    return [Middleware(Cors, **options)] if origins else []
 
 
 def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recognizer) -> FastAPI:

@@ -1,9 +1,17 @@
 """The origins whose pages may call the API."""
 
 import re
+from functools import partial
+from typing import Any
 
-from eyespot.errors import InvalidSetting
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
+
+from eyespot.errors import Forbidden, InvalidSetting
 from eyespot.values import shown
+from eyespot.web.gate import problems
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -18,3 +26,22 @@ def read_origins(text: str | None) -> list[str]:
                 "`*` alone allows every origin"
             )
     return origins
+
+
+class Cors(CORSMiddleware):
+    """starlette's, but a preflight that it refuses is answered with a problem."""
+
+    def preflight_response(self, request_headers: Headers) -> Any:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        detail = f"Pages may use {self.preflight_headers['Access-Control-Allow-Methods']} with the headers "
+        detail += f"{self.preflight_headers['Access-Control-Allow-Headers']}."
+        if not self.is_allowed_origin(origin := request_headers["origin"]):
+            detail = f"Pages from {shown(origin)} may not call this server: EYESPOT_CORS_ORIGINS does not list them."
+        return partial(_refuse, detail)
+
+
+async def _refuse(detail: str, scope: Scope, receive: Receive, send: Send) -> None:
+    response = problems.response(Request(scope), Forbidden(detail))
+    await response(scope, receive, send)
