@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import math
 import os
 import signal
@@ -30,6 +31,9 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "this machine does not have that address; set EYESPOT_HOST to one that it has",
     errno.EACCES: "ports below 1024 are for root; set EYESPOT_PORT to a higher one",
 }
+# What uvicorn says of requests that a stop cuts off; their access lines say it too.
+_CUT_OFF = ("Cancel %s running task(s)", "ASGI callable returned without completing response")
+logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith(_CUT_OFF))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -64,7 +64,10 @@ async def predict_batch(request: Request) -> Response:
     request.state.facts.update(images=len(asked.items), model=recognizer.classifier.info.name)
     results = _results(request, asked)
     if NDJSON in (header(request.scope, b"accept") or "").lower():
-        return StreamingResponse(_lines(results), media_type=NDJSON, headers={"Vary": "Accept"})
+        lines = _lines(results)
+        if request.scope["http_version"] == "1.0":  # without chunks only a length tells its end
+            return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers={"Vary": "Accept"})
+        return StreamingResponse(lines, media_type=NDJSON, headers={"Vary": "Accept"})
     items = sorted([item async for item in results], key=lambda item: item.index)
     reply = _BATCH.dump_json(Batch(items, recognizer.classifier.info, trace.request_id), exclude_none=True)
     return Response(reply, media_type="application/json", headers={"Vary": "Accept"})
