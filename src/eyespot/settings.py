@@ -33,10 +33,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every IPv4 address.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
 
-    model: str = Field("auto", description="Entry of the manifest; `auto` is the first whose weight file exists.")
+    model: str = Field("auto", description="Model in the manifest; `auto` is the first whose weight file exists.")
     manifest: Path = Field(Path("weights/manifest.toml"), description="File that lists the models.")
     labels_dir: Path = Field(Path("labels"), description="Folder for label files that are not beside the manifest.")
-    data_dir: Path = Field(Path("data"), description="Folder for all that the server writes; created if it is missing.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder for everything that the server writes; created if missing."
+    )
 
     engine: EngineName = Field(
         "auto",
@@ -46,8 +48,12 @@ class Settings(BaseSettings):
         "auto",
         description="Number format; `auto` is bf16 if measured to be faster, else f32. int8 needs `eyespot quantize`.",
     )
-    workers: int | None = Field(None, ge=1, le=1024, description="Images processed at once; planned by default.")
-    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads per image; planned by default.")
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="Images processed at once; by default planned for the CPUs."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Engine threads per image; by default planned for the CPUs."
+    )
     queue: int = Field(64, ge=0, le=100_000, description="Maximum number of waiting images.")
     deadline_seconds: float = Field(10, gt=0, le=3600, description="Maximum seconds to wait for an image.")
     drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds from SIGTERM until the port closes.")
@@ -77,13 +83,13 @@ class Settings(BaseSettings):
         examples=["sqlite", "sqlite:///FILE", "postgresql://USER:PASSWORD@HOST/DATABASE", "off"],
         description="Audit log; `sqlite` is a file in the data folder.",
     )
-    audit_days: int = Field(30, ge=1, le=36_500, description="Days that audit records are kept.")
+    audit_days: int = Field(30, ge=1, le=36_500, description="Days to keep audit records.")
     audit_required: bool = Field(False, description="Refuse requests that cannot be recorded.")
     audit_address: Literal["full", "truncated", "hashed", "none"] = Field(
         "full", description="How client addresses are recorded; `truncated` keeps /24 or /48."
     )
     uploads: Literal["off", "on"] = Field("off", description="Keep recognised images in the data folder.")
-    uploads_days: int = Field(30, ge=1, le=36_500, description="Days that an image is kept after it was last sent.")
+    uploads_days: int = Field(30, ge=1, le=36_500, description="Days to keep an image after it was last sent.")
     uploads_max_bytes: int = Field(
         1024 * _MIB, ge=0, description="Maximum bytes of kept images; the oldest are deleted first."
     )
@@ -98,7 +104,7 @@ class Settings(BaseSettings):
         None, description="Proxies whose X-Forwarded-For is trusted: addresses and networks, separated by commas."
     )
     cors_origins: str | None = Field(
-        None, description="Origins whose pages may call the API, separated by commas; `*` is all."
+        None, description="Origins whose pages may call the API, separated by commas; `*` is every origin."
     )
 
     log_format: Literal["auto", "lines", "json"] = Field(
