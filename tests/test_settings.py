@@ -72,7 +72,7 @@ WRONG = [
     ("EYESPOT_WORKERS", "1.5", "'1.5' is not a whole number from 1 to 1024"),
     ("EYESPOT_WORKERS", "9" * 5000, f"'{'9' * 40}…' is not a whole number from 1 to 1024"),
     ("EYESPOT_MAX_BYTES", "5MB", "'5MB' is not a whole number from 1024 to 1073741824"),
-    ("EYESPOT_BATCH_MAX_BYTES", "0", "'0' is not a whole number from 1024"),
+    ("EYESPOT_BATCH_MAX_BYTES", "0", "'0' is not a whole number from 1024 up"),
     ("EYESPOT_DEADLINE_SECONDS", "nan", "'nan' is not a number above 0 to 3600"),
     ("EYESPOT_AUDIT_REQUIRED", "maybe", "'maybe' is not true or false"),
     ("EYESPOT_FORMATS", "jpeg,gif", "'gif' is not one of jpeg, png, webp"),

@@ -34,7 +34,8 @@ def allowed(schema: Schema) -> str:
         return f"a list, each {allowed(schema['items'])}" if "items" in schema else f"a list of {schema['minItems']}"
     names = (schema.get("pattern"), schema.get("format"), schema.get("type"), "object")
     kind = next(_KINDS[name] for name in names if name in _KINDS)
-    return " ".join([kind, *(text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema)])
+    bounds = [text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema]
+    return " ".join([kind, *bounds, *(["up"] if "minimum" in schema and "maximum" not in schema else [])])
 
 
 def complaint(name: str, value: str, schema: Schema) -> str:

@@ -110,7 +110,7 @@ def row(class_id: int, name: str) -> dict[str, object]:
         ([row(0, "a"), row(1, "a")], "unique"),
         ([row(1, "a"), row(0, "b")], "order"),
         ([{"label": "a"}], r"not a label file: 0\.class_id is missing$"),
-        ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number from 0$"),
+        ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number from 0 up$"),
         ({}, r"not a label file: {} is not a list, each a table$"),
         ("{", "not a label file: it is not JSON$"),
     ],
