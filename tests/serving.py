@@ -49,6 +49,7 @@ class Served:
     process: subprocess.Popen[str] | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     recognizer: Recognizer | None = None  # of a server in this process
+    server: Server | None = None  # in this process
 
     @property
     def port(self) -> int:
@@ -246,6 +247,7 @@ def serve_fake(
     ready = threading.Event()
     app = create_app(config, open_fake)
     server = Server(app, ready.set, config.drain_seconds, config.deadline_seconds, handshake_seconds, **uvicorn or {})
+    served.server = server
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     try:

@@ -13,9 +13,9 @@ from tests.serving import ROOT
 PACKAGE = ROOT / "src" / "eyespot"
 
 # Each part may import the parts below it that are named here, and its own.
-WORDS = "types errors settings telemetry choices _version"
+WORDS = "types errors settings telemetry choices values _version"
 BELOW = {
-    **dict.fromkeys(WORDS.split(), "types errors choices _version"),
+    **dict.fromkeys(WORDS.split(), "types errors choices values _version"),
     "cpus": "",
     "vision": WORDS,
     "memory": WORDS,

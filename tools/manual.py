@@ -15,10 +15,10 @@ from eyespot import settings
 from eyespot.cli.main import app
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
+from eyespot.values import allowed
 from eyespot.web.app import create_app
 
 MANUAL = Path(__file__).parents[1] / "openapi.md"
-KINDS = {"^[0-9a-f]{64}$": "64 hexadecimal digits", "date-time": "time", "path": "path", "boolean": "`true` or `false`"}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -44,13 +44,8 @@ def routes() -> str:
 
 def values(schema: dict[str, Any]) -> str:
     """The values that a JSON schema allows, and the default."""
-    schema = {**schema, **schema.get("items", {}), **schema.get("anyOf", [{}])[0]}
-    limits = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}"}
-    bounds = [text.format(schema[key]) for key, text in limits.items() if schema.get(key, 2**63) < 2**63 - 1]
-    choices = ", ".join(f"`{value}`" for value in schema.get("enum", []))
-    kind = KINDS.get(schema.get("format") or schema.get("pattern") or schema["type"], "text")
     default = re.sub(r'[\[\]" ]', "", json.dumps(schema.get("default")))
-    return (choices or " ".join(bounds) or kind) + (f"; default `{default}`" if default != "null" else "")
+    return allowed(schema) + (f"; default `{default}`" if default != "null" else "")
 
 
 def metrics() -> str:

@@ -115,7 +115,7 @@ async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Mem
 def _open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     if settings.audit_url == "off":
         if settings.audit_required:
-            raise InvalidSetting("EYESPOT_AUDIT_REQUIRED=true needs an audit log, and EYESPOT_AUDIT_URL is off")
+            raise InvalidSetting("EYESPOT_AUDIT_REQUIRED: 'true' needs an audit log; set EYESPOT_AUDIT_URL too")
         return None
     from eyespot.memory.audit_table import AuditTable
 
@@ -148,4 +148,6 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise DataDirUnwritable(f"the data folder {folder.absolute()} is not writable: {reason}") from error
+        raise DataDirUnwritable(
+            f"the data folder {folder.absolute()} is not writable: {reason}; set EYESPOT_DATA_DIR"
+        ) from error

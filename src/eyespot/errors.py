@@ -6,7 +6,7 @@ EyespotError
 │   ├── BadManifest  UnknownModel  WeightsMissing  WeightsCorrupt  FetchFailed
 │   └── EngineUnavailable  ExportRefused  TooFewImages  GoldenImageFailed
 ├── SidecarUnreadable             keywords cannot be added to an XMP file
-├── NoAnswer                      a server gave no answer that eyespot would give
+├── NoAnswer                      a server gave no usable answer
 │   └── ServerUnavailable  ServerSilent  NotEyespot
 └── Refusal                       a request is refused with a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
@@ -68,7 +68,7 @@ class EngineUnavailable(StartError):
 
 
 class ExportRefused(StartError):
-    """The export does not give the original's answers."""
+    """The exported model does not give the answers of the original."""
 
 
 class TooFewImages(StartError):
@@ -100,7 +100,7 @@ class SidecarUnreadable(EyespotError):
 
 
 class NoAnswer(EyespotError):
-    """A server gave no answer that eyespot would give."""
+    """A server gave no usable answer."""
 
     def __init__(self, detail: str = "", *, status: int | None = None) -> None:
         """`status` is that of the answer, if there was one."""
@@ -174,11 +174,11 @@ class BadForm(Refusal, status=400, code="bad-form", title="Broken form"):
 
 
 class Unauthorized(Refusal, status=401, code="unauthorized", title="Unauthorized"):
-    """A valid API key is needed."""
+    """A valid API key is required: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
 
 class Forbidden(Refusal, status=403, code="forbidden", title="Forbidden"):
-    """This API key may not do that."""
+    """Not allowed: admin routes need an admin key, and web pages an origin that EYESPOT_CORS_ORIGINS lists."""
 
 
 class NotFound(Refusal, status=404, code="not-found", title="Not found"):
@@ -186,23 +186,23 @@ class NotFound(Refusal, status=404, code="not-found", title="Not found"):
 
 
 class MethodNotAllowed(Refusal, status=405, code="method-not-allowed", title="Method not allowed"):
-    """This path does not support that method."""
+    """This path does not support that method; the header Allow lists those that it does."""
 
 
 class UploadStalled(Refusal, status=408, code="upload-stalled", title="Upload stalled"):
-    """The body stopped arriving."""
+    """The body stopped arriving; send it again."""
 
 
 class ImageTooLarge(Refusal, status=413, code="image-too-large", title="Image too large"):
-    """The encoded image has too many bytes."""
+    """The encoded image has too many bytes: scale it down, or compress it more."""
 
 
 class BodyTooLarge(Refusal, status=413, code="body-too-large", title="Body too large"):
-    """The body has too many bytes."""
+    """The body has too many bytes: send a smaller image, or fewer."""
 
 
 class TooManyImages(Refusal, status=413, code="too-many-images", title="Too many images"):
-    """The batch has too many images."""
+    """The batch has too many images; split it."""
 
 
 class UnsupportedBody(Refusal, status=415, code="unsupported-body", title="Unsupported body"):
@@ -210,15 +210,15 @@ class UnsupportedBody(Refusal, status=415, code="unsupported-body", title="Unsup
 
 
 class UnsupportedFormat(Refusal, status=415, code="unsupported-format", title="Unsupported image format"):
-    """This is not an image in a supported format."""
+    """This is not an image in a supported format; convert it to JPEG, PNG or WebP."""
 
 
 class BrokenImage(Refusal, status=422, code="broken-image", title="Broken image"):
-    """The image is damaged or incomplete."""
+    """The image is damaged or incomplete; send it again, or save it anew."""
 
 
 class TooManyPixels(Refusal, status=422, code="too-many-pixels", title="Too many pixels"):
-    """The image has too many pixels."""
+    """The image has too many pixels; scale it down."""
 
 
 class TooSmall(Refusal, status=422, code="too-small", title="Image too small"):
@@ -226,7 +226,7 @@ class TooSmall(Refusal, status=422, code="too-small", title="Image too small"):
 
 
 class TooManyScans(Refusal, status=422, code="too-many-scans", title="Too many scans"):
-    """The progressive JPEG has more scans than any camera or editor makes."""
+    """The progressive JPEG has more scans than any camera or editor makes; save it as a baseline JPEG."""
 
 
 class TooMuchMemory(Refusal, status=422, code="too-much-memory", title="Too much memory"):
@@ -238,7 +238,7 @@ class InvalidParameter(Refusal, status=422, code="invalid-parameter", title="Inv
 
 
 class RateLimited(Refusal, status=429, code="rate-limited", title="Rate limited"):
-    """Too many requests from this client."""
+    """This client sends too many requests; try again after Retry-After."""
 
 
 class HeadTooLarge(Refusal, status=431, code="head-too-large", title="Head too large"):
@@ -246,7 +246,7 @@ class HeadTooLarge(Refusal, status=431, code="head-too-large", title="Head too l
 
 
 class Internal(Refusal, status=500, code="internal", title="Internal error"):
-    """Something went wrong on the server. Its log has the details under the request id."""
+    """The server failed; its log has the details under the request id."""
 
 
 class Overloaded(Refusal, status=503, code="overloaded", title="Overloaded"):
@@ -254,15 +254,15 @@ class Overloaded(Refusal, status=503, code="overloaded", title="Overloaded"):
 
 
 class Draining(Refusal, status=503, code="draining", title="Draining"):
-    """This server is stopping; try again, and another one will answer."""
+    """This server is stopping; try again after Retry-After."""
 
 
 class AuditUnavailable(Refusal, status=503, code="audit-unavailable", title="Audit log unavailable"):
-    """The answer could not be written to the audit log, which this server requires."""
+    """The answer could not be written to the audit log, which this server requires; try again later."""
 
 
 class CacheUnavailable(Refusal, status=503, code="cache-unavailable", title="Cache unavailable"):
-    """The cache cannot be reached, so the answer cannot be deleted; try again later."""
+    """The cache cannot be reached, so cached answers cannot be deleted; try again later."""
 
 
 class StorageUnavailable(Refusal, status=503, code="storage-unavailable", title="Storage unavailable"):
@@ -270,11 +270,11 @@ class StorageUnavailable(Refusal, status=503, code="storage-unavailable", title=
 
 
 class StorageFull(Refusal, status=503, code="storage-full", title="Storage full"):
-    """The image could not be stored."""
+    """The server could not store the image; its disk may be full."""
 
 
 class DeadlineExceeded(Refusal, status=504, code="deadline-exceeded", title="Deadline exceeded"):
-    """The image was not recognised within the deadline."""
+    """The image was not recognised within the deadline; try again when the server is less busy."""
 
 
 REFUSALS: dict[str, type[Refusal]] = {kind.code: kind for kind in Refusal.__subclasses__()}

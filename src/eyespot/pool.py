@@ -123,8 +123,9 @@ class WorkerPool:
     def refuse_if_full(self) -> None:
         """Raise `Overloaded` when an interactive job would be refused now."""
         if self._admitted["interactive"] >= self.capacity:
-            detail = f"All {self.capacity} places are taken."
-            raise Overloaded(detail, limit=self.capacity, retry_after=self._book_return())
+            seconds = self._book_return()
+            detail = f"All {self.capacity} places are taken; try again in {seconds} s."
+            raise Overloaded(detail, limit=self.capacity, retry_after=seconds)
 
     def close(self) -> None:
         """Let running jobs finish, and start no others."""

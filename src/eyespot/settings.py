@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eyespot import values
 from eyespot.choices import ENGINES, FORMATS
 from eyespot.errors import InvalidSetting
 
 PREFIX = "EYESPOT_"
-_OF_THE_CLIENT = {"EYESPOT_URL", "EYESPOT_API_KEY"}
 # Kubernetes sets these, EYESPOT_PORT=tcp://… included, in every pod if a Service is called `eyespot`.
 _SERVICE_LINK = re.compile(r"EYESPOT_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_.+)?)")
 _MIB = 1024 * 1024
@@ -33,10 +33,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every IPv4 address.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
 
-    model: str = Field("auto", description="Entry of the manifest; `auto` is the first whose weight file exists.")
+    model: str = Field("auto", description="Model in the manifest; `auto` is the first whose weight file exists.")
     manifest: Path = Field(Path("weights/manifest.toml"), description="File that lists the models.")
     labels_dir: Path = Field(Path("labels"), description="Folder for label files that are not beside the manifest.")
-    data_dir: Path = Field(Path("data"), description="Folder for all that the server writes; created if it is missing.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder for everything that the server writes; created if missing."
+    )
 
     engine: EngineName = Field(
         "auto",
@@ -46,8 +48,12 @@ class Settings(BaseSettings):
         "auto",
         description="Number format; `auto` is bf16 if measured to be faster, else f32. int8 needs `eyespot quantize`.",
     )
-    workers: int | None = Field(None, ge=1, le=1024, description="Images processed at once; planned by default.")
-    threads: int | None = Field(None, ge=1, le=1024, description="Engine threads per image; planned by default.")
+    workers: int | None = Field(
+        None, ge=1, le=1024, description="Images processed at once; by default planned for the CPUs."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Engine threads per image; by default planned for the CPUs."
+    )
     queue: int = Field(64, ge=0, le=100_000, description="Maximum number of waiting images.")
     deadline_seconds: float = Field(10, gt=0, le=3600, description="Maximum seconds to wait for an image.")
     drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds from SIGTERM until the port closes.")
@@ -57,15 +63,16 @@ class Settings(BaseSettings):
         25_000_000, ge=1024, le=1_000_000_000, description="Maximum pixels of a JPEG; half of it for other formats."
     )
     formats: Annotated[tuple[FormatName, ...], NoDecode] = Field(
-        tuple(FORMATS), min_length=1, description="Accepted image formats, separated by commas."
+        tuple(FORMATS), description="Accepted image formats, separated by commas."
     )
     batch_max: int = Field(64, ge=1, le=10_000, description="Maximum images in a batch.")
     batch_max_bytes: int = Field(64 * _MIB, ge=1024, description="Maximum bytes of a batch's body.")
 
     cache_url: str = Field(
         "memory://",
-        pattern=r"^(memory://.*|rediss?://.+|off)$",
-        description="Cache for results: `memory://` (`memory://?max_bytes=67108864`), `redis://…`, `off`.",
+        pattern=r"^(memory://(\?max_bytes=[0-9]{1,15})?|rediss?://.+|off)$",
+        examples=["memory://", "memory://?max_bytes=67108864", "redis://HOST:6379/0", "rediss://HOST:6379/0", "off"],
+        description="Cache for results: in this process (64 MiB by default), or in a Redis that replicas share.",
     )
     cache_scope: Literal["shared", "key"] = Field(
         "shared", description="Who shares cached results: all clients, or only those with the same API key."
@@ -73,15 +80,16 @@ class Settings(BaseSettings):
     audit_url: str = Field(
         "sqlite",
         pattern=r"^(sqlite(:///.+)?|postgresql(\+\w+)?://.+|off)$",
-        description="Audit log: `sqlite` (in the data folder), `postgresql://…` or `off`.",
+        examples=["sqlite", "sqlite:///FILE", "postgresql://USER:PASSWORD@HOST/DATABASE", "off"],
+        description="Audit log; `sqlite` is a file in the data folder.",
     )
-    audit_days: int = Field(30, ge=1, le=36_500, description="Days that audit records are kept.")
+    audit_days: int = Field(30, ge=1, le=36_500, description="Days to keep audit records.")
     audit_required: bool = Field(False, description="Refuse requests that cannot be recorded.")
     audit_address: Literal["full", "truncated", "hashed", "none"] = Field(
         "full", description="How client addresses are recorded; `truncated` keeps /24 or /48."
     )
     uploads: Literal["off", "on"] = Field("off", description="Keep recognised images in the data folder.")
-    uploads_days: int = Field(30, ge=1, le=36_500, description="Days that an image is kept after it was last sent.")
+    uploads_days: int = Field(30, ge=1, le=36_500, description="Days to keep an image after it was last sent.")
     uploads_max_bytes: int = Field(
         1024 * _MIB, ge=0, description="Maximum bytes of kept images; the oldest are deleted first."
     )
@@ -96,7 +104,7 @@ class Settings(BaseSettings):
         None, description="Proxies whose X-Forwarded-For is trusted: addresses and networks, separated by commas."
     )
     cors_origins: str | None = Field(
-        None, description="Origins whose pages may call the API, separated by commas; `*` is all."
+        None, description="Origins whose pages may call the API, separated by commas; `*` is every origin."
     )
 
     log_format: Literal["auto", "lines", "json"] = Field(
@@ -121,22 +129,39 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+_KNOWN = {*map(variable, Settings.model_fields), "EYESPOT_URL", "EYESPOT_API_KEY"}  # the last two are the client's
+
+
 def load() -> Settings:
     """The settings in this process's environment.
 
     Raises:
-        InvalidSetting: a name is unknown (the message suggests the nearest one), or a value is invalid.
+        InvalidSetting: names are unknown, or values are invalid; one line for each.
     """
-    known = {variable(name) for name in Settings.model_fields} | _OF_THE_CLIENT
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not _SERVICE_LINK.fullmatch(name):
-            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0)[0]
-            raise InvalidSetting(f"unknown setting {name}; did you mean {nearest}?")
+    wrong = [_unknown(name) for name in sorted(os.environ) if name.upper().startswith(PREFIX) and not _is_known(name)]
+    config = None
     try:
-        return Settings()
+        config = Settings()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = variable(str(first["loc"][0]))
-        # A URL may hold a password.
-        value = "" if name.endswith(("_URL", "_KEYS")) else f"={os.environ.get(name, '')!r}"
-        raise InvalidSetting(f"{name}{value}: {first['msg']}") from error
+        wrong += dict.fromkeys(_invalid(one["loc"], one["input"]) for one in error.errors())
+    if wrong or not config:
+        raise InvalidSetting("\n".join(wrong))
+    return config
+
+
+def _is_known(name: str) -> bool:
+    return name.upper() in _KNOWN or bool(_SERVICE_LINK.fullmatch(name))
+
+
+def _unknown(name: str) -> str:
+    # Without the prefix, with which all names are near.
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in _KNOWN], 1)
+    remedy = f"did you mean {PREFIX}{near[0]}?" if near else "`eyespot serve --help` lists all"
+    return f"{name}: unknown setting, {remedy}"
+
+
+def _invalid(path: tuple[int | str, ...], value: object) -> str:
+    name = variable(str(path[0]))
+    # A URL may hold a password.
+    shown = "the value" if name.endswith("_URL") else values.shown(value)
+    return values.complaint(name, shown, values.part(Settings.model_json_schema(), path))

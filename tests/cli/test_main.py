@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import skimage
 
 import eyespot
+from eyespot.settings import Settings, variable
 from tests.manifests import CONTENT, ENTRY, PACKAGED
 from tests.serving import EYESPOT, ROOT, environment, run, serve_files, shown_on_terminal
 
@@ -33,7 +35,8 @@ def test_version(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--help"], ["serve", "classify", "health", "model", "labels", "weights", "bench", "audit", "EYESPOT_"]),
-        (["serve", "--help"], ["SIGTERM", "EYESPOT_PORT"]),
+        (["-h"], ["serve", "classify"]),
+        (["serve", "-h"], ["SIGTERM", *map(variable, Settings.model_fields)]),
         (["classify", "--help"], ["Example", "--top-k", "--resume", "--xmp", "EYESPOT_URL"]),
         (["health", "--help"], ["Example", "exit code"]),
         (["model", "--help"], ["Example", "--json"]),
@@ -134,6 +137,29 @@ def test_an_error_is_one_line_and_exit_code_2(folder: Path, words: list[str], to
     lines = [line for line in done.stderr.splitlines() if line.startswith("eyespot: ")]
     assert len(lines) == 1
     assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("serve --port 9000", "settings are environment variables: EYESPOT_PORT=9000 eyespot serve"),
+        (
+            "serve --host=:: --model",
+            "settings are environment variables: EYESPOT_HOST=:: EYESPOT_MODEL=VALUE eyespot serve",
+        ),
+        ("--max-bytes 9 serve", "settings are environment variables: EYESPOT_MAX_BYTES=9 eyespot serve"),
+        ("--serve", "`eyespot --serve` is unknown; did you mean `eyespot serve`?"),
+        ("run", "`eyespot run` is unknown; did you mean `eyespot serve`?"),
+        ("predict 'a b.jpg' -k 3", "`eyespot predict` is unknown; did you mean `eyespot classify 'a b.jpg' -k 3`?"),
+        ("CAT.JPG b.png", "`eyespot CAT.JPG` is unknown; did you mean `eyespot classify CAT.JPG b.png`?"),
+        ("photos/", "`eyespot photos/` is unknown; did you mean `eyespot classify photos/`?"),
+        ("fetch resnet18", "`eyespot fetch` is unknown; did you mean `eyespot weights fetch resnet18`?"),
+        ("version", "`eyespot version` is unknown; did you mean `eyespot --version`?"),
+    ],
+)
+def test_a_likely_mistake_gets_its_remedy(tmp_path: Path, typed: str, told: str) -> None:
+    done = run(*shlex.split(typed), cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"eyespot: {told}\n")
 
 
 def test_the_sample_image_travels_with_the_package() -> None:

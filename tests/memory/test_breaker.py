@@ -114,7 +114,7 @@ def test_a_call_that_fails_after_its_timeout_is_not_reported_by_asyncio() -> Non
     ],
 )
 def test_an_invalid_url_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(InvalidSetting, match=r"^EYESPOT_CACHE_URL: invalid Redis URL") as raised:
+    with pytest.raises(InvalidSetting, match=r"^EYESPOT_CACHE_URL: the value is not a Redis URL") as raised:
         open_redis(url)
     assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 

@@ -81,7 +81,7 @@ def test_several_rates_hold_together(separator: str) -> None:
     ],
 )
 def test_an_invalid_rate_is_refused(rate: str) -> None:
-    with pytest.raises(InvalidSetting, match=r"^EYESPOT_RATE_LIMIT: invalid rate .* expected 100/minute"):
+    with pytest.raises(InvalidSetting, match=r"^EYESPOT_RATE_LIMIT: '.*' is not a rate such as 100/minute"):
         RateLimiter.open(rate, "memory://")
 
 

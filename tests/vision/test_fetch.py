@@ -117,7 +117,7 @@ def test_redirects_chunks_and_bodies_without_a_length_are_read(entry: Entry, mir
 @pytest.mark.parametrize("again", ["whole", "no-ranges", "chunks"])
 @pytest.mark.parametrize("path", ["breaks-off", "breaks-off-in-chunks"])
 def test_an_interrupted_download_is_resumed(entry: Entry, mirror: Any, path: str, again: str) -> None:
-    with pytest.raises(FetchFailed, match=r"broke off after 153,600 of 307,200 bytes; run it again") as message:
+    with pytest.raises(FetchFailed, match=r"stopped after 153,600 of 307,200 bytes; run it again") as message:
         fetch.fetch(entry, url=f"{mirror.url}/{path}")
     assert not re.search(ODD, str(message.value))
     assert not entry.path.exists()
@@ -160,10 +160,10 @@ def test_a_partial_file_is_used_if_it_is_right(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("page", "answered with a web page, where 307,200 bytes were expected"),
-        ("page-in-chunks", "answered with a web page, where 307,200 bytes were expected"),
-        ("long", "answered with 307,204 bytes, where 307,200 bytes were expected"),
-        ("short", "answered with 46 bytes, where 307,200 bytes were expected"),
+        ("page", "sent a web page instead of 307,200 bytes"),
+        ("page-in-chunks", "sent a web page instead of 307,200 bytes"),
+        ("long", "sent 307,204 bytes instead of 307,200 bytes"),
+        ("short", "sent 46 bytes instead of 307,200 bytes"),
         ("gone", "answered 404 Not Found"),
     ],
 )
@@ -218,8 +218,8 @@ ODD = r"(?i)errno|error|exception|\[|_ssl|None"
         ("http:MIRROR/circle", None, "too many redirects"),
         ("http:SILENT/x", None, "no answer within 30 s"),
         ("http:MIRROR/garbage", None, "the server hung up, or does not speak HTTP"),
-        ("ftp://127.0.0.1/x", None, "an address begins with http:// or https://"),
-        ("net.pth", None, "an address begins with http:// or https://"),
+        ("ftp://127.0.0.1/x", None, "an address starts with http:// or https://"),
+        ("net.pth", None, "an address starts with http:// or https://"),
         ("http://a:b:c/x", None, "this is not a valid address"),
         (f"http://{'a' * 70}/x", None, "this is not a valid address"),
         ("https://127.0.0.1/x", "http:MIRROR", r"the proxy refused the request \(the environment names a proxy\)"),

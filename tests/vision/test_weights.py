@@ -57,11 +57,18 @@ def test_missing_weights_come_with_the_remedy(entry: Entry) -> None:
     ("text", "message"),
     [
         ("", "no models"),
-        ("[net", "cannot be read"),
-        ("net = 3", "cannot be read"),
-        (f"[net]{ENTRY}colour = 3", "colour"),
-        (f"[net]{ENTRY.replace('sha256', 'sha')}", "sha"),
-        (f"[net]{ENTRY.replace('bilinear', 'nearest')}", "interpolation"),
+        ("[net", "cannot read the manifest .*at end of document"),
+        ("net = 3", r"toml: net: 3 is not a table$"),
+        (f"[net]{ENTRY}colour = 3", r"net\.colour is unknown$"),
+        (f"[net]{ENTRY.replace('sha256', 'sha')}", r"net\.sha256 is missing; net\.sha is unknown$"),
+        (f"[net]{ENTRY}package = 3", r"net\.package: 3 is not text$"),
+        (
+            f"[net]{ENTRY.replace('bilinear', 'nearest')}",
+            r"recipe\.interpolation: 'nearest' is not one of bilinear, bic",
+        ),
+        (f"[net]{ENTRY.replace('crop = 224', 'crop = 1.5')}", r"recipe\.crop: 1\.5 is not a whole number$"),
+        (f"[net]{ENTRY.replace('0.5, 0.5, 0.5', '0.5')}", r"recipe\.mean\.1 is missing; "),
+        (f"[net]{ENTRY.replace('0.5, 0.5, 0.5', '0.5, 0.5, []')}", r"recipe\.mean\.2: \[\] is not a number; "),
     ],
 )
 def test_a_bad_manifest_is_an_error(tmp_path: Path, text: str, message: str) -> None:
@@ -69,7 +76,7 @@ def test_a_bad_manifest_is_an_error(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(BadManifest, match=message):
         weights.read_manifest(path)
-    with pytest.raises(BadManifest, match=r"nowhere\.toml"):
+    with pytest.raises(BadManifest, match=r"nowhere\.toml: No such file or directory$"):
         weights.read_manifest(tmp_path / "nowhere.toml")
 
 
@@ -102,8 +109,10 @@ def row(class_id: int, name: str) -> dict[str, object]:
     [
         ([row(0, "a"), row(1, "a")], "unique"),
         ([row(1, "a"), row(0, "b")], "order"),
-        ([{"label": "a"}], "not a label file"),
-        ("{", "not a label file"),
+        ([{"label": "a"}], r"not a label file: 0\.class_id is missing$"),
+        ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number from 0 up$"),
+        ({}, r"not a label file: {} is not a list, each a table$"),
+        ("{", "not a label file: it is not JSON$"),
     ],
 )
 def test_a_bad_label_file_is_an_error(tmp_path: Path, content: object, message: str) -> None:

@@ -1,5 +1,6 @@
 """The process: when it listens, what it logs, how it stops."""
 
+import errno
 import re
 import signal
 import socket
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from eyespot.web.server import HANDSHAKE_SECONDS
+from eyespot.errors import PortTaken
+from eyespot.web.server import HANDSHAKE_SECONDS, Server, bind, cannot_listen
 from tests import makers
 from tests.serving import ROOT, Served, environment, serve_fake, serve_process
 
@@ -138,6 +141,23 @@ def test_an_upload_that_never_ends_gets_a_503_when_the_server_stops(packaged: di
         assert answer.startswith(b"HTTP/1.1 503")
         assert b'"code":"draining"' in answer
         assert served.process.wait(30) == 0
+
+
+def test_an_error_of_the_port_names_the_setting() -> None:
+    told = str(cannot_listen(PermissionError(errno.EACCES, "Permission denied"), "::1", 80))
+    assert told == "cannot listen on [::1]:80: ports below 1024 are for root; set EYESPOT_PORT to a higher one"
+    told = str(cannot_listen(OSError(errno.EAFNOSUPPORT, "Address family not supported"), "::1", 80))
+    assert told.endswith(": Address family not supported; check EYESPOT_HOST and EYESPOT_PORT")
+
+
+def test_a_port_that_is_taken_after_it_was_bound_is_told() -> None:
+    """By a server that was bound at the same time and was ready sooner."""
+    with bind("127.0.0.1", 0) as bound:
+        port = bound.getsockname()[1]
+        with bind("127.0.0.1", port) as sooner:
+            sooner.listen()
+            with pytest.raises(PortTaken, match=f"^cannot listen on 127.0.0.1:{port}: the port is in use"):
+                Server(FastAPI(), pytest.fail, 0, 1).run([bound])
 
 
 def test_ctrl_c_does_not_wait_for_balancers(packaged: dict[str, str]) -> None:

@@ -76,12 +76,20 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         told = start_fails(cwd=tmp_path, EYESPOT_PORT=str(port))
-    assert f"127.0.0.1:{port}" in told
+    reason = "the port is in use; set EYESPOT_PORT to another one"
+    assert told == f"eyespot: cannot listen on 127.0.0.1:{port}: {reason}"
 
 
-def test_an_address_that_is_not_ours_is_told(tmp_path: Path) -> None:
-    assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="no.such.host.invalid")
-    assert "cannot listen" in start_fails(cwd=tmp_path, EYESPOT_HOST="..")
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("no.such.host.invalid", "this is not an address; set EYESPOT_HOST to one of this machine"),
+        ("..", "this is not an address; set EYESPOT_HOST to one of this machine"),
+        ("192.0.2.1", "this machine does not have that address; set EYESPOT_HOST to one that it has"),
+    ],
+)
+def test_an_address_that_is_not_ours_is_told(tmp_path: Path, host: str, reason: str) -> None:
+    assert start_fails(cwd=tmp_path, EYESPOT_HOST=host) == f"eyespot: cannot listen on {host}:0: {reason}"
 
 
 def test_missing_weights_are_told_with_the_remedy(tmp_path: Path) -> None:
@@ -100,15 +108,28 @@ def test_wrong_weights_are_told_and_auto_does_not_go_around_them(tmp_path: Path)
 
 
 def test_a_file_that_cannot_be_looked_for_is_told(tmp_path: Path) -> None:
-    assert "File name too long" in start_fails(cwd=tmp_path, EYESPOT_MANIFEST="x" * 300)
+    told = start_fails(cwd=tmp_path, EYESPOT_MANIFEST="x" * 300)
+    assert told == f"eyespot: {'x' * 300}: File name too long"
 
 
 def test_a_start_that_fails_is_an_event_where_the_log_is_json(tmp_path: Path) -> None:
-    done = run("serve", cwd=tmp_path, EYESPOT_LOG_FORMAT="json", EYESPOT_WORKER="2")
+    done = run("serve", cwd=tmp_path, EYESPOT_LOG_FORMAT="json", EYESPOT_WORKER="2", EYESPOT_PORT="http")
     assert done.returncode == 2
     event = json.loads(done.stderr)
     assert (event["event"], event["level"]) == ("start_failed", "error")
-    assert "did you mean EYESPOT_WORKERS?" in event["reason"]
+    assert event["reason"] == (
+        "EYESPOT_WORKER: unknown setting, did you mean EYESPOT_WORKERS?; "
+        "EYESPOT_PORT: 'http' is not a whole number from 0 to 65535"
+    )
+
+
+def test_each_wrong_setting_is_told_on_a_line(tmp_path: Path) -> None:
+    done = run("serve", cwd=tmp_path, EYESPOT_WORKER="2", EYESPOT_PORT="http")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "eyespot: EYESPOT_WORKER: unknown setting, did you mean EYESPOT_WORKERS?\n"
+        "eyespot: EYESPOT_PORT: 'http' is not a whole number from 0 to 65535\n",
+    )
 
 
 @pytest.mark.needs("unshare")

@@ -48,7 +48,9 @@ def migrate(connection: sql.Connection, migrations: Migrations = MIGRATIONS) -> 
     version.create(connection, checkfirst=True)
     found = connection.scalar(sql.select(version.c.version)) or 0
     if found > len(migrations):
-        raise AuditUnusable(f"the audit log has schema version {found}; this eyespot supports up to {len(migrations)}")
+        raise AuditUnusable(
+            f"the audit log has schema version {found}; this eyespot supports up to {len(migrations)}; upgrade it"
+        )
     for migration in migrations[found:]:
         migration(connection)
     if found < len(migrations):

@@ -46,11 +46,11 @@ class AuditTable:
         try:
             self.store = SqliteStore(path, **limits) if url.startswith("sqlite") else PostgresStore(url, **limits)
         except ModuleNotFoundError as error:
-            raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error}") from error
+            raise AuditUnusable(f"EYESPOT_AUDIT_URL: {error.name} is not installed; use postgresql://…") from error
         except (ValueError, sql.exc.ArgumentError):  # their messages may quote a password
             raise AuditUnusable(
-                "EYESPOT_AUDIT_URL: invalid URL; expected postgresql://user:password@host:5432/database, with special "
-                "characters in the password percent-encoded"
+                "EYESPOT_AUDIT_URL: the value is not a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE; "
+                "percent-encode special characters in the password"
             ) from None
         self._engine = self.store.writing
         self._migrations = migrations

@@ -91,7 +91,7 @@ def open_redis(url: str) -> Any:
             raise ValueError
     except (ValueError, TypeError):  # the messages may quote a password
         raise InvalidSetting(
-            "EYESPOT_CACHE_URL: invalid Redis URL; expected redis://user:password@host:6379/0, with special "
-            "characters in the password percent-encoded"
+            "EYESPOT_CACHE_URL: the value is not a Redis URL such as redis://USER:PASSWORD@HOST:6379/0; percent-encode "
+            "special characters in the password"
         ) from None
     return Redis.from_pool(pool)

@@ -6,7 +6,6 @@ A key is the sha256 of the image and a `variant`: everything else that the resul
 import asyncio
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
-from eyespot.errors import CacheUnavailable, InvalidSetting
+from eyespot.errors import CacheUnavailable
 from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 from eyespot.telemetry import Metrics, event
 
@@ -146,9 +145,6 @@ def open_cache(url: str, metrics: Metrics) -> Cache | None:
     """The cache at `memory://`, `memory://?max_bytes=N` or `redis://…`, or none for `off`; raises `InvalidSetting`."""
     if url == "off":
         return None
-    if not url.startswith("memory:"):
-        return RedisCache(url, metrics)
-    if not (found := re.fullmatch(r"memory://(?:\?max_bytes=(\d+))?", url)):
-        valid = f"memory:// or memory://?max_bytes={MEMORY_BYTES}"
-        raise InvalidSetting(f"EYESPOT_CACHE_URL: invalid URL {url}; expected {valid}")
-    return MemoryCache(int(found[1] or MEMORY_BYTES))
+    if url.startswith("memory:"):
+        return MemoryCache(int(url.partition("=")[2] or MEMORY_BYTES))
+    return RedisCache(url, metrics)

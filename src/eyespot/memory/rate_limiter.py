@@ -18,6 +18,7 @@ from cachetools import TTLCache
 
 from eyespot.errors import InvalidSetting, RateLimited
 from eyespot.memory.breaker import TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
+from eyespot.values import shown
 
 _ROUNDING_SECONDS = 1e-6
 _DAY = 24 * 3600
@@ -61,7 +62,8 @@ class Rate:
         """A rate such as `100/minute` or `5 per 2 hours`; raises `InvalidSetting` if the text is none."""
         found = _RATE.fullmatch(text)
         if not found or int(found[1]) * int(found[2] or 1) == 0:
-            raise InvalidSetting(f"EYESPOT_RATE_LIMIT: invalid rate {text!r}; expected 100/minute;1000/hour")
+            expected = "a rate such as 100/minute or 10/second;1000/hour"
+            raise InvalidSetting(f"EYESPOT_RATE_LIMIT: {shown(text)} is not {expected}")
         return cls(int(found[1]), int(found[2] or 1), found[3].lower())
 
     @property

@@ -122,7 +122,13 @@ class Classifier:
         names = labels_of(entry, Path(labels_dir))
         first = next(iter(entries))
         if stand_in := model == "auto" and entry.name != first:  # whose weights are missing
-            event("stand_in_used", logging.WARNING, model=entry.name, missing=first, remedy=weights.remedy(first))
+            event(
+                "stand_in_used",
+                logging.WARNING,
+                model=entry.name,
+                missing=first,
+                remedy=f"eyespot weights fetch {first}",
+            )
         plan = Threads(streams, threads, latency_threads or streams * threads)
         loaded, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))

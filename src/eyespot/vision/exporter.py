@@ -38,7 +38,7 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
             raise EngineUnavailable(f"exporting {entry.name} needs `pip install eyespot[{extras}]`: {last_line}")
         raise ExportRefused(f"{entry.name} could not be exported: {last_line}")
     found = export.find(entry, classes, engine, [folder])
-    assert found, "the export was damaged at once"
+    assert found, "the new export cannot be read"
     seconds, difference = round(time.monotonic() - started, 1), found[1].max_logit_difference
     event("export_made", model=entry.name, seconds=seconds, max_logit_difference=difference)
     return found
@@ -64,7 +64,7 @@ def prove(reference: Engine, candidate: Engine, images: Pixels) -> float:
     if not difference <= MAX_LOGIT_DIFFERENCE:  # NaN included
         raise ExportRefused(f"{candidate.name} and {reference.name} differ by {difference} in a logit")
     if (expected.argmax(1) != actual.argmax(1)).any():
-        raise ExportRefused(f"{candidate.name} and {reference.name} differ in a top-1")
+        raise ExportRefused(f"{candidate.name} and {reference.name} recognise a test image differently")
     return difference
 
 

@@ -20,7 +20,7 @@ READ_SECONDS = 30
 REMEDY = "give a mirror with `--url`, a copy with `--from`, or a proxy with HTTPS_PROXY"
 _TORCHVISION = "torchvision:"
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-    (httpx.UnsupportedProtocol, "an address begins with http:// or https://"),
+    (httpx.UnsupportedProtocol, "an address starts with http:// or https://"),
     ((httpx.InvalidURL, UnicodeError), "this is not a valid address"),  # UnicodeError: a name too long for IDNA
     (httpx.ProxyError, "the proxy refused the request"),
     (httpx.TooManyRedirects, "too many redirects"),
@@ -128,7 +128,7 @@ def _receive(url: str, part: Path, entry: Entry, kept: int, progress: Progress) 
         if not have:
             raise FetchFailed(f"{url}: {_reason(error)}; {REMEDY}") from error
         progressed = f"{have:,} of {entry.bytes:,} bytes"
-        raise FetchFailed(f"{url} broke off after {progressed}; run it again to resume") from error
+        raise FetchFailed(f"{url} stopped after {progressed}; run it again to resume") from error
 
 
 def _client() -> httpx.Client:
@@ -153,8 +153,7 @@ def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
     kind, length = headers.get("content-type", "").partition(";")[0], headers.get("content-length")
     if kind == "text/html" if length is None else int(length) != entry.bytes - kept:
         sent = "a web page" if kind == "text/html" else f"{int(length):,} bytes"
-        expected = f"{entry.bytes - kept:,} bytes were expected"
-        raise FetchFailed(f"{response.url} answered with {sent}, where {expected}; {REMEDY}")
+        raise FetchFailed(f"{response.url} sent {sent} instead of {entry.bytes - kept:,} bytes; {REMEDY}")
     return kept
 
 

@@ -57,7 +57,9 @@ def load_model(
         raise EngineUnavailable(f"unknown engine {engine!r}; the engines are {', '.join(ENGINES)}")
     choice = ENGINES[engine]
     if precision not in ("auto", *choice.precisions):
-        raise EngineUnavailable(f"{engine} computes in {', '.join(choice.precisions)}, not in {precision}")
+        raise EngineUnavailable(
+            f"{engine} computes in {', '.join(choice.precisions)}, not in {precision}; set the precision to auto"
+        )
     if choice.exporter is None:
         network = {"architecture": entry.architecture, "classes": classes, "recipe": entry.recipe}
         return engines.load(engine, entry.path, threads, **network), None, None
@@ -82,7 +84,7 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
     from eyespot.vision.engines.openvino import has_bf16, platform
 
     if precision == "bf16" and not has_bf16():
-        raise EngineUnavailable("this processor does not compute in bf16 natively; use f32 or int8")
+        raise EngineUnavailable("this processor has no bf16; set the precision to auto, f32 or int8")
     if precision in ("f32", "bf16") or not has_bf16():
         try:
             return load(bf16=precision == "bf16"), None

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMissing
 from eyespot.types import Accuracy, Label, Recipe
+from eyespot.values import SHA256, complaints
 
 
 class Entry(BaseModel):
@@ -23,7 +24,7 @@ class Entry(BaseModel):
     architecture: str
     file: str
     package: str | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=SHA256)]
     bytes: Annotated[int, Field(gt=0)]
     source: str | None = None
     labels: str
@@ -57,13 +58,14 @@ def read_manifest(path: Path) -> dict[str, Entry]:
         path = packaged("weights/manifest.toml")
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
-        named = {name: {**table, "name": name, "folder": path.parent} for name, table in tables.items()}
-        entries = _MANIFEST.validate_python(named)
+        for name, table in tables.items():
+            if isinstance(table, dict):
+                table |= {"name": name, "folder": path.parent}
+        entries = _MANIFEST.validate_python(tables)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadManifest(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise BadManifest(f"the manifest {path} cannot be read: {error}") from error
+        raise BadManifest(f"{path}: {'; '.join(complaints(error, _MANIFEST.json_schema()))}") from error
+    except (OSError, ValueError) as error:
+        raise BadManifest(f"cannot read the manifest {path}: {getattr(error, 'strerror', error)}") from error
     if not entries:
         raise BadManifest(f"the manifest {path} has no models")
     return entries
@@ -110,7 +112,7 @@ def load_labels(name: str, folders: Iterable[Path]) -> tuple[Label, ...]:
     try:
         labels = _LABELS.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise BadManifest(f"{path} is not a label file: {error.errors()[0]['msg']}") from error
+        raise BadManifest(f"{path} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
     if [label.class_id for label in labels] != list(range(len(labels))):
         raise BadManifest(f"{path}: class_id must be 0, 1, 2, … in this order")
     if len({label.label for label in labels}) < len(labels):

@@ -8,7 +8,6 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,7 +22,7 @@ from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.gate.body_limit import BodyLimit
-from eyespot.web.gate.cors import read_origins
+from eyespot.web.gate.cors import Cors, read_origins
 from eyespot.web.gate.request_log import RequestLog, begin_at_zero
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
@@ -115,7 +114,7 @@ def _cors(text: str | None) -> list[Middleware]:
         "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
         "expose_headers": ["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
     }
-    return [Middleware(CORSMiddleware, **options)] if origins else []
+    return [Middleware(Cors, **options)] if origins else []
 
 
 def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recognizer) -> FastAPI:
@@ -125,7 +124,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     """
     keys = read_keys(settings.api_keys.get_secret_value() if settings.api_keys else None)
     if settings.cache_scope == "key" and not keys:
-        raise InvalidSetting("EYESPOT_CACHE_SCOPE=key needs EYESPOT_API_KEYS, and none are set")
+        raise InvalidSetting("EYESPOT_CACHE_SCOPE: 'key' needs API keys; set EYESPOT_API_KEYS too")
     separate_keys = [key.name for key in keys.values()] if settings.cache_scope == "key" else []
     trusted, cors = read_networks(settings.trusted_proxies), _cors(settings.cors_origins)
     # The cache's Redis counts for all replicas.

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import logging
 import math
 import os
 import signal
@@ -24,6 +26,14 @@ _FIRST_REQUEST_SECONDS = 1  # for a client to send once it is connected and the 
 # IP_MINTTL and IPV6_MINHOPCOUNT of linux/in.h and in6.h; Python has no names for them.
 _MIN_TTL_OPTIONS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
 _ANY_TTL, _MAX_TTL = 0, 255
+_REASONS = {
+    errno.EADDRINUSE: "the port is in use; set EYESPOT_PORT to another one",
+    errno.EADDRNOTAVAIL: "this machine does not have that address; set EYESPOT_HOST to one that it has",
+    errno.EACCES: "ports below 1024 are for root; set EYESPOT_PORT to a higher one",
+}
+# What uvicorn says of requests that a stop cuts off; their access lines say it too.
+_CUT_OFF = ("Cancel %s running task(s)", "ASGI callable returned without completing response")
+logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith(_CUT_OFF))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -37,9 +47,17 @@ def bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, UnicodeError) as error:  # UnicodeError: not a possible host name
-        reason = getattr(error, "strerror", None) or error
-        raise PortTaken(f"cannot listen on {host}:{port}: {reason}") from error
+        raise cannot_listen(error, host, port) from error
     return bound
+
+
+def cannot_listen(error: OSError | UnicodeError, host: str, port: int) -> PortTaken:
+    """The error with its remedy."""
+    if isinstance(error, UnicodeError | socket.gaierror):
+        reason = "this is not an address; set EYESPOT_HOST to one of this machine"
+    else:
+        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; check EYESPOT_HOST and EYESPOT_PORT")
+    return PortTaken(f"cannot listen on {f'[{host}]' if ':' in host else host}:{port}: {reason}")
 
 
 class Server(uvicorn.Server):
@@ -84,10 +102,12 @@ class Server(uvicorn.Server):
                 await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        except OSError as error:
-            raise PortTaken(f"cannot listen: {error.strerror or error}") from error
+        for port in sockets or ():
+            try:
+                port.listen(self.config.backlog)  # uvloop would ignore that another server does already
+            except OSError as error:
+                raise cannot_listen(error, *port.getsockname()[:2]) from error
+        await super().startup(sockets)
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

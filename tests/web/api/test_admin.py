@@ -41,28 +41,46 @@ def test_admins_read_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "params",
+    ("params", "told"),
     [
-        {"limit": "0"},
-        {"limit": "1001"},
-        {"limit": "x"},
-        {"cursor": "0"},
-        {"cursor": str(2**63)},
-        {"since": "yesterday"},
-        {"since": "2026"},
-        {"until": "0.5"},
-        {"since": "0001-01-01T00:00:00+14:00"},
-        {"until": "9999-12-31T23:59:59-14:00"},
-        {"sha256": "ABC"},
-        {"label": ""},
-        {"label": "a\0b"},
-        {"label": "x" * 201},
+        ({"limit": "0"}, "'0' is not a whole number from 1 to 1000."),
+        ({"limit": "1001"}, "'1001' is not a whole number from 1 to 1000."),
+        ({"limit": "x"}, "'x' is not a whole number from 1 to 1000."),
+        ({"limit": "9" * 5000}, f"'{'9' * 40}…' is not a whole number from 1 to 1000."),
+        ({"cursor": "0"}, f"'0' is not a whole number from 1 to {2**63 - 1}."),
+        ({"cursor": str(2**63)}, f"'{2**63}' is not a whole number from 1 to {2**63 - 1}."),
+        ({"since": "yesterday"}, "'yesterday' is not a time such as 2026-01-31T12:00:00Z."),
+        ({"since": "2026"}, "'2026' is not a time such as 2026-01-31T12:00:00Z."),
+        ({"until": "0.5"}, "'0.5' is not a time such as 2026-01-31T12:00:00Z."),
+        (
+            {"since": "0001-01-01T00:00:00+14:00"},
+            "'0001-01-01 00:00:00+14:00' is not within the years 1 to 9999 in UTC.",
+        ),
+        (
+            {"until": "9999-12-31T23:59:59-14:00"},
+            "'9999-12-31 23:59:59-14:00' is not within the years 1 to 9999 in UTC.",
+        ),
+        ({"sha256": "ABC"}, "'ABC' is not 64 hexadecimal digits in lower case."),
+        ({"label": ""}, "'' is not text of 1 to 200 characters without NUL."),
+        ({"label": "a\0b"}, r"'a\x00b' is not text of 1 to 200 characters without NUL."),
+        ({"label": "x" * 201}, f"'{'x' * 40}…' is not text of 1 to 200 characters without NUL."),
+        (
+            {"sha256": "ABC", "limit": "0"},
+            "'ABC' is not 64 hexadecimal digits in lower case; limit: '0' is not a whole number from 1 to 1000.",
+        ),
     ],
 )
-def test_an_invalid_query_is_refused(asked: httpx.Client, params: dict[str, str]) -> None:
+def test_an_invalid_query_is_refused(asked: httpx.Client, params: dict[str, str], told: str) -> None:
     refused = asked.get("/audit", params=params)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid-parameter")
-    assert next(iter(params)) in refused.json()["detail"]
+    assert refused.json()["detail"] == f"{next(iter(params))}: {told}"
+
+
+def test_an_invalid_hash_in_a_path_is_refused(asked: httpx.Client) -> None:
+    for path in ("/uploads/ABC", "/results/ABC"):
+        refused = asked.get(path)
+        assert refused.json()["detail"] == "sha256: 'ABC' is not 64 hexadecimal digits in lower case."
+    assert asked.head("/uploads/ABC").status_code == asked.delete("/uploads/ABC").status_code == 422
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -402,6 +403,39 @@ def test_a_result_is_known_by_the_sha256_of_its_image() -> None:
         assert len(client.get(path, params={"top_k": 2}).json()["predictions"]) == 2
         assert client.get(path, params={"top_k": 0}).json()["code"] == "invalid-parameter"
         assert metric(served, 'eyespot_cache_requests_total{result="hit"}') == 2
+
+
+def batch_of_lines(version: str = "1.1") -> bytes:
+    body = json.dumps(texts([IMAGE])["json"])
+    accept = "Accept: application/x-ndjson\r\nContent-Type: application/json"
+    head = f"POST /predict/batch HTTP/{version}\r\nHost: x\r\n{accept}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+def test_lines_for_http_1_0_come_without_chunks(fake: Served) -> None:
+    with socket.create_connection(("127.0.0.1", fake.port), timeout=30) as connection:
+        connection.sendall(batch_of_lines("1.0"))
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"content-type: application/x-ndjson" in head
+    assert json.loads(body)["index"] == 0
+
+
+def test_a_stop_that_cuts_a_reply_off_says_so_in_its_access_line(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("eyespot").propagate = True
+    engine = FakeEngine()
+    engine.go.clear()
+    with caplog.at_level("INFO"), serve_fake(engine, uvicorn={"timeout_graceful_shutdown": 0}) as served:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+            connection.sendall(batch_of_lines())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            assert served.server
+            served.server.should_exit = True
+            assert not connection.recv(65536)
+        until(lambda: any(record.message == "request_answered" for record in caplog.records))
+    (line,) = [record for record in caplog.records if record.message == "request_answered"]
+    assert line.facts["cut_off"] is True  # type: ignore[attr-defined]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize(

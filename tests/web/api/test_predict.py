@@ -131,33 +131,46 @@ def test_parameters_come_from_the_query_and_the_body_wins(client: httpx.Client, 
 
 
 @pytest.mark.parametrize(
-    ("given", "limit", "value"),
+    ("given", "limit", "allowed"),
     [
-        ({"top_k": 0}, 1, "0"),
-        ({"top_k": -1}, 1, "-1"),
-        ({"top_k": 11}, 10, 11),
-        ({"top_k": 10**30}, 10, None),
-        ({"top_k": "three"}, None, "three"),
-        ({"top_k": 1.5}, None, "1.5"),
-        ({"min_confidence": 1.1}, 1, "1.1"),
-        ({"min_confidence": -0.1}, 0, "-0.1"),
-        ({"min_confidence": "nan"}, None, "nan"),
-        ({"lang": "xx"}, None, "xx"),
+        ({"top_k": 0}, 1, "a whole number from 1 to 10"),
+        ({"top_k": -1}, 1, "a whole number from 1 to 10"),
+        ({"top_k": 11}, 10, "a whole number from 1 to 10"),
+        ({"top_k": 10**30}, 10, "a whole number from 1 to 10"),
+        ({"top_k": "three"}, None, "a whole number from 1 to 10"),
+        ({"top_k": 1.5}, None, "a whole number from 1 to 10"),
+        ({"min_confidence": 1.1}, 1, "a number from 0 to 1"),
+        ({"min_confidence": -0.1}, 0, "a number from 0 to 1"),
+        ({"min_confidence": "nan"}, None, "a number from 0 to 1"),
+        ({"lang": "xx"}, None, "one of en, zh"),
     ],
 )
 @pytest.mark.parametrize("where", ["query", "json", "form"])
 def test_a_wrong_parameter_is_a_problem(
-    client: httpx.Client, where: str, given: dict[str, object], limit: object, value: object
+    client: httpx.Client, where: str, given: dict[str, object], limit: object, allowed: str
 ) -> None:
     query = given if where == "query" else {}
     reply = ask(client, "form" if where == "query" else where, query, {} if query else given)
     problem = reply.json()
     assert (reply.status_code, problem["code"]) == (422, "invalid-parameter")
-    (name,) = given
-    assert problem["detail"].startswith(name)
-    assert problem.get("limit") == limit
-    if value is not None:
-        assert problem["value"] == value
+    ((name, value),) = given.items()
+    quoted = value if where == "json" and not isinstance(value, str) else f"'{value}'"
+    assert problem["detail"] == f"{name}: {quoted} is not {allowed}."
+    assert (problem.get("limit"), problem["value"]) == (limit, str(value))
+
+
+def test_all_wrong_parameters_are_told_and_a_long_value_is_cut(client: httpx.Client) -> None:
+    reply = client.post("/predict", json={"image": BASE64, "top_k": 10**4000, "lang": [1] * 60, "min_confidence": {}})
+    number, text = f"1{'0' * 39}…", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1…"
+    assert reply.json()["detail"] == (
+        f"top_k: {number} is not a whole number from 1 to 10; min_confidence: {{}} is not a number from 0 to 1; "
+        f"lang: {text} is not one of en, zh."
+    )
+    assert (reply.json()["limit"], reply.json()["value"]) == (10, number)
+    reply = client.post("/predict", params={"top_k": 11, "lang": "\0"}, content=IMAGE)
+    assert (
+        reply.json()["detail"] == r"top_k: '11' is not a whole number from 1 to 10; lang: '\x00' is not one of en, zh."
+    )
 
 
 @pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-16", "nonsense", "zip"])
@@ -190,6 +203,7 @@ def test_labels(client: httpx.Client) -> None:
     assert client.get("/labels?lang=zh").json() == rows
     wrong = client.get("/labels?lang=xx")
     assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-parameter")
+    assert wrong.json()["detail"] == "lang: 'xx' is not one of en, zh."
 
 
 def test_model(client: httpx.Client) -> None:
@@ -321,7 +335,7 @@ def test_pages_of_chosen_origins_may_call() -> None:
         allowed = client.options("/predict", headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "https://example.org"
         denied = client.options("/predict", headers={**asked, "Origin": "https://example.com"})
-        for preflight, status in ((allowed, 200), (denied, 400)):
+        for preflight, status in ((allowed, 200), (denied, 403)):
             assert (preflight.status_code, preflight.headers["x-content-type-options"]) == (status, "nosniff")
         answer = client.post("/predict", content=IMAGE, headers={"Origin": "https://example.org"})
         assert answer.headers["access-control-allow-origin"] == "https://example.org"

@@ -4,6 +4,8 @@ import pytest
 
 from eyespot.errors import InvalidSetting
 from eyespot.web.gate.cors import read_origins
+from tests.serving import serve_fake
+from tests.web.gate.test_problems import check
 
 
 def test_origins_are_read_as_browsers_send_them() -> None:
@@ -25,3 +27,25 @@ def test_origins_are_read_as_browsers_send_them() -> None:
 def test_a_wrong_origin_is_an_invalid_setting(text: str) -> None:
     with pytest.raises(InvalidSetting, match=r"^EYESPOT_CORS_ORIGINS: .* such as https://example\.org"):
         read_origins(text)
+
+
+@pytest.mark.parametrize(
+    ("asks", "told"),
+    [
+        (
+            {"origin": "https://a.org"},
+            "Pages from 'https://a.org' may not call this server: EYESPOT_CORS_ORIGINS does ",
+        ),
+        ({"access-control-request-method": "PATCH"}, "Pages may use GET, POST, PUT, DELETE with the headers Accept, "),
+        (
+            {"access-control-request-headers": "x-mine"},
+            "Pages may use GET, POST, PUT, DELETE with the headers Accept, ",
+        ),
+    ],
+)
+def test_a_preflight_is_refused_with_a_problem(asks: dict[str, str], told: str) -> None:
+    usual = {"origin": "https://example.org", "access-control-request-method": "POST"}
+    with serve_fake(cors_origins="https://example.org") as served, served.client() as client:
+        assert client.options("/predict", headers=usual).status_code == 200
+        problem = check(client.options("/predict", headers={**usual, **asks}), 403, "forbidden")
+    assert problem["detail"].startswith(told)

@@ -11,10 +11,10 @@ from eyespot.choices import FORMATS
 from eyespot.errors import InvalidParameter, NotFound
 from eyespot.recognizer import Recognizer
 from eyespot.types import AuditPage
+from eyespot.values import LABEL, SHA256, shown
 from eyespot.vision.preprocess import announced_format
 
-_SHA256 = "^[0-9a-f]{64}$"
-Sha256 = Annotated[str, Path(pattern=_SHA256, description="Of the encoded bytes.")]
+Sha256 = Annotated[str, Path(pattern=SHA256, description="SHA-256 of the encoded image.")]
 
 
 def _begins_with_a_year(value: str) -> str:
@@ -30,12 +30,12 @@ Time = Annotated[datetime, BeforeValidator(_begins_with_a_year)]
 async def audit(
     request: Request,
     response: Response,
-    since: Annotated[Time | None, Query(description="From this time on (ISO 8601; UTC without an offset).")] = None,
-    until: Annotated[Time | None, Query(description="Before this time.")] = None,
-    sha256: Annotated[str | None, Query(pattern=_SHA256, description="Of this image.")] = None,
-    label: Annotated[
-        str | None, Query(max_length=200, pattern=r"^[^\x00]+$", description="With this most likely class.")
+    since: Annotated[
+        Time | None, Query(description="Rows from this time on (ISO 8601; UTC if it has no offset).")
     ] = None,
+    until: Annotated[Time | None, Query(description="Rows before this time.")] = None,
+    sha256: Annotated[str | None, Query(pattern=SHA256, description="Rows of this image.")] = None,
+    label: Annotated[str | None, Query(pattern=LABEL, description="Rows whose most likely class this is.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of rows.")] = 100,
     cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="The `cursor` of the previous page.")] = None,
 ) -> AuditPage:
@@ -55,7 +55,8 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
     try:
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except OverflowError as error:
-        raise InvalidParameter(f"{name}: must be in the years 1 to 9999.", value=str(time)) from error
+        detail = f"{name}: {shown(str(time))} is not within the years 1 to 9999 in UTC."
+        raise InvalidParameter(detail, value=str(time)) from error
 
 
 async def upload(request: Request, sha256: Sha256) -> Response:

@@ -16,6 +16,7 @@ from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace, child, event
 from eyespot.types import Batch, BatchItem, ImageInfo
+from eyespot.values import SHA256, complaint, shown
 from eyespot.web.api import answer, body
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
@@ -63,7 +64,10 @@ async def predict_batch(request: Request) -> Response:
     request.state.facts.update(images=len(asked.items), model=recognizer.classifier.info.name)
     results = _results(request, asked)
     if NDJSON in (header(request.scope, b"accept") or "").lower():
-        return StreamingResponse(_lines(results), media_type=NDJSON, headers={"Vary": "Accept"})
+        lines = _lines(results)
+        if request.scope["http_version"] == "1.0":  # without chunks only a length tells its end
+            return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers={"Vary": "Accept"})
+        return StreamingResponse(lines, media_type=NDJSON, headers={"Vary": "Accept"})
     items = sorted([item async for item in results], key=lambda item: item.index)
     reply = _BATCH.dump_json(Batch(items, recognizer.classifier.info, trace.request_id), exclude_none=True)
     return Response(reply, media_type="application/json", headers={"Vary": "Accept"})
@@ -78,8 +82,8 @@ async def result(request: Request) -> Response:
     trace: Trace = request.state.trace
     trace.lap("admit")
     sha256 = request.path_params["sha256"]
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise InvalidParameter("sha256: must be 64 hexadecimal digits in lower case.")
+    if not re.fullmatch(SHA256, sha256):
+        raise InvalidParameter(f"{complaint('sha256', shown(sha256), {'pattern': SHA256})}.")
     asked = parse(request.query_params, {}, recognizer.classifier.card.limits.max_top_k)
     request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recall(sha256, trace)

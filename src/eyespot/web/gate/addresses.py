@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from eyespot.errors import InvalidSetting
+from eyespot.values import shown
 
 Network = IPv4Network | IPv6Network
 
@@ -33,7 +34,7 @@ def _read_network(text: str) -> Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError as error:
-        reason = f"{text!r} is not an address or network such as 10.0.0.0/8 or 192.168.1.5"
+        reason = f"{shown(text)} is not an address or network such as 192.168.1.5 or 10.0.0.0/8"
         raise InvalidSetting(f"EYESPOT_TRUSTED_PROXIES: {reason}") from error
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     return IPv4Network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network

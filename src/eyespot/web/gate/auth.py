@@ -54,8 +54,8 @@ def read_keys(text: str | None) -> Keys:
         match = _KEY.fullmatch(part)
         if not match:
             raise InvalidSetting(
-                f"EYESPOT_API_KEYS: key {number} is not `name:secret` or `name:secret:admin`, with a name of 1 to 64 "
-                "letters, digits, `.`, `_` or `-` and a secret of at least 8 visible ASCII characters but `,` and `:`"
+                f"EYESPOT_API_KEYS: key {number} is not `name:secret` or `name:secret:admin`: a name has 1 to 64 "
+                "letters, digits, `.`, `_` or `-`, a secret at least 8 visible ASCII characters, but no `,` or `:`"
             )
         key = Key(match["name"], admin=bool(match["admin"]))
         digest = hashlib.sha256(match["secret"].encode()).digest()
@@ -63,7 +63,7 @@ def read_keys(text: str | None) -> Keys:
             raise InvalidSetting(f"EYESPOT_API_KEYS: key {number} has the name or the secret of an earlier key")
         keys[digest] = key
     if not keys:  # a mistake, which must not open everything to everybody
-        raise InvalidSetting("EYESPOT_API_KEYS: no keys found")
+        raise InvalidSetting("EYESPOT_API_KEYS: no keys found; unset it to open the API to everyone")
     return keys
 
 

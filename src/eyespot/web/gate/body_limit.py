@@ -85,8 +85,9 @@ class _Body:
             raise self._too_large(self._bytes)
         together = limit.group_bytes(pool)
         if self._held[limit.group] > max(self._bytes, together):
-            detail = "Other requests hold all the memory for bodies."
-            raise Overloaded(detail, limit=together, retry_after=pool.retry_after())
+            seconds = pool.retry_after()
+            detail = f"Other requests use all the memory for bodies; try again in {seconds} s."
+            raise Overloaded(detail, limit=together, retry_after=seconds)
 
     def _too_large(self, size: int) -> Refusal:
         limit = self._limit.bytes
@@ -126,7 +127,7 @@ async def _receive_in_time(receive: Receive) -> Message:
     except asyncio.CancelledError as error:
         if not stalled or task.uncancel():  # cancelled by something else
             raise
-        raise UploadStalled(f"No more of the body arrived for {STALLED_SECONDS:g} s.", limit=STALLED_SECONDS) from error
+        raise UploadStalled(f"Nothing of the body arrived for {STALLED_SECONDS:g} s.", limit=STALLED_SECONDS) from error
     finally:
         timer.cancel()
 

@@ -1,8 +1,17 @@
 """The origins whose pages may call the API."""
 
 import re
+from functools import partial
+from typing import Any
 
-from eyespot.errors import InvalidSetting
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
+
+from eyespot.errors import Forbidden, InvalidSetting
+from eyespot.values import shown
+from eyespot.web.gate import problems
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -13,7 +22,26 @@ def read_origins(text: str | None) -> list[str]:
     for origin in origins:
         if origins != ["*"] and not _ORIGIN.fullmatch(origin):
             raise InvalidSetting(
-                f"EYESPOT_CORS_ORIGINS: {origin!r} is not an origin such as https://example.org (no path); "
-                "use `*` alone to allow every origin"
+                f"EYESPOT_CORS_ORIGINS: {shown(origin)} is not an origin such as https://example.org (no path); "
+                "`*` alone allows every origin"
             )
     return origins
+
+
+class Cors(CORSMiddleware):
+    """starlette's, but a preflight that it refuses is answered with a problem."""
+
+    def preflight_response(self, request_headers: Headers) -> Any:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        detail = f"Pages may use {self.preflight_headers['Access-Control-Allow-Methods']} with the headers "
+        detail += f"{self.preflight_headers['Access-Control-Allow-Headers']}."
+        if not self.is_allowed_origin(origin := request_headers["origin"]):
+            detail = f"Pages from {shown(origin)} may not call this server: EYESPOT_CORS_ORIGINS does not list them."
+        return partial(_refuse, detail)
+
+
+async def _refuse(detail: str, scope: Scope, receive: Receive, send: Send) -> None:
+    response = problems.response(Request(scope), Forbidden(detail))
+    await response(scope, receive, send)

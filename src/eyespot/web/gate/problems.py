@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 from eyespot.errors import InvalidParameter, MethodNotAllowed, NotFound, Overloaded, Refusal
 from eyespot.telemetry import child
 from eyespot.types import TYPE_URI, Check, Problem
+from eyespot.values import complaint, shown
 
 MEDIA_TYPE = "application/problem+json"
 _PROBLEM = TypeAdapter(Problem)
@@ -63,8 +64,11 @@ async def _http_error(request: Request, error: Any) -> Response:
 
 
 async def _invalid(request: Request, error: Any) -> Response:
-    first = error.errors()[0]
-    return response(request, InvalidParameter(f"{first['loc'][-1]}: {first['msg']}."))
+    """For what FastAPI checks itself: the schemas are those of `/openapi.json`."""
+    operations = request.app.openapi()["paths"][request.scope["route"].path].values()
+    schemas = {one["name"]: one["schema"] for operation in operations for one in operation.get("parameters", ())}
+    reasons = [complaint(name := one["loc"][-1], shown(one["input"]), schemas[name]) for one in error.errors()]
+    return response(request, InvalidParameter(f"{'; '.join(reasons)}."))
 
 
 class Pace:

@@ -62,6 +62,7 @@ class RequestLog:
         try:
             await self.app(scope, receive, answer)
         except asyncio.CancelledError:  # the server stops waiting for this request
+            state["facts"]["cut_off"] = True
             if not status:
                 await problems.response(Request(scope), Draining(retry_after=1))(scope, receive, answer)
         except (ClientDisconnect, ClientDisconnected):

@@ -1,0 +1,79 @@
+"""Why a value is invalid, in sentences made from the JSON schema of what is allowed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+Schema = dict[str, Any]
+
+SHA256 = "^[0-9a-f]{64}$"
+LABEL = r"^[^\x00]{1,200}$"
+_KINDS = {
+    SHA256: "64 hexadecimal digits in lower case",
+    LABEL: "text of 1 to 200 characters without NUL",
+    "date-time": "a time such as 2026-01-31T12:00:00Z",
+    "path": "a path",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "object": "a table",
+}
+_BOUNDS = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}"}
+_SHOWN = 40  # characters of a value
+
+
+def allowed(schema: Schema) -> str:
+    """The values that a schema allows: "a whole number from 1 to 1024", "one of en, zh"."""
+    schema = schema.get("anyOf", [schema])[0]  # the other is null
+    if choices := schema.get("enum") or schema.get("examples"):
+        return f"one of {', '.join(choices)}"
+    if schema.get("type") == "array":
+        return f"a list, each {allowed(schema['items'])}" if "items" in schema else f"a list of {schema['minItems']}"
+    names = (schema.get("pattern"), schema.get("format"), schema.get("type"), "object")
+    kind = next(_KINDS[name] for name in names if name in _KINDS)
+    bounds = [text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema]
+    return " ".join([kind, *bounds, *(["up"] if "minimum" in schema and "maximum" not in schema else [])])
+
+
+def complaint(name: str, value: str, schema: Schema) -> str:
+    """Why the value, as it is to be shown, is invalid."""
+    return f"{name}: {value} is not {allowed(schema)}"
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: as JSON, text in single quotes, and shortened."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
+    text = to_json(value, fallback=str, inf_nan_mode="constants").decode()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def complaints(error: ValidationError, schema: Schema) -> list[str]:
+    """Why each invalid value is, by its path in the document: `resnet18.recipe.crop`."""
+    return [_complaint(one["type"], one["loc"], one["input"], schema) for one in error.errors()]
+
+
+def _complaint(kind: str, path: Iterable[int | str], value: object, schema: Schema) -> str:
+    name = ".".join(map(str, path))
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind == "extra_forbidden":
+        return f"{name} is unknown"
+    if kind == "json_invalid":
+        return "it is not JSON"
+    return complaint(name, shown(value), part(schema, path)).removeprefix(": ")
+
+
+def part(schema: Schema, path: Iterable[int | str]) -> Schema:
+    """The schema of one value in a document."""
+    root = schema
+    for step in path:
+        parts = schema.get("properties") or {step: schema.get("additionalProperties") or schema.get("items")}
+        schema = parts[step] or schema["prefixItems"][0]
+        schema = schema.get("anyOf", [schema])[0]
+        if reference := schema.get("$ref"):
+            schema = root["$defs"][reference.rpartition("/")[2]]
+    return schema
