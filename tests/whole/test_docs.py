@@ -175,6 +175,10 @@ def test_the_two_commands_are_in_the_readme(name: str) -> None:
         assert f"\n{target}:" in makefile
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) < 700
+
+
 def test_the_readmes_say_the_same() -> None:
     """The same commands, replies and figures, in the same order."""
     english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
