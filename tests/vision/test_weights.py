@@ -128,3 +128,8 @@ def test_the_first_folder_that_has_the_label_file_wins(tmp_path: Path) -> None:
     assert weights.load_labels("own", [tmp_path / "one", tmp_path / "two"])[0].label == "a"
     with pytest.raises(BadManifest, match="looked for"):
         weights.load_labels("own", [tmp_path / "one"])
+
+
+def test_an_incomplete_installation_is_an_error() -> None:
+    """Not a StopIteration, which would be lost in the thread that loads the model."""
+    assert not weights.packaged("weights/gone.toml").exists()

@@ -49,7 +49,8 @@ _LABELS = TypeAdapter(tuple[Label, ...])
 def packaged(name: str) -> Path:
     """A file or folder of the wheel; in a checkout it is at the top."""
     package = Path(__file__).parents[1]
-    return next(root / name for root in (package, package.parents[1]) if (root / name).exists())
+    paths = [root / name for root in (package, package.parents[1])]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:
