@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -132,8 +133,8 @@ def variable(name: str) -> str:
 _KNOWN = {*map(variable, Settings.model_fields), "EYESPOT_URL", "EYESPOT_API_KEY"}  # the last two are the client's
 
 
-def load() -> Settings:
-    """The settings in this process's environment.
+def load(checks: Mapping[str, Callable[[str], object]] = {}) -> Settings:
+    """The settings in this process's environment. `checks` are functions that raise for an invalid text, by field.
 
     Raises:
         InvalidSetting: names are unknown, or values are invalid; one line for each.
@@ -144,6 +145,11 @@ def load() -> Settings:
         config = Settings()
     except ValidationError as error:
         wrong += dict.fromkeys(_invalid(one["loc"], one["input"]) for one in error.errors())
+    for name, check in checks.items():
+        try:
+            check(os.environ.get(variable(name), ""))
+        except InvalidSetting as error:
+            wrong.append(str(error))
     if wrong or not config:
         raise InvalidSetting("\n".join(wrong))
     return config

@@ -60,7 +60,7 @@ def _complaint(kind: str, path: Iterable[int | str], value: object, schema: Sche
     name = ".".join(map(str, path))
     if kind == "missing":
         return f"{name} is missing"
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):  # the second is a dataclass's
         return f"{name} is unknown"
     if kind == "json_invalid":
         return "it is not JSON"

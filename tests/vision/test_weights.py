@@ -61,6 +61,7 @@ def test_missing_weights_come_with_the_remedy(entry: Entry) -> None:
         ("net = 3", r"toml: net: 3 is not a table$"),
         (f"[net]{ENTRY}colour = 3", r"net\.colour is unknown$"),
         (f"[net]{ENTRY.replace('sha256', 'sha')}", r"net\.sha256 is missing; net\.sha is unknown$"),
+        (f"[net]{ENTRY.replace('crop = 224', 'crop = 224, maen = 1')}", r"net\.recipe\.maen is unknown$"),
         (f"[net]{ENTRY}package = 3", r"net\.package: 3 is not text$"),
         (
             f"[net]{ENTRY.replace('bilinear', 'nearest')}",

@@ -132,6 +132,19 @@ def test_each_wrong_setting_is_told_on_a_line(tmp_path: Path) -> None:
     )
 
 
+def test_wrong_settings_of_every_kind_are_told_at_once(tmp_path: Path) -> None:
+    wrong = {
+        "EYESPOT_PONY": "1",
+        "EYESPOT_PORT": "http",
+        "EYESPOT_API_KEYS": "x",
+        "EYESPOT_RATE_LIMIT": "fast",
+        "EYESPOT_TRUSTED_PROXIES": "proxy",
+        "EYESPOT_CORS_ORIGINS": "here",
+    }
+    done = run("serve", cwd=tmp_path, **wrong)
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == list(wrong)
+
+
 @pytest.mark.needs("unshare")
 def test_process_1_can_be_stopped_while_it_still_imports() -> None:
     """In a container, where the kernel drops a signal that process 1 has no handler for."""

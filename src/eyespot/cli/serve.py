@@ -16,10 +16,10 @@ def serve() -> None:
     Example: `EYESPOT_PORT=9000 eyespot serve`
     """
     from eyespot.vision.export import SAMPLE
-    from eyespot.web.app import create_app
+    from eyespot.web.app import CHECKS, create_app
     from eyespot.web.server import Server, bind
 
-    config = load_settings()
+    config = load_settings(checks=CHECKS)
     bound = bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
@@ -71,12 +71,12 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def load_settings(*, quiet: bool = False) -> Settings:
+def load_settings(*, quiet: bool = False, checks: Mapping[str, Callable[[str], object]] = {}) -> Settings:
     """The settings of the environment; they say how events are logged. Raises `InvalidSetting`.
 
     `quiet` is for commands with an output of their own: only errors are logged, unless EYESPOT_LOG_LEVEL is set.
     """
-    config = settings.load()
+    config = settings.load(checks)
     level = "error" if quiet and "log_level" not in config.model_fields_set else config.log_level
     telemetry.configure_logging(config.log_format, level)
     return config

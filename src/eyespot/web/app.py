@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from eyespot._version import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.errors import InvalidSetting
-from eyespot.memory.rate_limiter import RateLimiter
+from eyespot.memory.rate_limiter import RateLimiter, read_rates
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict
@@ -27,6 +27,14 @@ from eyespot.web.gate.request_log import RequestLog, begin_at_zero
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
 """Given the settings, and the names of API keys that share no cached answers."""
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "api_keys": read_keys,
+    "rate_limit": read_rates,
+    "trusted_proxies": read_networks,
+    "cors_origins": read_origins,
+}
+"""What reads the text of a setting, and raises `InvalidSetting`: `settings.load` tries all of them."""
 
 _ADMIN = [Depends(require_admin)]
 _OPTIONS: dict[str, Any] = {

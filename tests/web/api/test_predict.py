@@ -103,6 +103,21 @@ def test_another_format_is_named_at_every_door(client: httpx.Client, door: str) 
         assert reply.json()["detail"] == f"This is {title}; JPEG, PNG and WebP are accepted."
 
 
+@pytest.mark.parametrize("side", [300, 1500, 2500])
+def test_an_image_without_line_ends_of_its_own_is_read(client: httpx.Client, side: int) -> None:
+    data = makers.encode(makers.flat((side, side), "white"), "JPEG", quality=85, optimize=True, subsampling=0)
+    assert not {*b"\r\n"} & {*data}
+    assert client.post("/predict", content=data, headers=CURL_D).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_image_that_curl_d_has_damaged_is_told_the_remedy(client: httpx.Client, kind: str) -> None:
+    data = makers.encode(makers.photograph(), kind).translate(None, b"\r\n")
+    refused = client.post("/predict", content=data, headers=CURL_D)
+    assert refused.json()["code"] == "broken-image"
+    assert "--data-binary" in refused.json()["detail"]
+
+
 def ask(client: httpx.Client, how: str, query: dict[str, object], body: dict[str, object]) -> httpx.Response:
     if how == "json":
         return client.post("/predict", params=query, json={"image": BASE64, **body})  # type: ignore[arg-type]
