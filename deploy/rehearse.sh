@@ -152,7 +152,7 @@ run() {
     inside python3 -IS deploy/healthcheck.py
     echo "health check: $(since "$begun")"
 
-    ask --form file=@src/eyespot/sample.jpg localhost:8000/predict; echo
+    ask --form file=@src/eyespot/sample.jpg localhost:8000/predict
     large_images
     many_large_images
     pages
@@ -262,7 +262,6 @@ compose() {
     patiently curl --fail localhost:8000/readyz || { podman logs --latest >&2; fail "the service did not become ready"; }
     curl --silent --show-error --fail --upload-file src/eyespot/sample.jpg localhost:8000/predict \
         || { podman logs --latest >&2; fail "no answer through the published port"; }
-    echo
     quietly podman-compose --project-name eyespot-rehearsal down --volumes
 }
 

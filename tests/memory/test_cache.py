@@ -253,7 +253,7 @@ def test_redis_shares_answers_between_replicas() -> None:
 @pytest.mark.needs("redis-server")
 def test_a_foreign_value_is_a_miss() -> None:
     async def spoil(redis: RedisServer) -> None:
-        cache = RedisCache(redis.url, Metrics())
+        cache = RedisCache(redis.url, Metrics(), timeout=30)
         for key in [key async for key in cache._client.scan_iter()]:
             for variant in await cache._client.hkeys(key):
                 await cache._client.hset(key, variant, b"something else")
@@ -280,7 +280,7 @@ def test_a_drop_removes_all_variants(kind: str) -> None:
         await cache.close()
 
     async def test_redis(url: str) -> None:
-        await test(RedisCache(url, Metrics()))
+        await test(RedisCache(url, Metrics(), timeout=30))
 
     if kind == "memory":
         asyncio.run(test(MemoryCache(10_000)))
@@ -292,7 +292,7 @@ def test_a_drop_removes_all_variants(kind: str) -> None:
 @pytest.mark.needs("redis-server")
 def test_a_drop_during_a_put_wins() -> None:
     async def test(redis: RedisServer) -> None:
-        cache = RedisCache(redis.url, Metrics())
+        cache = RedisCache(redis.url, Metrics(), timeout=30)
         for number in range(100):
             cache.put("a", "f32", b"older")
             for _ in range(number % 10):  # so that the drop meets the put at every step
@@ -307,7 +307,7 @@ def test_a_drop_during_a_put_wins() -> None:
         cache.put("a", "f32", b"younger")
         assert await dropping
         await cache.close()
-        again = RedisCache(redis.url, Metrics())
+        again = RedisCache(redis.url, Metrics(), timeout=30)
         assert (await again.get("a", "f32"), await again.get("b", "f32")) == (b"younger", b"another")
         await again.close()
 
@@ -382,7 +382,7 @@ def test_a_redis_killed_under_load_fails_no_request() -> None:
 @pytest.mark.needs("redis-server")
 def test_a_full_redis_is_still_read() -> None:
     async def fill(redis: RedisServer) -> None:
-        cache = RedisCache(redis.url, Metrics())
+        cache = RedisCache(redis.url, Metrics(), timeout=30)
         await cache._client.config_set("maxmemory-policy", "noeviction")
         await cache._client.config_set("maxmemory", "1")
         await cache.close()

@@ -42,7 +42,7 @@ def test_it_is_built_run_and_stopped_with_no_network(work: Path) -> None:
     done = rehearse(work)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
-    assert done.stdout.count('"label":"espresso"') == 2  # without a network, and through docker-compose.yml
+    assert done.stdout.count('"label": "espresso"') == 2  # without a network, and through docker-compose.yml
     assert ", 0 lost" in done.stdout
 
 
@@ -125,4 +125,4 @@ def test_the_right_weights_make_an_image_that_holds_them_and_their_export(
     ran = rehearse(work, "run", tag)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     print(ran.stdout)
-    assert '"model":{"name":"resnet18"' in ran.stdout
+    assert '"name": "resnet18"' in ran.stdout

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from cachetools import LRUCache
 
 from eyespot.errors import CacheUnavailable
-from eyespot.memory.breaker import COOLDOWN_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
+from eyespot.memory.breaker import COOLDOWN_SECONDS, TIMEOUT_SECONDS, CircuitBreaker, StoreUnavailable, open_redis
 from eyespot.telemetry import Metrics, event
 
 MEMORY_BYTES = 64 * 1024 * 1024
@@ -59,13 +59,13 @@ class RedisCache:
     Reads wait for Redis as long as the circuit breaker allows, and fail as misses. Writes run in the background.
     """
 
-    def __init__(self, url: str, metrics: Metrics) -> None:
+    def __init__(self, url: str, metrics: Metrics, *, timeout: float = TIMEOUT_SECONDS) -> None:
         from redis.exceptions import ResponseError
 
         self._client = open_redis(url)
         self._response_error = ResponseError
         self._metrics = metrics
-        self._breaker = CircuitBreaker("cache")
+        self._breaker = CircuitBreaker("cache", timeout=timeout)
         self._puts: set[asyncio.Task[Any]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by sha256
         self._quiet_until = -math.inf
