@@ -133,7 +133,7 @@ def variable(name: str) -> str:
 _KNOWN = {*map(variable, Settings.model_fields), "EYESPOT_URL", "EYESPOT_API_KEY"}  # the last two are the client's
 
 
-def load(checks: Mapping[str, Callable[[str], object]] = {}) -> Settings:
+def load(checks: Mapping[str, Callable[[str | None], object]] = {}) -> Settings:
     """The settings in this process's environment. `checks` are functions that raise for an invalid text, by field.
 
     Raises:
@@ -147,7 +147,7 @@ def load(checks: Mapping[str, Callable[[str], object]] = {}) -> Settings:
         wrong += dict.fromkeys(_invalid(one["loc"], one["input"]) for one in error.errors())
     for name, check in checks.items():
         try:
-            check(os.environ.get(variable(name), ""))
+            check(os.environ.get(variable(name)))
         except InvalidSetting as error:
             wrong.append(str(error))
     if wrong or not config:

@@ -219,6 +219,7 @@ def test_without_a_valid_key_the_run_ends_at_once(tmp_path: Path) -> None:
         refused = run("classify", "photos", "-o", "x.jsonl", cwd=tmp_path, EYESPOT_URL=served.url)
         assert refused.returncode == 2
         assert "API key required" in refused.stderr
+        assert "Set EYESPOT_API_KEY." in refused.stderr
         keys = {"EYESPOT_URL": served.url, "EYESPOT_API_KEY": "secretsecret"}
         assert run("classify", "photos", "-o", "x.jsonl", cwd=tmp_path, **keys).returncode == 1
 

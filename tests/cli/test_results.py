@@ -55,6 +55,22 @@ def test_every_path_is_known_again(tmp_path: Path, form: JsonLines | Csv) -> Non
         ]
 
 
+def test_a_path_may_be_spelled_in_another_way(tmp_path: Path) -> None:
+    path = tmp_path / "found.jsonl"
+    with closing(Results(path, JsonLines())) as results:
+        results.begin()
+        results.write(finding("photos/a.jpg"))
+        results.write(Finding("photos/b.jpg", problem=FileProblem("unreadable", "gone")))
+    with closing(Results(path, JsonLines())) as again:
+        again.resume(MODEL, tried_again(["./photos//"], every=False))
+        assert again.has("./photos//a.jpg")
+        assert not again.has("link/../photos/a.jpg")  # `link` may lead elsewhere
+        assert not again.has("photos/b.jpg")
+    with closing(Results(path, JsonLines())) as again:
+        again.resume(MODEL, tried_again(["."], every=True))
+        assert again.has("photos/a.jpg")
+
+
 @FORMS
 def test_a_file_that_was_cut_off_anywhere_is_resumed(tmp_path: Path, form: JsonLines | Csv) -> None:
     path = tmp_path / "found"

@@ -108,7 +108,7 @@ def row(class_id: int, name: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([row(0, "a"), row(1, "a")], "unique"),
+        ([row(0, "a"), row(1, "a")], "'a' is the name of 2 classes"),
         ([row(1, "a"), row(0, "b")], "order"),
         ([{"label": "a"}], r"not a label file: 0\.class_id is missing$"),
         ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number from 0 up$"),

@@ -132,6 +132,16 @@ def test_each_wrong_setting_is_told_on_a_line(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [("EYESPOT_API_KEYS", "", "no keys found; unset it"), ("EYESPOT_API_KEY", "click-clack", "EYESPOT_API_KEYS=name:")],
+)
+def test_a_mistake_with_keys_does_not_open_the_api(tmp_path: Path, name: str, value: str, remedy: str) -> None:
+    told = start_fails(cwd=tmp_path, **{name: value})
+    assert told.startswith(f"eyespot: {name}")
+    assert remedy in told
+
+
 def test_wrong_settings_of_every_kind_are_told_at_once(tmp_path: Path) -> None:
     wrong = {
         "EYESPOT_PONY": "1",

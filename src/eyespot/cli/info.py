@@ -18,13 +18,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server 
 
 
 def health(url: Url = None, as_json: AsJson = False) -> None:
-    """Check whether a server is ready; by default the one on this machine at port 8000.
+    """Check whether a server is ready; by default the one on this machine, at EYESPOT_PORT or 8000.
 
     The exit code is 0 if it is ready, 1 if not, and 2 if no server answers.
 
     Example: `eyespot health --url http://eyespot.example:8000`
     """
-    with eyespot.Client(url) as client:
+    with eyespot.Client(url or f"http://127.0.0.1:{load_settings(quiet=True).port}") as client:
         readiness = client.health()
     if as_json:
         typer.echo(TypeAdapter(Readiness).dump_json(readiness, exclude_none=True))

@@ -18,7 +18,7 @@ from eyespot.cli.classify import classify
 from eyespot.cli.quantize import quantize
 from eyespot.cli.serve import serve
 from eyespot.cli.terminal import err, say
-from eyespot.errors import EyespotError
+from eyespot.errors import EyespotError, Unauthorized
 from eyespot.settings import Settings
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def main() -> None:
         _refuse_likely_mistakes(sys.argv[1:])
         app()
     except (EyespotError, OSError) as error:  # OSError: a file without permission
-        reason = str(error)
+        reason = f"{error} Set EYESPOT_API_KEY." if isinstance(error, Unauthorized) else str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             reason = f"{error.filename}: {error.strerror}"
         if os.environ.get(settings.variable("log_format"), "").lower() == "json":  # the settings may not load

@@ -109,18 +109,19 @@ def tried_again(paths: Sequence[str], *, every: bool) -> Callable[[Record], bool
     that were not refused for their content.
     """
     named = {_key(path) for path in paths}
-    folders = tuple(_key(os.path.join(path, "")) for path in paths)
+    folders = tuple(os.path.join(path, "") for path in named)
 
     def again(record: Record) -> bool:
         path = _key(record.path)
         failed = bool(record.problem) if every else record.problem in _TRANSIENT
-        return failed and (path in named or path.startswith(folders))
+        return failed and (path in named or "." in named or path.startswith(folders))
 
     return again
 
 
 def _key(path: str) -> str:
-    return to_utf8(path).decode()  # as the file has it
+    """The path as the file has it, without `./` and doubled slashes; `..` stays, as it may follow a link."""
+    return to_utf8(path if ".." in path else os.path.normpath(path)).decode()
 
 
 def _open(path: Path) -> io.FileIO:

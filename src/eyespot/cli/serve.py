@@ -1,9 +1,12 @@
 """`eyespot serve`."""
 
+import os
+
 import typer
 
 from eyespot import telemetry
 from eyespot.cli.terminal import load_settings
+from eyespot.errors import InvalidSetting
 
 
 def serve() -> None:
@@ -20,6 +23,10 @@ def serve() -> None:
     from eyespot.web.server import Server, bind
 
     config = load_settings(checks=CHECKS)
+    if "EYESPOT_API_KEY" in os.environ and not config.api_keys:  # likely a typo, which would leave the API open
+        raise InvalidSetting(
+            "EYESPOT_API_KEY is a client's; the server takes EYESPOT_API_KEYS=name:secret, or unset it"
+        )
     bound = bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
     name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
@@ -30,7 +37,8 @@ def serve() -> None:
         card = fastapi.state.recognizer.classifier.card
         telemetry.event("server_ready", url=url, model=card.name, engine=card.engine, precision=card.precision)
         if config.log_format != "json":
-            typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl -F file=@{SAMPLE} {url}/predict\n")
+            key = "-H 'X-API-Key: SECRET' " if config.api_keys else ""
+            typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl {key}-F file=@{SAMPLE} {url}/predict\n")
 
     with bound:
         Server(fastapi, ready, config.drain_seconds, config.deadline_seconds).run([bound])

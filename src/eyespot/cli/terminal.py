@@ -71,7 +71,7 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def load_settings(*, quiet: bool = False, checks: Mapping[str, Callable[[str], object]] = {}) -> Settings:
+def load_settings(*, quiet: bool = False, checks: Mapping[str, Callable[[str | None], object]] = {}) -> Settings:
     """The settings of the environment; they say how events are logged. Raises `InvalidSetting`.
 
     `quiet` is for commands with an output of their own: only errors are logged, unless EYESPOT_LOG_LEVEL is set.

@@ -6,6 +6,7 @@ asyncio's; `Client` replaces them with blocking ones.
 
 import asyncio
 import os
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -121,7 +122,7 @@ class Connection(Generic[H]):
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise ServerSilent(f"{public(self.url)} did not answer in time.") from error
         except httpx.RequestError as error:
-            reason = str(error) or type(error).__name__
+            reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
             raise ServerUnavailable(f"No eyespot answers at {public(self.url)}: {reason}.") from error
 
 

@@ -80,7 +80,7 @@ class Rate:
         return f"{self.amount} request{'s' if self.amount > 1 else ''} per {period}"
 
 
-def read_rates(text: str) -> list[Rate]:
+def read_rates(text: str | None) -> list[Rate]:
     """The rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`. Raises `InvalidSetting`."""
     return [Rate.parse(part) for part in re.split("[,;|]", text)] if text else []
 

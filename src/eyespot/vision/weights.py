@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -116,8 +117,9 @@ def load_labels(name: str, folders: Iterable[Path]) -> tuple[Label, ...]:
         raise BadManifest(f"{path} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
     if [label.class_id for label in labels] != list(range(len(labels))):
         raise BadManifest(f"{path}: class_id must be 0, 1, 2, … in this order")
-    if len({label.label for label in labels}) < len(labels):
-        raise BadManifest(f"{path}: the names must be unique")
+    name, times = Counter(label.label for label in labels).most_common(1)[0]
+    if times > 1:
+        raise BadManifest(f"{path}: {name!r} is the name of {times} classes; names must be unique")
     return labels
 
 

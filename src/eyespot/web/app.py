@@ -28,7 +28,7 @@ from eyespot.web.gate.request_log import RequestLog, begin_at_zero
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
 """Given the settings, and the names of API keys that share no cached answers."""
 
-CHECKS: dict[str, Callable[[str], object]] = {
+CHECKS: dict[str, Callable[[str | None], object]] = {
     "api_keys": read_keys,
     "rate_limit": read_rates,
     "trusted_proxies": read_networks,

@@ -307,6 +307,7 @@ def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
         assert (reply.status_code, reply.json()["code"]) == (404, "not-found"), path
     reply = client.get("/predict")
     assert (reply.status_code, reply.json()["code"]) == (405, "method-not-allowed")
+    assert reply.json()["detail"].endswith(f"; use {reply.headers['allow']}.")
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")

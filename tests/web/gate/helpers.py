@@ -42,7 +42,7 @@ class FakeLimiter:
             raise RateLimited(f"Not more than {self.largest_cost}.", limit=self.largest_cost, retry_after=7)
 
 
-def app_with(keys: str = "", limiter: FakeLimiter | None = None, trusted: str = "") -> FastAPI:
+def app_with(keys: str | None = None, limiter: FakeLimiter | None = None, trusted: str = "") -> FastAPI:
     """An app that answers every path with what the gate made of the request."""
     app = FastAPI(openapi_url=None, exception_handlers=problems.handlers())
     app.state.metrics, app.state.pool = Metrics(), SimpleNamespace(draining=False)

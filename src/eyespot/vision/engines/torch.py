@@ -59,10 +59,15 @@ def load_network(architecture: str, weights: Path, classes: int, recipe: Recipe)
         except ValueError as error:
             raise EngineUnavailable(f"unknown architecture {architecture!r}: {error}") from error
     try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WeightsCorrupt(f"{weights} does not fit {architecture} with {classes} classes: {first_line}") from error
+        remedy = "save one with torch.save(model.state_dict(), FILE)"
+        raise WeightsCorrupt(f"{weights} is not a state dict; {remedy}") from error
+    try:
+        network.load_state_dict(state)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:2][-1].strip()  # the first line names no parameter
+        raise WeightsCorrupt(f"{weights} does not fit {architecture} with {classes} classes: {reason[:200]}") from error
     return Network(network.eval(), recipe)
 
 

@@ -201,7 +201,7 @@ def complete(app: FastAPI, needs_key: bool) -> None:
     problem = TypeAdapter(Problem).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
     schemas = {**problem.pop("$defs", {}), "Problem": problem}
     keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
-    security = {"recognition": keys if needs_key else [{}, *keys], "administration": keys, "operation": []}
+    security = {"recognition": keys if needs_key else [], "administration": keys, "operation": []}
 
     def openapi() -> dict[str, Any]:
         recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
@@ -212,8 +212,8 @@ def complete(app: FastAPI, needs_key: bool) -> None:
         )
         document["components"]["schemas"].update(schemas)
         document["components"]["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer"},
-            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "bearer": {"type": "http", "scheme": "bearer", "description": "An API key; either way is enough."},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
         }
         for operations in document["paths"].values():
             for operation in operations.values():

@@ -41,7 +41,7 @@ def read_keys(text: str | None) -> Keys:
     Raises `InvalidSetting` with the position of a malformed key, since any part of it may be a secret.
     """
     keys: dict[bytes, Key] = {}
-    if not text:
+    if text is None:
         return keys
     if text.startswith("@"):
         try:

@@ -57,8 +57,9 @@ def response(
 async def _http_error(request: Request, error: Any) -> Response:
     path = request.url.path[:200]
     if error.status_code == MethodNotAllowed.status:
-        answer = response(request, MethodNotAllowed(f"{path} does not support {request.method}."))
-        answer.headers["Allow"] = ", ".join(_methods(request)) or "GET, HEAD"  # what static files support
+        allowed = ", ".join(_methods(request)) or "GET, HEAD"  # what static files support
+        answer = response(request, MethodNotAllowed(f"{path} does not support {request.method}; use {allowed}."))
+        answer.headers["Allow"] = allowed
         return answer
     return response(request, NotFound(f"There is nothing at {path}; see /docs."))
 
