@@ -116,7 +116,7 @@ def test_a_run_that_is_stopped_leaves_a_whole_file(tmp_path: Path, number: signa
         assert process.returncode == 128 + number
         assert "Traceback" not in told
         before = len(lines(tmp_path / "found.jsonl"))
-        assert f"stopped after {before} of 100" in told
+        assert f"stopped after {before} of 100; --resume continues" in told
         assert before < 100
         done = run("classify", "photos", "-o", "found.jsonl", "--url", served.url, "--resume", cwd=tmp_path)
         assert f"{before} done before" in done.stderr

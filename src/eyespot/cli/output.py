@@ -17,6 +17,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Output:
     """Takes one finding after the other."""
 
+    resumable = False  # whether another run can continue it
     failed_before = 0  # files that an earlier run wrote as failed
 
     def write(self, finding: Finding) -> None:

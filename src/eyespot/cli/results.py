@@ -20,6 +20,8 @@ _TRANSIENT = {"unreadable", *(code for code, kind in REFUSALS.items() if kind.st
 class Results(Output):
     """A file of whole lines, written by one run at a time."""
 
+    resumable = True
+
     def __init__(self, path: Path, form: Format) -> None:
         """Raises `OutputUnusable` if the file cannot be opened, or another run has it open."""
         self._path = path

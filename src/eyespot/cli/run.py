@@ -116,7 +116,8 @@ class Run:
         if not self.total:
             yield f"no {titles()} images in {', '.join(self.paths)}"
         if self.signals:
-            yield f"stopped after {self.done:,} of {self.total:,}"
+            remedy = "; --resume continues" if self.output.resumable else ""
+            yield f"stopped after {self.done:,} of {self.total:,}{remedy}"
 
     @contextmanager
     def _noting_signals(self) -> Iterator[None]:

@@ -41,6 +41,8 @@ _OPTIONS: dict[str, Any] = {
     "title": "eyespot",
     "version": __version__,
     "description": "What is in this image? Offline, on a CPU.\n\n"
+    "To begin, open *Recognise an image* and choose a file. If the server has keys, enter yours under *Authorize*. "
+    "Errors are `application/problem+json` (RFC 9457) with a stable `code`.\n\n"
     "`HEAD` works wherever `GET` does, and `OPTIONS` answers CORS preflights only. A method that a path does not "
     "support is a 405, whose `Allow` header lists those it does.",
     "docs_url": None,  # Swagger UI comes from the package
