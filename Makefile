@@ -9,15 +9,15 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEBIAN_PACKAGES := chromium curl openssl redis-server postgresql haproxy nginx caddy faketime \
 	libimage-exiftool-perl \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
-DEBIAN_PACKAGES += $(if $(shell command -v npm 2>/dev/null),,npm)  # Node's own package has it, and conflicts with this
-# They generate types from /openapi.json and compile a program that uses them.
+DEBIAN_PACKAGES += $(if $(shell command -v npm 2>/dev/null),,npm)  # NodeSource's nodejs contains npm and conflicts with Debian's package
+# Generates types from /openapi.json, and compiles a program that uses them.
 NPM_PACKAGES := openapi-typescript@7.13.0 typescript@5.9.3
 
 # What the tests of `make lowest` cover of every library that has a lower bound.
 QUICK := $(addprefix tests/,client web/api web/gate test_settings.py test_telemetry.py vision/test_classifier.py \
 	vision/test_fetch.py vision/test_preprocess.py vision/test_weights.py memory/test_audit_table.py memory/test_cache.py \
-	memory/test_breaker.py memory/test_rate_limiter.py memory/test_uploads.py cli/test_parquet.py cli/test_xmp.py \
-	cli/test_bench.py::test_a_real_measurement_its_json_and_its_chart whole/test_curl.py whole/test_start.py)
+	memory/test_breaker.py memory/test_rate_limiter.py memory/test_uploads.py cli/test_classify.py cli/test_main.py \
+	cli/test_parquet.py cli/test_xmp.py cli/test_bench.py::test_a_real_measurement_its_json_and_its_chart whole/test_curl.py whole/test_start.py)
 
 .PHONY: serve test install lint format manual test-all lowest lock licences audit clean
 

@@ -25,7 +25,7 @@ DIRECT = [
     if (requirement := Requirement(line)).name not in NOT_LOCKED
 ]
 # `src` subclasses, overrides or reads what these libraries do not promise to keep.
-PRIVATE_PARTS = {"pillow", "uvicorn"}
+PRIVATE_PARTS = {"pillow", "starlette", "typer", "uvicorn"}
 
 
 def pins(name: str) -> list[Requirement]:
