@@ -213,7 +213,7 @@ def test_servers_are_compared_in_turn_as_multiples_of_the_first(tmp_path: Path) 
         done = load("compare", f"slow={slow.url}", f"eyespot, fast={fast.url}", f"broken={broken}", *words)
     assert done.returncode == 0, done.stderr
     assert figure("times_the_first", "slow", done) == 1
-    assert figure("times_the_first", "eyespot, fast", done) > 2
+    assert figure("times_the_first", "eyespot, fast", done) > 1
     assert figure("images_per_s", "broken", done) == 0
     assert re.search(r"failures [\d,]+ x 500", done.stdout)
     with Image.open(tmp_path / "chart.png") as chart:

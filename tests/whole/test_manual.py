@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -13,8 +12,7 @@ from eyespot.errors import REFUSALS
 from eyespot.settings import Settings, variable
 from eyespot.telemetry import Metrics
 from tests import makers
-from tests.services import free_port
-from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake, until
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake
 
 MANUAL = (ROOT / "openapi.md").read_text()
 PROSE = re.sub(r"<!-- begin .*?<!-- end \w+ -->", "", MANUAL, flags=re.DOTALL)
@@ -43,25 +41,21 @@ def test_every_setting_and_metric_that_is_named_exists() -> None:
     assert set(re.findall(r"\beyespot_[a-z_]+", PROSE)) - {"eyespot_audit"} <= names
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_storing_nothing_leaves_neither_a_file_nor_a_line(packaged: dict[str, str], tmp_path: Path) -> None:
     _, _, section = MANUAL.partition("\n## Store nothing\n")
     settings = dict(re.findall(r"(EYESPOT_\w+)=(\S+)", section.partition("\n## ")[0]))
     (tmp_path / "exports").symlink_to(Path(packaged["EYESPOT_DATA_DIR"]) / "exports")
-    port = free_port()
-    all_of_it = environment(**{**packaged, **settings, "EYESPOT_DATA_DIR": str(tmp_path), "EYESPOT_PORT": str(port)})
-    with subprocess.Popen([EYESPOT, "serve"], env=all_of_it, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    all_of_it = environment(**{**packaged, **settings, "EYESPOT_DATA_DIR": str(tmp_path), "EYESPOT_PORT": "0"})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([EYESPOT, "serve"], env=all_of_it, cwd=ROOT, **pipes) as process:
         try:
-            until(lambda: listens(port))
-            with Served(f"http://127.0.0.1:{port}").client() as client:
+            url = re.search("http://[^/]+", "".join(process.stdout.readline() for _ in range(4)))
+            assert url
+            with Served(url[0]).client() as client:
                 answers = [client.post("/predict", content=data) for data in (makers.jpeg(), b"no image")]
         finally:
             process.terminate()
-            _, log = process.communicate()
+            _, log = process.communicate(timeout=60)
     assert [answer.status_code for answer in answers] == [200, 415]
     assert [path.name for path in tmp_path.iterdir()] == ["exports"]
     assert log == ""

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyespot.web.gate.pretty import pretty
@@ -107,6 +107,7 @@ def test_a_refusal_reaches_a_curl_that_still_sends(fake: Served) -> None:
         assert reply.read().endswith(b"}\n")
 
 
+@settings(max_examples=30)
 @given(VALUES)
 def test_it_is_the_same_json(value: Any) -> None:
     text = pretty(value)
