@@ -115,7 +115,7 @@ async def open_memory(settings: Settings, metrics: Metrics) -> AsyncIterator[Mem
 def _open_audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
     if settings.audit_url == "off":
         if settings.audit_required:
-            raise InvalidSetting("EYESPOT_AUDIT_REQUIRED: 'true' needs an audit log; set EYESPOT_AUDIT_URL too")
+            raise InvalidSetting("EYESPOT_AUDIT_REQUIRED=true needs an audit log, but EYESPOT_AUDIT_URL is off")
         return None
     from eyespot.memory.audit_table import AuditTable
 

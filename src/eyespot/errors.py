@@ -139,7 +139,7 @@ class Refusal(EyespotError):
         retry_after: int | None = None,
         request_id: str | None = None,
     ) -> None:
-        """`limit` is the limit that `value` broke; `retry_after` is in seconds; only clients know the `request_id`."""
+        """`value` broke `limit`; `retry_after` is in seconds; `request_id` is set on the client only."""
         super().__init__(detail)
         self.limit, self.value, self.retry_after, self.request_id = limit, value, retry_after, request_id
 
@@ -178,7 +178,7 @@ class Unauthorized(Refusal, status=401, code="unauthorized", title="Unauthorized
 
 
 class Forbidden(Refusal, status=403, code="forbidden", title="Forbidden"):
-    """Not allowed: admin routes need an admin key, and web pages an origin that EYESPOT_CORS_ORIGINS lists."""
+    """Forbidden: admin routes need an admin key; cross-origin calls need EYESPOT_CORS_ORIGINS."""
 
 
 class NotFound(Refusal, status=404, code="not-found", title="Not found"):
@@ -186,7 +186,7 @@ class NotFound(Refusal, status=404, code="not-found", title="Not found"):
 
 
 class MethodNotAllowed(Refusal, status=405, code="method-not-allowed", title="Method not allowed"):
-    """This path does not support that method; the header Allow lists those that it does."""
+    """This path does not support that method; see the Allow header."""
 
 
 class UploadStalled(Refusal, status=408, code="upload-stalled", title="Upload stalled"):
@@ -214,7 +214,7 @@ class UnsupportedFormat(Refusal, status=415, code="unsupported-format", title="U
 
 
 class BrokenImage(Refusal, status=422, code="broken-image", title="Broken image"):
-    """The image is damaged or incomplete; send it again, or save it anew."""
+    """The image is damaged or incomplete; send it again, or re-save it."""
 
 
 class TooManyPixels(Refusal, status=422, code="too-many-pixels", title="Too many pixels"):

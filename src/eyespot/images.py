@@ -59,13 +59,13 @@ def fit(data: bytes, max_bytes: int) -> bytes:
     """The encoded image, scaled down to a PNG, upright, if it has more than `max_bytes` and Pillow can decode it."""
     if len(data) <= max_bytes:
         return data
-    try:
-        from PIL import Image
+    from PIL import Image
 
+    try:
         with Image.open(io.BytesIO(data), formats=[name.upper() for name in FORMATS]) as image:
             image.draft(None, (1290, 1290))  # a JPEG is decoded at a scale that is still larger than the PNG
             return _to_png(image, min(_MAX_PIXEL_BYTES, int(max_bytes * 0.95)))
-    except Exception:  # Pillow is missing, or found the file broken, in any of many ways: the server says so better
+    except Exception:  # Pillow found the file broken, in any of many ways: the client then raises `ImageTooLarge`
         return data
 
 

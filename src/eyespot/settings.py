@@ -50,13 +50,15 @@ class Settings(BaseSettings):
         description="Number format; `auto` is bf16 if measured to be faster, else f32. int8 needs `eyespot quantize`.",
     )
     workers: int | None = Field(
-        None, ge=1, le=1024, description="Images processed at once; by default planned for the CPUs."
+        None, ge=1, le=1024, description="Images processed at once; by default chosen from the available CPUs."
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Engine threads per image; by default planned for the CPUs."
+        None, ge=1, le=1024, description="Engine threads per image; by default chosen from the available CPUs."
     )
     queue: int = Field(64, ge=0, le=100_000, description="Maximum number of waiting images.")
-    deadline_seconds: float = Field(10, gt=0, le=3600, description="Maximum seconds to wait for an image.")
+    deadline_seconds: float = Field(
+        10, gt=0, le=3600, description="Maximum seconds that an image may wait for its result."
+    )
     drain_seconds: float = Field(5, ge=0, le=3600, description="Seconds from SIGTERM until the port closes.")
 
     max_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB, description="Maximum bytes of an encoded image.")
@@ -72,7 +74,7 @@ class Settings(BaseSettings):
     cache_url: str = Field(
         "memory://",
         pattern=r"^(memory://(\?max_bytes=[0-9]{1,15})?|rediss?://.+|off)$",
-        examples=["memory://", "memory://?max_bytes=67108864", "redis://HOST:6379/0", "rediss://HOST:6379/0", "off"],
+        examples=["memory://", "memory://?max_bytes=N", "redis://HOST:6379/0", "off"],
         description="Cache for results: in this process (64 MiB by default), or in a Redis that replicas share.",
     )
     cache_scope: Literal["shared", "key"] = Field(
@@ -163,7 +165,7 @@ def _unknown(name: str) -> str:
     # Without the prefix, with which all names are near.
     near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in _KNOWN], 1)
     remedy = f"did you mean {PREFIX}{near[0]}?" if near else "`eyespot serve --help` lists all"
-    return f"{name}: unknown setting, {remedy}"
+    return f"{name}: unknown setting; {remedy}"
 
 
 def _invalid(path: tuple[int | str, ...], value: object) -> str:

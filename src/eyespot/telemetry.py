@@ -119,7 +119,7 @@ class _Lines(logging.Formatter):
 
 
 def _value(value: object) -> str:
-    """A fact for people: three digits of a fraction, twelve of a digest, quotes around what has spaces."""
+    """A fact as people read it: three significant digits, twelve digits of a digest, quotes around spaces."""
     if isinstance(value, float):
         return f"{value:.3g}"
     text = str(value)
@@ -155,7 +155,7 @@ class Metrics:
         self.workers = gauge("eyespot_workers", "Worker threads.")
         self.refusals = counter("eyespot_refusals", "Requests and batch images refused, by problem code.", ["code"])
         self.images_cancelled = counter(
-            "eyespot_images_cancelled", "Images dropped from the queue: past the deadline, or the client disconnected."
+            "eyespot_images_cancelled", "Images dropped from the queue because the deadline passed or the client left."
         )
         self.cache_requests = counter(
             "eyespot_cache_requests",

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from eyespot.values import SHA256
+
 TYPE_URI = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
 
 RequestId = Annotated[str, Field(description="As in the header X-Request-ID.")]
@@ -20,7 +22,7 @@ class Reply:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of the server as Python has it: dictionaries, lists, strings and numbers."""
+        """The reply as JSON-compatible dictionaries and lists."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
@@ -58,7 +60,7 @@ class Prediction(Label):
 class ImageInfo(Reply):
     """The image that was recognised."""
 
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="Of the encoded bytes, as they were sent.")]
+    sha256: Annotated[str, Field(pattern=SHA256, description="Of the encoded bytes, as they were sent.")]
     format: Annotated[str, Field(description="Detected from the first bytes, such as JPEG.")]
     width: Pixels
     height: Pixels
@@ -69,7 +71,7 @@ class ModelInfo(Reply):
     """The model that answered."""
 
     name: Annotated[str, Field(description="Entry of the manifest.")]
-    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the weight file.")]
+    digest: Annotated[str, Field(pattern=SHA256, description="sha256 of the weight file.")]
     engine: Annotated[str, Field(description="Library that runs the model, such as openvino.")]
     precision: Annotated[str, Field(description="Number format of the computation: f32, bf16 or int8.")]
 

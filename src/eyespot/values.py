@@ -21,25 +21,39 @@ _KINDS = {
     "string": "text",
     "object": "a table",
 }
-_BOUNDS = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}"}
+_BOUNDS = {
+    ("minimum", "maximum"): " from {:,} to {:,}",
+    ("exclusiveMinimum", "maximum"): " above {:,} and up to {:,}",
+    ("minimum",): " of at least {:,}",
+    ("exclusiveMinimum",): " above {:,}",
+    (): "",
+}
 _SHOWN = 40  # characters of a value
 
 
 def allowed(schema: Schema) -> str:
-    """The values that a schema allows: "a whole number from 1 to 1024", "one of en, zh"."""
+    """The values that a schema allows: "a whole number from 1 to 1,024", "one of en, zh"."""
     schema = schema.get("anyOf", [schema])[0]  # the other is null
-    if choices := schema.get("enum") or schema.get("examples"):
+    if choices := schema.get("enum"):
         return f"one of {', '.join(choices)}"
+    if examples := schema.get("examples"):
+        return f"such as {_either(examples)}"
     if schema.get("type") == "array":
-        return f"a list, each {allowed(schema['items'])}" if "items" in schema else f"a list of {schema['minItems']}"
+        return f"a list of {schema.get('minItems') or ', '.join(schema['items'].get('enum', ['objects']))}"
     names = (schema.get("pattern"), schema.get("format"), schema.get("type"), "object")
     kind = next(_KINDS[name] for name in names if name in _KINDS)
-    bounds = [text.format(schema[name]) for name, text in _BOUNDS.items() if name in schema]
-    return " ".join([kind, *bounds, *(["up"] if "minimum" in schema and "maximum" not in schema else [])])
+    bounds = next(names for names in _BOUNDS if schema.keys() >= set(names))
+    return kind + _BOUNDS[bounds].format(*map(schema.get, bounds))
+
+
+def _either(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def complaint(name: str, value: str, schema: Schema) -> str:
-    """Why the value, as it is to be shown, is invalid."""
+    """One sentence: the named value is not what the schema allows."""
+    if examples := schema.get("examples"):
+        return f"{name}: {value} must look like {_either(examples)}"
     return f"{name}: {value} is not {allowed(schema)}"
 
 
@@ -52,7 +66,7 @@ def shown(value: object) -> str:
 
 
 def complaints(error: ValidationError, schema: Schema) -> list[str]:
-    """Why each invalid value is, by its path in the document: `resnet18.recipe.crop`."""
+    """One sentence per error, each naming the value's path in the document: `resnet18.recipe.crop`."""
     return [_complaint(one["type"], one["loc"], one["input"], schema) for one in error.errors()]
 
 

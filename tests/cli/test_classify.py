@@ -157,7 +157,7 @@ def test_a_server_answers_as_this_machine_does(tmp_path: Path, server: Served, p
     assert found[0]["model"]["name"] == "efficientnet-lite0"
     many = run("classify", "cat.jpg", "-k", "1001", cwd=tmp_path, **packaged)
     assert (many.returncode, many.stdout) == (2, "")
-    assert "eyespot: --top-k: 1,001 is not from 1 to 1,000" in many.stderr
+    assert "eyespot: --top-k must be from 1 to 1,000, the number of classes; it is 1,001." in many.stderr
 
 
 def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served: Served) -> None:
@@ -195,11 +195,11 @@ def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served:
         (["photos", "--top-k", "0"], 2, "'--top-k' / '-k': '0' is not a whole number of at least 1."),
         (["photos", "--workers", "1.5"], 2, "'--workers': '1.5' is not a whole number from 1 to 256."),
         (["photos", "--min-confidence", "50%"], 2, "'--min-confidence': '50%' is not a number from 0 to 1."),
-        (["photos", "--wait", "nan"], 2, "'--wait': 'nan' is not a number from 0 to 86400."),
+        (["photos", "--wait", "nan"], 2, "'--wait': 'nan' is not a number from 0 to 86,400."),
         (["photos", "--lang", "fr"], 2, "'--lang': 'fr' is not one of 'en', 'zh'."),
         (["empty"], 1, "no JPEG, PNG or WebP images in empty"),
         ([""], 2, "PATH is empty"),
-        (["photos", "-k", "11"], 2, "eyespot: --top-k: 11 is not from 1 to 10"),
+        (["photos", "-k", "11"], 2, "eyespot: --top-k must be from 1 to 10, the number of classes; it is 11."),
         (["photos", "--url", "http://127.0.0.1:9", "--wait", "0"], 2, "No eyespot answers at http://127.0.0.1:9"),
         (["photos", "--url", "ftp://x"], 2, "ftp://x"),
     ],
@@ -477,5 +477,5 @@ def test_the_stand_in_is_one_line_on_a_terminal(tmp_path: Path, packaged: dict[s
     assert (piped.returncode, piped.stderr) == (0, "")
     code, shown = shown_on_terminal(str(EYESPOT), "classify", "cat.jpg", cwd=tmp_path, **settings)
     assert code == 0
-    assert "efficientnet-lite0 stands in; `eyespot weights fetch net` gets net" in shown
+    assert "Using the stand-in efficientnet-lite0; for net, run `eyespot weights fetch net`" in shown
     assert "stand_in_used" not in shown

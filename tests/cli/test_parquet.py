@@ -110,7 +110,8 @@ def test_more_rows_than_fit_in_memory_are_several_groups(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("mine", "is not a Parquet file"), ({"my": [1]}, "has other columns"), ({}, "other columns")]
+    ("content", "told"),
+    [("mine", "is not a Parquet file"), ({"my": [1]}, "its columns differ"), ({}, "columns differ")],
 )
 def test_a_foreign_file_is_not_changed(tmp_path: Path, served: Served, content: Any, told: str) -> None:
     path = tmp_path / "found.parquet"

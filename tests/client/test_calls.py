@@ -168,9 +168,9 @@ def test_a_refusal_of_a_newer_server_is_a_refusal(connect: Connect, script: Scri
 def test_a_page_of_another_server_is_not_an_answer(
     connect: Connect, script: Script, status: int, kind: type[NoAnswer], call: str
 ) -> None:
-    advice = "proxy" if status == 413 or kind is ServerUnavailable else "the right address"
+    advice = "proxy" if status == 413 or kind is ServerUnavailable else "is the URL right"
     script.answers = [says(status, b"<html>Hello</html>", Location="https://elsewhere/")]
-    with pytest.raises(NoAnswer, match=f"answered {status} .*, but not as eyespot does; .*{advice}") as caught:
+    with pytest.raises(NoAnswer, match=f"answered {status} .*, which is not an eyespot response; .*{advice}") as caught:
         getattr(connect(script.url, retry_seconds=0), call)()
     assert (type(caught.value), caught.value.status) == (kind, status)
     assert ("https://elsewhere/" in str(caught.value)) == (status == 301)

@@ -111,8 +111,8 @@ def row(class_id: int, name: str) -> dict[str, object]:
         ([row(0, "a"), row(1, "a")], "'a' is the name of 2 classes"),
         ([row(1, "a"), row(0, "b")], "order"),
         ([{"label": "a"}], r"not a label file: 0\.class_id is missing$"),
-        ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number from 0 up$"),
-        ({}, r"not a label file: {} is not a list, each a table$"),
+        ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number of at least 0$"),
+        ({}, r"not a label file: {} is not a list of objects$"),
         ("{", "not a label file: it is not JSON$"),
     ],
 )

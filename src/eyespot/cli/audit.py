@@ -22,7 +22,7 @@ app = typer.Typer(help="The audit log at EYESPOT_AUDIT_URL: export or prune it."
 
 @app.command("export")
 def export_audit(
-    as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="CSV, or one JSON object per line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv/--jsonl", help="Print CSV instead of JSON lines.")] = False,
     since: Annotated[
         datetime | None,
         typer.Option(

@@ -32,10 +32,7 @@ class Backend:
     keep: Callable[[str, list[Prediction]], None] = lambda *_: None
 
     def find(self, path: str | OSError) -> Finding:
-        """The classes of a file, or why it has none; also why a folder cannot be opened.
-
-        Raises errors that concern all files.
-        """
+        """Classify a file; errors of one file or folder become a problem. Raises errors that concern all files."""
         if isinstance(path, OSError):
             return Finding(str(path.filename), problem=FileProblem.of(path))
         predictions = image = problem = None
@@ -60,8 +57,8 @@ def local(options: "Options", workers: int | None) -> Backend:
     _check_top_k(options["top_k"], classifier.card)
     if classifier.card.stand_in and err.is_terminal:
         first = next(iter(weights.read_manifest(config.manifest)))
-        remedy = f"`eyespot weights fetch {first}` gets {first}"
-        err.print(f"{classifier.card.name} stands in; {remedy}", style="dim", markup=False)
+        remedy = f"for {first}, run `eyespot weights fetch {first}`"
+        err.print(f"Using the stand-in {classifier.card.name}; {remedy}", style="dim", markup=False)
 
     def recognise(path: str) -> Answer:
         data = to_bytes(path)
@@ -73,10 +70,7 @@ def local(options: "Options", workers: int | None) -> Backend:
 
 
 def remote(url: str, options: "Options", workers: int | None, wait: float) -> Backend:
-    """The server at `url`, which may be away for `wait` seconds.
-
-    Raises `EyespotError` if it does not say which model it has.
-    """
+    """The server at `url`, retried for `wait` seconds. Raises `EyespotError` if `/model` fails."""
     load_settings()
     client = eyespot.Client(url, retry_seconds=wait)
     shown = str(client.url.copy_with(userinfo=b""))  # without a password
@@ -94,4 +88,5 @@ def remote(url: str, options: "Options", workers: int | None, wait: float) -> Ba
 
 def _check_top_k(top_k: int, card: ModelCard) -> None:
     if top_k > card.limits.max_top_k:
-        raise InvalidParameter(f"--top-k: {top_k:,} is not from 1 to {card.limits.max_top_k:,}, the model's classes.")
+        most = card.limits.max_top_k
+        raise InvalidParameter(f"--top-k must be from 1 to {most:,}, the number of classes; it is {top_k:,}.")

@@ -34,7 +34,7 @@ def bench(
     """Measure how fast this machine is, or a running server.
 
     Without `--url`: each installed engine and precision, in a process of its own, and decoding by image size. With it:
-    images per second over HTTP, and their share of what this machine can do at most, measured in turn.
+    images per second over HTTP, and the fraction of this machine's upper bound, measured alternately.
     `EYESPOT_MODEL` and the other settings choose the model. Ctrl-C stops and shows what has been measured.
 
     Examples: `eyespot bench --images photos/`, `eyespot bench --engine openvino --plot speed.png`,

@@ -36,31 +36,44 @@ def classify(
             "--format",
             metavar="FORMAT",
             show_default=False,
-            help=f"{_FORMATS}. The default is what --output is named, else a table on a terminal and jsonl in a pipe.",
+            help=f"{_FORMATS}. By default the suffix of --output decides; without it, a table on a terminal and jsonl "
+            "otherwise.",
         ),
     ] = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help=f"Write to this file: {_NAMES}.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue --output, and try again what could not be read or reached.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue --output, and retry files that could not be read and requests that failed."
+        ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Continue --output, and try again all files that failed.")
+        bool, typer.Option("--retry-failed", help="Continue --output, and retry all files that failed.")
     ] = False,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes per image.")] = 3,
     min_confidence: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", min=0, max=1, help="Minimum confidence; by default 0, for keywords 0.2."),
+        typer.Option(
+            metavar="CONFIDENCE", min=0, max=1, help="Minimum confidence; the default is 0, or 0.2 for keywords."
+        ),
     ] = None,
-    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; so far both are English.")] = "en",
+    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; zh is not translated yet.")] = "en",
     workers: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=256, help="Images at once; by default EYESPOT_WORKERS, with --url 8."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=256,
+            help="Images in parallel; the default is EYESPOT_WORKERS, or 8 with --url.",
+        ),
     ] = None,
     wait: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=0, max=86_400, help="Wait this long for a server that is away or full."),
+        typer.Option(
+            metavar="SECONDS", min=0, max=86_400, help="Seconds to wait for a server that is down or overloaded."
+        ),
     ] = 60,
     xmp: Annotated[
         bool, typer.Option("--xmp", help="Add the classes as keywords to an XMP file beside each image: cat.jpg.xmp.")

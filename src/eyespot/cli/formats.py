@@ -104,7 +104,7 @@ Format: TypeAlias = JsonLines | Csv
 
 
 def reason(error: OSError) -> str:
-    """Why a file cannot be used, in a few words: the system's, which name no file."""
+    """The system's message, without the file name."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     words = error.strerror or str(error)

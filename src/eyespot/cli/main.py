@@ -73,7 +73,7 @@ def _refuse_likely_mistakes(words: list[str]) -> None:
     first, *rest = words or [""]
     if first in _MEANT or "/" in first or first.lower().endswith(SUFFIXES):
         meant = [_MEANT[first], *map(shlex.quote, rest)] if first in _MEANT else ["classify", *map(shlex.quote, words)]
-        raise EyespotError(f"`eyespot {first}` is unknown; did you mean `eyespot {' '.join(meant)}`?")
+        raise EyespotError(f"{first} is not a command; did you mean `eyespot {' '.join(meant)}`?")
     if settings_given := first.startswith(("serve", "--")) and _as_settings(words):
         raise EyespotError(f"settings are environment variables: {settings_given} eyespot serve")
 

@@ -1,16 +1,17 @@
-"""The option --url, and how typer tells of options: what it has no setting for is replaced here."""
+"""The option --url, and typer's messages about options, replaced where typer has no hook."""
 
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from typer.core import TyperOption
+
+from eyespot import values
 
 Url = Annotated[
     str | None, typer.Option(metavar="URL", envvar="EYESPOT_URL", help="Ask this server.", show_default=False)
 ]
 
-_KINDS = {"int": "a whole number", "float": "a number", "datetime": "a time, such as 2026-11-24T09:00:00"}
 _type_in_help, _process = TyperOption.display_type_rich, TyperOption.process_value
 
 
@@ -18,7 +19,7 @@ def _type_without_flags(option: TyperOption, ctx: Any) -> str | None:
     return None if option.is_flag else _type_in_help(option, ctx)  # it would be `--resume <bool>`
 
 
-def _process_in_our_words(option: TyperOption, ctx: Any, value: Any) -> Any:
+def _with_plain_errors(option: TyperOption, ctx: Any, value: Any) -> Any:
     try:
         return _process(option, ctx, value)
     except typer.BadParameter as error:
@@ -26,19 +27,15 @@ def _process_in_our_words(option: TyperOption, ctx: Any, value: Any) -> Any:
             (problem, *_) = error.__cause__.errors()
             error.message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] != "value_error":
-                error.message = f"{problem['input']!r} is not {_allowed(option)}."
+                error.message = f"{problem['input']!r} is not {values.allowed(_schema(option))}."
         raise
 
 
-def _allowed(option: TyperOption) -> str:
-    annotation = str(option.type_descriptor.annotation)
-    kind = next((words for name, words in _KINDS.items() if name in annotation), "valid")
-    if option.min is None:
-        return kind
-    return (
-        f"{kind} of at least {option.min:g}" if option.max is None else f"{kind} from {option.min:g} to {option.max:g}"
-    )
+def _schema(option: TyperOption) -> values.Schema:
+    schema: values.Schema = TypeAdapter(option.type_descriptor.annotation).json_schema()
+    bounds = {"minimum": option.min, "maximum": option.max}
+    return values.part(schema, ()) | {name: bound for name, bound in bounds.items() if bound is not None}
 
 
 TyperOption.display_type_rich = _type_without_flags  # type: ignore[assignment,method-assign]
-TyperOption.process_value = _process_in_our_words  # type: ignore[assignment,method-assign]
+TyperOption.process_value = _with_plain_errors  # type: ignore[assignment,method-assign]

@@ -27,7 +27,7 @@ _SCHEMA = pa.schema({"path": pa.string(), **_CLASS, **_ALL, **_IMAGE, **_MODEL, 
 class Parquet(Results):
     """One row per file: the likeliest class, and all of them in the column `predictions`.
 
-    While a run lasts, its rows are in `found.parquet.part`; a run that was killed leaves that, and is resumed from it.
+    During a run, rows go to `found.parquet.part`, from which `--resume` continues after a crash.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ def _read(path: Path) -> Iterator[Finding]:
     try:
         with parquet.ParquetFile(path) as file:
             if not file.schema_arrow.equals(_SCHEMA):
-                raise OutputUnusable(f"{path} has other columns than a results file")
+                raise OutputUnusable(f"{path} is not a results file: its columns differ")
             for batch in file.iter_batches(_GROUP):
                 yield from map(_finding, batch.to_pylist())
     except pa.ArrowInvalid as error:

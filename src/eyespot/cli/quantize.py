@@ -22,13 +22,16 @@ def quantize(
         int, typer.Option(metavar="N", min=1, help="Maximum number of images; each takes 150 kB of memory.")
     ] = 1000,
     force: Annotated[
-        bool, typer.Option("--force", help="Keep the result even if it agrees with float32 on fewer than 90 % of them.")
+        bool,
+        typer.Option(
+            "--force", help="Keep the result even if it agrees with float32 on fewer than 90 % of the images."
+        ),
     ] = False,
 ) -> None:
     """Quantize the model to int8 with your own images: several times as fast on processors with VNNI or AMX.
 
     Two thirds of the images calibrate it, the rest compare it with float32. A few hundred are enough. The report is
-    printed, and `/model` has it. `EYESPOT_PRECISION=int8 eyespot serve` uses the result.
+    printed, and `/model` shows it. `EYESPOT_PRECISION=int8 eyespot serve` uses the result.
 
     Example: `eyespot quantize --images photos/`
     """

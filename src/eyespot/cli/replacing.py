@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path`, and its permissions, once it is whole and on the disk."""
+    """A file to write that replaces `path`, keeping its permissions, once complete and synced."""
     path = Path(os.path.realpath(path))  # a link stays, and its target is replaced
     unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

@@ -40,7 +40,7 @@ class Results(Output):
         self._append(self._form.header)
 
     def resume(self, model: ModelInfo, again: Callable[[Record], bool]) -> None:
-        """Continue the file of an earlier run, without a line that was cut off and those to be tried `again`.
+        """Continue the file of an earlier run, dropping a truncated last line and the records that `again` selects.
 
         Raises `OutputUnusable` if the file holds anything but results of this model, format and --top-k.
         """
@@ -107,8 +107,9 @@ class Results(Output):
 
 
 def tried_again(paths: Sequence[str], *, every: bool) -> Callable[[Record], bool]:
-    """Whether a run over these files and folders tries a record's file again: `every` one that failed, or only those
-    that were not refused for their content.
+    """A test of records: should a run over these paths retry the file?
+
+    With `every`, after any failure; otherwise only after a transient one.
     """
     named = {_key(path) for path in paths}
     folders = tuple(os.path.join(path, "") for path in named)

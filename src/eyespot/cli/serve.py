@@ -13,8 +13,8 @@ def serve() -> None:
     """Serve the API and the page.
 
     It listens on `EYESPOT_HOST`:`EYESPOT_PORT` (127.0.0.1:8000) once the model has recognised a test image. Ctrl-C
-    finishes the requests in progress and stops; SIGTERM first goes on listening for `EYESPOT_DRAIN_SECONDS`. A second
-    one stops at once.
+    finishes the requests in progress and stops. SIGTERM does the same, but keeps listening for `EYESPOT_DRAIN_SECONDS`
+    first. A second signal stops it at once.
 
     Example: `EYESPOT_PORT=9000 eyespot serve`
     """

@@ -33,7 +33,7 @@ def bar(
 ) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on a terminal, as a function of a description, how much is done, and of how much.
 
-    Below it stands what `note` says at the time.
+    `note()` is shown below it.
     """
     columns = columns or (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     hidden = hidden or not console.is_terminal
@@ -44,7 +44,7 @@ def bar(
 
 
 def waiting(url: str | None, since: float) -> str:
-    """A line for people, two seconds after a server's last answer; `since` is a time of `time.monotonic`."""
+    """The line to show once the server has been silent for two seconds; `since` is a time of `time.monotonic`."""
     seconds = int(time.monotonic() - since)
     return f"waiting for {url} ({seconds} s)" if url and seconds >= 2 else ""
 

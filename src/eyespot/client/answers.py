@@ -27,7 +27,7 @@ def parse(kind: type[T], answer: httpx.Response) -> T:
 
 
 def outcomes(batch: Batch) -> list[Recognition | Refusal]:
-    """What a batch says of each of its images."""
+    """Each image's result or refusal."""
     return [
         _refusal(item.problem)
         if item.problem
@@ -45,7 +45,7 @@ def read(kind: type[T], answer: httpx.Response) -> T:
         status = f"{answer.status_code} {answer.reason_phrase}".strip()
         target = f" (Location: {answer.headers['Location']})" if answer.is_redirect else ""
         failure, advice = _failure(answer.status_code)
-        detail = f"{public(answer.url)} answered {status}{target}, but not as eyespot does; {advice}"
+        detail = f"{public(answer.url)} answered {status}{target}, which is not an eyespot response; {advice}"
         raise failure(detail, status=answer.status_code) from error
 
 
@@ -59,7 +59,7 @@ def _failure(status: int) -> tuple[type[NotEyespot | ServerUnavailable], str]:
         return ServerUnavailable, "does eyespot run behind this proxy?"
     if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         return NotEyespot, "does a proxy limit the size of a body?"
-    return NotEyespot, "is this the right address?"
+    return NotEyespot, "is the URL right?"
 
 
 def _refusal(problem: Problem, retry_after: int | None = None) -> Refusal:

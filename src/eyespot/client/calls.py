@@ -62,8 +62,8 @@ class Calls(Connection[H]):
     async def _predict_batch(self, images: Iterable[ImageSource], **options: Unpack[Options]) -> list[Outcome]:
         """Recognise several images in one request; `options` are those of `predict`.
 
-        An error of one image is in its place. An error of all images is raised: `TooManyImages` and `BodyTooLarge`
-        above the server's limits, or what `predict_many` raises.
+        An error of one image takes that image's place in the list; an error of the whole batch is raised:
+        `TooManyImages` and `BodyTooLarge` above the server's limits, or what `predict_many` raises.
         """
         check_several(images, "predict_batch")
         shrink = options.get("shrink", True)
@@ -74,7 +74,7 @@ class Calls(Connection[H]):
             files = [("file", (str(index), data)) for index, data in sent.items()]
             batch = parse(Batch, await self._retry("POST", "predict/batch", params=params, files=files))
             for (index, data), outcome in zip(sent.items(), outcomes(batch), strict=True):
-                again = shrink and isinstance(outcome, ImageTooLarge)  # the limit is below the usual one
+                again = shrink and isinstance(outcome, ImageTooLarge)  # the server's limit is below the default
                 found[index] = await self._outcome(self._predict(data, **options)) if again else outcome
         return found
 

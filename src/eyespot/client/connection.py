@@ -46,12 +46,12 @@ class Connection(Generic[H]):
     ) -> None:
         """A client of `url`, by default EYESPOT_URL or http://127.0.0.1:8000, with `api_key` or EYESPOT_API_KEY.
 
-        The server may be silent for `timeout` seconds. For at most `retry_seconds`, 429, 502 and 503 are retried after
-        `Retry-After`, and a connection that is refused or breaks after growing pauses. An image of more bytes than
+        The server may be silent for `timeout` seconds. 429, 502 and 503 are retried after `Retry-After`, refused or
+        broken connections with exponential backoff, for at most `retry_seconds` in all. An image of more bytes than
         `ask_first` is uploaded only if the server has no cached answer for its sha256; None uploads at once.
 
         `headers` are sent with each request. `verify` is a file of CA certificates, an `ssl.SSLContext`, or False;
-        `proxy` is a URL; `transport` is one of httpx. An own `http_client` is used as it is, so `timeout`, `verify`,
+        `proxy` is a URL; `transport` is one of httpx. Your own `http_client` is used as it is, so `timeout`, `verify`,
         `proxy` and `transport` have no effect, and it is not closed.
 
         Raises `ServerUnavailable` for an invalid URL, and `Unauthorized` for a key that is not printable ASCII.

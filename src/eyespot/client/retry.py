@@ -27,9 +27,9 @@ def retry_after(header: str | None) -> int | None:
 
 
 def pause(attempt: int, left: float, header: str | None = None) -> float | None:
-    """Seconds to wait after an attempt, the first being 0, or None if that is more than are `left`.
+    """Seconds to wait after an attempt, the first being 0, or None if longer than `left`.
 
-    Random, so that clients do not come back together.
+    Without Retry-After, it is clipped to `left`. Random, so that clients do not come back together.
     """
     if seconds := retry_after(header):  # 0 would mean to ask as fast as the server can refuse
         wanted = seconds + random.random()  # noqa: S311
@@ -39,7 +39,7 @@ def pause(attempt: int, left: float, header: str | None = None) -> float | None:
 
 
 def is_temporary(error: BaseException | None) -> bool:
-    """Whether a server may answer later: the connection was refused or lost, but not for its name or certificate."""
+    """Whether a server may answer later: the connection was refused or lost, except for DNS and certificate errors."""
     if not isinstance(error, _LOST):
         return False
     reason = error.__cause__.args[0] if error.__cause__ and error.__cause__.args else None  # httpcore keeps it there

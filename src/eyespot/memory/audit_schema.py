@@ -49,7 +49,7 @@ def migrate(connection: sql.Connection, migrations: Migrations = MIGRATIONS) -> 
     found = connection.scalar(sql.select(version.c.version)) or 0
     if found > len(migrations):
         raise AuditUnusable(
-            f"the audit log has schema version {found}; this eyespot supports up to {len(migrations)}; upgrade it"
+            f"the audit log has schema version {found}; this eyespot supports up to {len(migrations)}; upgrade eyespot"
         )
     for migration in migrations[found:]:
         migration(connection)

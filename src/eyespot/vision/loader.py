@@ -84,7 +84,7 @@ def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) ->
     from eyespot.vision.engines.openvino import has_bf16, platform
 
     if precision == "bf16" and not has_bf16():
-        raise EngineUnavailable("this processor has no bf16; set the precision to auto, f32 or int8")
+        raise EngineUnavailable("this processor has no bf16; set EYESPOT_PRECISION to auto, f32 or int8")
     if precision in ("f32", "bf16") or not has_bf16():
         try:
             return load(bf16=precision == "bf16"), None

@@ -28,10 +28,10 @@ _MIN_TTL_OPTIONS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
 _ANY_TTL, _MAX_TTL = 0, 255
 _REASONS = {
     errno.EADDRINUSE: "the port is in use; set EYESPOT_PORT to another one",
-    errno.EADDRNOTAVAIL: "this machine does not have that address; set EYESPOT_HOST to one that it has",
+    errno.EADDRNOTAVAIL: "no network interface has this address; set EYESPOT_HOST to one of this machine's",
     errno.EACCES: "ports below 1024 are for root; set EYESPOT_PORT to a higher one",
 }
-# What uvicorn says of requests that a stop cuts off; their access lines say it too.
+# uvicorn's messages about requests cut off by a stop; the access log has them.
 _CUT_OFF = ("Cancel %s running task(s)", "ASGI callable returned without completing response")
 logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith(_CUT_OFF))
 
@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for port in sockets or ():
             try:
-                port.listen(self.config.backlog)  # uvloop would ignore that another server does already
+                port.listen(self.config.backlog)  # uvloop ignores EADDRINUSE
             except OSError as error:
                 raise cannot_listen(error, *port.getsockname()[:2]) from error
         await super().startup(sockets)

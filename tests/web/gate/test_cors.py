@@ -29,17 +29,20 @@ def test_a_wrong_origin_is_an_invalid_setting(text: str) -> None:
         read_origins(text)
 
 
+METHODS = "Cross-origin requests may use the methods GET, POST, PUT, DELETE and the headers Accept, "
+
+
 @pytest.mark.parametrize(
     ("asks", "told"),
     [
         (
             {"origin": "https://a.org"},
-            "Pages from 'https://a.org' may not call this server: EYESPOT_CORS_ORIGINS does ",
+            "The origin 'https://a.org' may not call this server; add it to EYESPOT_CORS_ORIGINS.",
         ),
-        ({"access-control-request-method": "PATCH"}, "Pages may use GET, POST, PUT, DELETE with the headers Accept, "),
+        ({"access-control-request-method": "PATCH"}, METHODS),
         (
             {"access-control-request-headers": "x-mine"},
-            "Pages may use GET, POST, PUT, DELETE with the headers Accept, ",
+            METHODS,
         ),
     ],
 )

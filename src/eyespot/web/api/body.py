@@ -27,7 +27,7 @@ from eyespot.web.gate import header
 from eyespot.web.gate.body_limit import Limit
 
 _BATCH_PATH = "/predict/batch"
-_OF_CURL = "application/x-www-form-urlencoded"  # the type that -d and --data-binary send, whatever the bytes are
+_FORM_URLENCODED = "application/x-www-form-urlencoded"  # what curl -d and --data-binary send, whatever the bytes are
 _JSON_ROOM = 4 * 1024  # bytes beside the image
 _FORM_ROOM = 64 * 1024
 _MAX_UNICODE_BYTES = 256 * 1024
@@ -57,7 +57,7 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
     else:
         # Not `request.body()`, which would keep the bytes as long as the request.
         raw = b"".join([chunk async for chunk in request.stream() if chunk])
-        if kind == "application/json" or (kind == _OF_CURL and raw.startswith((b"{", b"["))):
+        if kind == "application/json" or (kind == _FORM_URLENCODED and raw.startswith((b"{", b"["))):
             items, given = await in_thread_if_large(len(raw), _from_json, raw, max_images)
         else:
             items = _from_raw(raw, kind, max_images)
@@ -99,9 +99,11 @@ def _from_raw(raw: bytes, kind: str, max_images: int | None) -> deque[Item]:
         raise UnsupportedBody("Send a batch as multipart/form-data with one file per image, or as application/json.")
     if not raw:
         raise NoImage
-    if kind == _OF_CURL:
+    if kind == _FORM_URLENCODED:
         if _without_line_ends(raw):
-            raise BrokenImage("curl -d strips line ends, which damages images: use -T, -F file=@ or --data-binary.")
+            raise BrokenImage(
+                "curl -d strips line breaks and damages images; use -T FILE, -F file=@FILE or --data-binary @FILE."
+            )
         if not announced_format(raw) and not other_format(raw):
             raise UnsupportedBody(
                 "A form needs the image as a file in multipart/form-data; with curl: -F file=@cat.jpg"

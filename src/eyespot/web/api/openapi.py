@@ -13,6 +13,7 @@ from eyespot.choices import FORMATS, titles
 from eyespot.errors import Refusal
 from eyespot.recognizer import Recognizer
 from eyespot.types import Batch, Problem, Readiness, Recognition
+from eyespot.values import SHA256
 from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.api.predict import NDJSON
 from eyespot.web.gate import problems
@@ -25,7 +26,7 @@ _SMALL_PNG = base64.b64encode(_EXAMPLE.with_suffix(".png").read_bytes()).decode(
 
 _IMAGE = {"type": "string", "format": "binary", "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
-_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_SHA256 = {"type": "string", "pattern": SHA256}
 _IMAGE_TYPES = [*(choice.media_type for choice in FORMATS.values()), "application/octet-stream"]
 _IMAGES = {"type": "array", "minItems": 1}
 _TOP_K = SCHEMA["top_k"]["title"]

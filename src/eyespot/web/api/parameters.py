@@ -17,7 +17,7 @@ def _no_boolean(value: object) -> object:
     return value
 
 
-def _known(top_k: int, info: ValidationInfo[int]) -> int:
+def _at_most_classes(top_k: int, info: ValidationInfo[int]) -> int:
     if top_k > info.context:
         raise PydanticKnownError("less_than_equal", {"le": info.context})
     return top_k
@@ -31,7 +31,7 @@ class Parameters:
         int,
         Field(ge=1, description="Number of classes in the answer."),
         BeforeValidator(_no_boolean),
-        AfterValidator(_known),
+        AfterValidator(_at_most_classes),
     ] = 3
     min_confidence: Annotated[
         float,

@@ -65,7 +65,7 @@ async def predict_batch(request: Request) -> Response:
     results = _results(request, asked)
     if NDJSON in (header(request.scope, b"accept") or "").lower():
         lines = _lines(results)
-        if request.scope["http_version"] == "1.0":  # without chunks only a length tells its end
+        if request.scope["http_version"] == "1.0":  # HTTP/1.0 has no chunked encoding, so send a Content-Length
             return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers={"Vary": "Accept"})
         return StreamingResponse(lines, media_type=NDJSON, headers={"Vary": "Accept"})
     items = sorted([item async for item in results], key=lambda item: item.index)

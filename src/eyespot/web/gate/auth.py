@@ -54,8 +54,8 @@ def read_keys(text: str | None) -> Keys:
         match = _KEY.fullmatch(part)
         if not match:
             raise InvalidSetting(
-                f"EYESPOT_API_KEYS: key {number} is not `name:secret` or `name:secret:admin`: a name has 1 to 64 "
-                "letters, digits, `.`, `_` or `-`, a secret at least 8 visible ASCII characters, but no `,` or `:`"
+                f"EYESPOT_API_KEYS: key {number} is not `name:secret` or `name:secret:admin`: a name is 1 to 64 "
+                "letters, digits, `.`, `_` or `-`; a secret is at least 8 visible ASCII characters without `,` or `:`"
             )
         key = Key(match["name"], admin=bool(match["admin"]))
         digest = hashlib.sha256(match["secret"].encode()).digest()

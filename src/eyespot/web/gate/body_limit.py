@@ -127,7 +127,8 @@ async def _receive_in_time(receive: Receive) -> Message:
     except asyncio.CancelledError as error:
         if not stalled or task.uncancel():  # cancelled by something else
             raise
-        raise UploadStalled(f"Nothing of the body arrived for {STALLED_SECONDS:g} s.", limit=STALLED_SECONDS) from error
+        detail = f"The upload stalled: no bytes for {STALLED_SECONDS:g} s; send it again."
+        raise UploadStalled(detail, limit=STALLED_SECONDS) from error
     finally:
         timer.cancel()
 

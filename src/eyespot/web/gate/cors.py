@@ -29,16 +29,16 @@ def read_origins(text: str | None) -> list[str]:
 
 
 class Cors(CORSMiddleware):
-    """starlette's, but a preflight that it refuses is answered with a problem."""
+    """CORSMiddleware whose refused preflights are problems."""
 
     def preflight_response(self, request_headers: Headers) -> Any:
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        detail = f"Pages may use {self.preflight_headers['Access-Control-Allow-Methods']} with the headers "
-        detail += f"{self.preflight_headers['Access-Control-Allow-Headers']}."
+        methods, headers = (self.preflight_headers[f"Access-Control-Allow-{kind}"] for kind in ("Methods", "Headers"))
+        detail = f"Cross-origin requests may use the methods {methods} and the headers {headers}."
         if not self.is_allowed_origin(origin := request_headers["origin"]):
-            detail = f"Pages from {shown(origin)} may not call this server: EYESPOT_CORS_ORIGINS does not list them."
+            detail = f"The origin {shown(origin)} may not call this server; add it to EYESPOT_CORS_ORIGINS."
         return partial(_refuse, detail)
 
 

@@ -1,4 +1,4 @@
-"""JSON as people like to read it, for curl."""
+"""JSON formatted for a terminal, when the client is curl."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def pretty(value: Any, indent: str = "", key: str = "") -> str:
 def pretty_json(send: Send) -> Send:
     """A `send` that formats JSON, and ends it with a newline so that a shell's prompt does not stick to it.
 
-    A cache may keep the compact form for every client, which therefore has no `Vary`, but this one for curl only.
+    Only this form needs `Vary: User-Agent`: any client may be served the compact one from a cache.
     """
     start: Message = {}
 

@@ -45,7 +45,7 @@ def document(refusal: Refusal, request_id: str, checks: list[Check] | None = Non
 def response(
     request: Request, refusal: Refusal, checks: list[Check] | None = None, *, counted: bool = True
 ) -> Response:
-    """The response to a refused request, `counted` in the metrics unless the client asked for nothing else."""
+    """The response to a refused request; `counted=False` for a normal answer (a probe, a cache lookup)."""
     state = request.state
     state.facts["code"] = refusal.code
     if counted:

@@ -71,6 +71,6 @@ fetch("model").then(async (reply) => {
   byId("file").accept = model.limits.formats.map((name) => `image/${name}`).join();
   byId("model").textContent = `${model.name}, ${model.classes} classes, ${model.engine} ${model.precision}`;
   if (model.stand_in) {
-    byId("model").textContent += ". The official weights are missing; eyespot weights fetch downloads them.";
+    byId("model").textContent += ". This model stands in: the weights of the manifest's first model are missing. Run eyespot weights fetch.";
   }
 });
