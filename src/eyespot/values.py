@@ -22,17 +22,17 @@ _KINDS = {
     "object": "a table",
 }
 _BOUNDS = {
-    ("minimum", "maximum"): " from {:,} to {:,}",
-    ("exclusiveMinimum", "maximum"): " above {:,} and up to {:,}",
-    ("minimum",): " of at least {:,}",
-    ("exclusiveMinimum",): " above {:,}",
+    ("minimum", "maximum"): " from {} to {}",
+    ("exclusiveMinimum", "maximum"): " above {} and up to {}",
+    ("minimum",): " of at least {}",
+    ("exclusiveMinimum",): " above {}",
     (): "",
 }
 _SHOWN = 40  # characters of a value
 
 
 def allowed(schema: Schema) -> str:
-    """The values that a schema allows: "a whole number from 1 to 1,024", "one of en, zh"."""
+    """The values that a schema allows: "a whole number from 1 to 1024", "one of en, zh"."""
     schema = schema.get("anyOf", [schema])[0]  # the other is null
     if choices := schema.get("enum"):
         return f"one of {', '.join(choices)}"

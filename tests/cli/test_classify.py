@@ -140,7 +140,8 @@ def test_a_second_signal_does_not_wait_for_a_server_that_hangs(tmp_path: Path) -
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             os.sched_yield()
-        assert process.returncode == 128 + signal.SIGINT
+        # The second is what a signal in the last moment gives, when the run has ended; a shell reports both as 130.
+        assert process.returncode in (128 + signal.SIGINT, -signal.SIGINT)
 
 
 def test_a_server_answers_as_this_machine_does(tmp_path: Path, server: Served, packaged: dict[str, str]) -> None:
@@ -195,7 +196,7 @@ def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served:
         (["photos", "--top-k", "0"], 2, "'--top-k' / '-k': '0' is not a whole number of at least 1."),
         (["photos", "--workers", "1.5"], 2, "'--workers': '1.5' is not a whole number from 1 to 256."),
         (["photos", "--min-confidence", "50%"], 2, "'--min-confidence': '50%' is not a number from 0 to 1."),
-        (["photos", "--wait", "nan"], 2, "'--wait': 'nan' is not a number from 0 to 86,400."),
+        (["photos", "--wait", "nan"], 2, "'--wait': 'nan' is not a number from 0 to 86400."),
         (["photos", "--lang", "fr"], 2, "'--lang': 'fr' is not one of 'en', 'zh'."),
         (["empty"], 1, "no JPEG, PNG or WebP images in empty"),
         ([""], 2, "PATH is empty"),

@@ -125,7 +125,7 @@ def test_a_start_that_fails_is_an_event_where_the_log_is_json(tmp_path: Path) ->
     assert (event["event"], event["level"]) == ("start_failed", "error")
     assert event["reason"] == (
         "EYESPOT_WORKER: unknown setting; did you mean EYESPOT_WORKERS?; "
-        "EYESPOT_PORT: 'http' is not a whole number from 0 to 65,535"
+        "EYESPOT_PORT: 'http' is not a whole number from 0 to 65535"
     )
 
 
@@ -134,7 +134,7 @@ def test_each_wrong_setting_is_told_on_a_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (
         2,
         "eyespot: EYESPOT_WORKER: unknown setting; did you mean EYESPOT_WORKERS?\n"
-        "eyespot: EYESPOT_PORT: 'http' is not a whole number from 0 to 65,535\n",
+        "eyespot: EYESPOT_PORT: 'http' is not a whole number from 0 to 65535\n",
     )
 
 

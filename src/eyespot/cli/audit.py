@@ -36,13 +36,17 @@ def export_audit(
     Examples: `eyespot audit export --csv > audit.csv`, `eyespot audit export --since 2026-11-01 | jq .top5[0].label`
     """
     with _audit_table() as table, closed_pipe_ends_it():
-        rows = table.all_rows(since=since and since.replace(tzinfo=UTC), until=until and until.replace(tzinfo=UTC))
+        rows = table.all_rows(since=_with_zone(since), until=_with_zone(until))
         if as_csv:
             _print_csv(rows)
             return
         adapter = TypeAdapter(AuditRow)
         for row in rows:
             sys.stdout.write(f"{adapter.dump_json(row).decode()}\n")
+
+
+def _with_zone(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=time.tzinfo or UTC) if time else None
 
 
 def _print_csv(rows: Iterable[AuditRow]) -> None:
