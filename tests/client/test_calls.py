@@ -177,6 +177,12 @@ def test_a_page_of_another_server_is_not_an_answer(
     assert script.url in str(caught.value)
 
 
+def test_a_redirect_to_nowhere_is_not_an_answer(connect: Connect, script: Script) -> None:
+    script.answers = [says(304, b"")]
+    with pytest.raises(NotEyespot, match="answered 304"):
+        connect(script.url).labels()
+
+
 @pytest.mark.parametrize("body", [b"[]", b"null", b"{}", b'{"predictions": 3}', b"\xff", b""])
 def test_an_answer_of_another_form_is_not_an_answer(connect: Connect, script: Script, body: bytes) -> None:
     script.answers = [says(200, body)]

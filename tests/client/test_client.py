@@ -215,6 +215,12 @@ def test_the_images_of_a_batch_are_shrunk(connect: Connect) -> None:
         client.close()
 
 
+def test_an_option_that_does_not_exist_is_an_error(connect: Connect, script: Script) -> None:
+    with pytest.raises(TypeError, match="topk"):
+        connect(script.url).predict_batch([IMAGE], topk=1)
+    assert script.requests == []
+
+
 def test_a_batch_of_too_many_images_is_refused(connect: Connect, served: Served) -> None:
     with pytest.raises(TooManyImages, match="more than 64"):
         connect(served).predict_batch([IMAGE] * 65)

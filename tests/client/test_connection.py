@@ -300,6 +300,7 @@ def test_the_path_of_the_url_is_kept(connect: Connect, script: Script, ending: s
     [
         *("ftp://host", "http://", "http://:80", "http://host:port", "http://host:99999", "http://[::1", "//host"),
         *("http://a..b", f"http://{'a' * 64}.example", "http://me:hunter2@host:port", "http://ho\x00st"),
+        *("http://me:hunter2/more@host", "http://me:hunter2#more@host", "http://me:hunter2?more@host"),
     ],
 )
 def test_an_invalid_url_is_refused_at_once(connect: Connect, url: str) -> None:

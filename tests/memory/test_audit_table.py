@@ -142,7 +142,14 @@ def test_several_servers_may_start_at_once(url: str) -> None:
         table.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql+nothing://me:hunter2@host/db", "postgresql://me:hunter2@host:port/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+nothing://me:hunter2@host/db",
+        "postgresql://me:hunter2@host:port/db",
+        "postgresql://me:first@hunter2@host/db",  # a connection that fails would name the host `hunter2@host`
+    ],
+)
 def test_an_invalid_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(AuditUnusable) as caught:
         AuditTable(url, Path("/nowhere"))

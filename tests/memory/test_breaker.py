@@ -111,6 +111,7 @@ def test_a_call_that_fails_after_its_timeout_is_not_reported_by_asyncio() -> Non
         "redis://:hunter2@host/0?nonsense=1",
         "redis://:hunter2@host/zero",
         "redis://:hunter2@[::1/0",
+        "rediss://:hunter2@host/0?ssl_cert_reqs=maybe",
     ],
 )
 def test_an_invalid_url_is_refused_without_its_password(url: str) -> None:

@@ -92,6 +92,17 @@ def part(entry: Entry) -> Path:
     return entry.path.with_name("net.pth.part")
 
 
+def test_a_password_in_the_address_is_not_shown(entry: Entry, mirror: Any) -> None:
+    for path in ("gone", "page", "breaks-off"):
+        with pytest.raises(FetchFailed) as caught:
+            fetch.fetch(entry, url=f"{mirror.url}/{path}".replace("//", "//me:hunter2@"))
+        assert mirror.url in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(FetchFailed) as caught:
+        fetch.fetch(entry, url="http://me:hunter2@127.0.0.1:9/x")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_file_is_fetched_with_progress(entry: Entry, mirror: Any) -> None:
     calls: list[tuple[int, int]] = []
     path = fetch.fetch(entry, url=f"{mirror.url}/whole", progress=lambda *now: calls.append(now))

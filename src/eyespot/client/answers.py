@@ -43,7 +43,7 @@ def read(kind: type[T], answer: httpx.Response) -> T:
         return value
     except ValidationError as error:
         status = f"{answer.status_code} {answer.reason_phrase}".strip()
-        target = f" (Location: {answer.headers['Location']})" if answer.is_redirect else ""
+        target = f" (Location: {answer.headers['Location']})" if answer.has_redirect_location else ""
         failure, advice = _failure(answer.status_code)
         detail = f"{public(answer.url)} answered {status}{target}, which is not an eyespot response; {advice}"
         raise failure(detail, status=answer.status_code) from error

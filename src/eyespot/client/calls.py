@@ -66,6 +66,8 @@ class Calls(Connection[H]):
         `TooManyImages` and `BodyTooLarge` above the server's limits, or what `predict_many` raises.
         """
         check_several(images, "predict_batch")
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"predict_batch has no option {', '.join(sorted(unknown))}")
         shrink = options.get("shrink", True)
         found: list[Any] = [await self._outcome(self._load(image, shrink)) for image in images]
         sent = {index: data for index, data in enumerate(found) if isinstance(data, bytes)}

@@ -115,6 +115,8 @@ class Connection(Generic[H]):
             attempt += 1
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str] = {}, **parts: Any) -> httpx.Response:
+        if self._http.is_closed:
+            raise ServerUnavailable("The client was closed.")
         url = f"{str(self.url).rstrip('/')}/{path}"
         try:
             request = self._http.build_request(method, url, headers={**self._headers, **headers}, **parts)
@@ -122,7 +124,7 @@ class Connection(Generic[H]):
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise ServerSilent(f"{public(self.url)} did not answer in time.") from error
         except httpx.RequestError as error:
-            reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+            reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)).rstrip(".") or type(error).__name__
             raise ServerUnavailable(f"No eyespot answers at {public(self.url)}: {reason}.") from error
 
 
@@ -132,7 +134,8 @@ def _parse_url(url: str) -> httpx.URL:
         parsed = httpx.URL(url if "://" in url else f"http://{url}").copy_with(query=None, fragment=None)
         parsed.raw_host.decode().encode("idna")  # connecting does it too, and its error is not httpx's
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ServerUnavailable(f"{shown} is not a valid URL: {error}") from error
+        reason = "percent-encode special characters in the password" if "@" in url else error  # which may quote it
+        raise ServerUnavailable(f"{shown} is not a valid URL: {reason}") from (None if "@" in url else error)
     if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > 65535:
         raise ServerUnavailable(f"{shown} is not a valid URL, such as http://127.0.0.1:8000")
     return parsed

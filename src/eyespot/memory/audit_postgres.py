@@ -67,6 +67,8 @@ class PostgresStore:
 
 
 def _engine(url: str, wait_seconds: int, statement_seconds: float, **pool: Any) -> sql.Engine:
+    if "@" in (sql.make_url(url).host or ""):  # the rest of a password, which every error would show
+        raise ValueError
     limits = f"-c statement_timeout={round(statement_seconds * 1000)} -c lock_timeout={wait_seconds * 1000}"
     return sql.create_engine(
         url.replace("postgresql://", "postgresql+psycopg://", 1),

@@ -78,6 +78,7 @@ def open_redis(url: str) -> Any:
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
 
     try:
         pool: Any = BlockingConnectionPool.from_url(
@@ -89,7 +90,7 @@ def open_redis(url: str) -> Any:
         pool.make_connection()  # raises TypeError for an unknown option
         if not (urlsplit(url).path.strip("/") or "0").isdecimal():  # redis-py takes database 0 for it
             raise ValueError
-    except (ValueError, TypeError):  # the messages may quote a password
+    except (ValueError, TypeError, RedisError):  # the messages may quote a password
         raise InvalidSetting(
             "EYESPOT_CACHE_URL: the value is not a Redis URL such as redis://USER:PASSWORD@HOST:6379/0; percent-encode "
             "special characters in the password"

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -105,10 +106,10 @@ def _download(url: str, part: Path, entry: Entry, progress: Progress) -> None:
         with contextlib.suppress(_NotResumed, WeightsCorrupt):
             if kept < entry.bytes:
                 _receive(url, part, entry, kept, progress)
-            return check(part, entry, url)
+            return check(part, entry, _public(url))
         part.unlink()
     _receive(url, part, entry, 0, progress)
-    return check(part, entry, url)
+    return check(part, entry, _public(url))
 
 
 def _receive(url: str, part: Path, entry: Entry, kept: int, progress: Progress) -> None:
@@ -126,9 +127,9 @@ def _receive(url: str, part: Path, entry: Entry, kept: int, progress: Progress) 
                     progress(have, entry.bytes)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         if not have:
-            raise FetchFailed(f"{url}: {_reason(error)}; {REMEDY}") from error
+            raise FetchFailed(f"{_public(url)}: {_reason(error)}; {REMEDY}") from error
         progressed = f"{have:,} of {entry.bytes:,} bytes"
-        raise FetchFailed(f"{url} stopped after {progressed}; run it again to resume") from error
+        raise FetchFailed(f"{_public(url)} stopped after {progressed}; run it again to resume") from error
 
 
 def _client() -> httpx.Client:
@@ -149,12 +150,17 @@ def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
         kept = 0
     else:
         phrase = httpx.codes.get_reason_phrase(status)  # the server's own phrase may hold anything
-        raise FetchFailed(f"{response.url} answered {status} {phrase}; {REMEDY}")
+        raise FetchFailed(f"{_public(response.url)} answered {status} {phrase}; {REMEDY}")
     kind, length = headers.get("content-type", "").partition(";")[0], headers.get("content-length")
     if kind == "text/html" if length is None else int(length) != entry.bytes - kept:
         sent = "a web page" if kind == "text/html" else f"{int(length):,} bytes"
-        raise FetchFailed(f"{response.url} sent {sent} instead of {entry.bytes - kept:,} bytes; {REMEDY}")
+        raise FetchFailed(f"{_public(response.url)} sent {sent} instead of {entry.bytes - kept:,} bytes; {REMEDY}")
     return kept
+
+
+def _public(url: object) -> str:
+    """The URL without a password, for messages."""
+    return re.sub("//.*@", "//", str(url))
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """curl gets JSON that reads well in a terminal; every other client gets it compact."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyespot.web.gate.pretty import pretty
+from eyespot.web.gate.pretty import pretty, pretty_json
 from tests import makers
 from tests.serving import Served, serve_fake
 from tests.web.gate.helpers import KEYS, app_with, get
@@ -66,6 +67,28 @@ def test_every_json_is_formatted_for_curl_and_compact_for_others(fake: Served, p
     assert curl.text == pretty(json.loads(curl.text)) + "\n"
     assert set(curl.json()) == set(others.json()) if path != "/labels" else curl.json() == others.json()
     assert head.headers.get("Content-Length") == str(len(curl.content))
+
+
+@pytest.mark.parametrize(("images", "lines"), [(3000, 3001), (4000, 1)])
+def test_a_large_document_only_gets_a_newline(images: int, lines: int) -> None:
+    """Formatting 5 MB takes seconds, and hundreds of MB."""
+    document = json.dumps([{"label": "x" * 60}] * images).encode()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def reply() -> None:
+        formatted = pretty_json(send)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(document))]
+        await formatted({"type": "http.response.start", "status": 200, "headers": headers})
+        await formatted({"type": "http.response.body", "body": document})
+
+    asyncio.run(reply())
+    start, body = sent
+    assert abs(body["body"].count(b"\n") - lines) <= 1
+    assert body["body"].endswith(b"]\n")
+    assert (b"content-length", b"%d" % len(body["body"])) in start["headers"]
 
 
 def test_a_batch_and_its_lines(fake: Served) -> None:

@@ -11,7 +11,8 @@ from eyespot.web.gate.problems import MEDIA_TYPE
 
 _MEDIA_TYPES = {"application/json", MEDIA_TYPE}
 _COLUMNS = 100
-_THREAD_FROM = 64 * 1024  # bytes; a batch of 64 images and all classes takes 0.5 s
+_THREAD_FROM = 64 * 1024  # bytes
+_LARGEST = 256 * 1024  # bytes; a batch with all classes has 5 MB, and would take seconds and hundreds of MB
 
 
 def pretty(value: Any, indent: str = "", key: str = "") -> str:
@@ -42,7 +43,10 @@ def pretty_json(send: Send) -> Send:
                 return
         elif start:  # the whole document, though a refusal's body may go on, empty, while the client still sends
             body = message["body"]
-            text = await asyncio.to_thread(_formatted, body) if len(body) > _THREAD_FROM else _formatted(body)
+            if len(body) > _LARGEST:
+                text = body + b"\n"
+            else:
+                text = await asyncio.to_thread(_formatted, body) if len(body) > _THREAD_FROM else _formatted(body)
             headers = MutableHeaders(scope=start)
             headers["Content-Length"] = str(len(text))
             headers.add_vary_header("User-Agent")

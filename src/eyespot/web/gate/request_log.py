@@ -130,8 +130,8 @@ def _line(scope: Scope, facts: Mapping[str, Any], columns: int) -> str:
 
 def _shorten(text: str, width: int) -> str:
     """The text without its middle, if it has more characters than `width`."""
-    half = (width - 1) // 2
-    return text if len(text) <= width else f"{text[: width - 1 - half]}…{text[-half:]}"
+    half = max(1, (width - 1) // 2)
+    return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
 
 
 def _trace(scope: Scope) -> Trace:
