@@ -248,6 +248,14 @@ def test_closing_ends_the_wait_for_a_retry(script: Script) -> None:
     assert [str(error) for error in told] == ["The client was closed."]
 
 
+def test_a_client_that_was_closed_says_so(connect: Connect, script: Script) -> None:
+    client = connect(script.url)
+    client.close()
+    with pytest.raises(ServerUnavailable, match=r"^The client was closed\.$"):
+        client.labels()
+    assert script.requests == []
+
+
 # URLs, keys and proxies.
 
 
