@@ -80,11 +80,6 @@ class Rate:
         return f"{self.amount} request{'s' if self.amount > 1 else ''} per {period}"
 
 
-def read_rates(text: str | None) -> list[Rate]:
-    """The rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`. Raises `InvalidSetting`."""
-    return [Rate.parse(part) for part in re.split("[,;|]", text)] if text else []
-
-
 class RateLimiter:
     """Counts each client's requests and refuses those above any rate; in this process while the Redis is away."""
 
@@ -109,8 +104,8 @@ class RateLimiter:
 
     @classmethod
     def open(cls, rate: str, url: str) -> "RateLimiter":
-        """A limiter with the rates of EYESPOT_RATE_LIMIT. Raises `InvalidSetting`."""
-        return cls(read_rates(rate), url)
+        """A limiter with the rates of EYESPOT_RATE_LIMIT, separated by `;`, `,` or `|`. Raises `InvalidSetting`."""
+        return cls([Rate.parse(part) for part in re.split("[,;|]", rate)], url)
 
     async def charge(self, client: str, cost: int = 1, *, charged: int = 0) -> None:
         """Count `cost` requests of a client, `key:NAME` or `address:ADDRESS`; raises `RateLimited`, counting none.

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from eyespot._version import __version__
 from eyespot.assembly import open_recognizer
 from eyespot.errors import InvalidSetting
-from eyespot.memory.rate_limiter import RateLimiter, read_rates
+from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict
@@ -30,7 +30,7 @@ OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManag
 
 CHECKS: dict[str, Callable[[str | None], object]] = {
     "api_keys": read_keys,
-    "rate_limit": read_rates,
+    "rate_limit": lambda text: text and RateLimiter.open(text, "memory://"),
     "trusted_proxies": read_networks,
     "cors_origins": read_origins,
 }
