@@ -88,6 +88,7 @@ def test_swagger_ui_tries_it_out(page: Page, tmp_path: Path) -> None:
     page.screenshot(path=tmp_path / "docs.png", full_page=True)
 
 
+@pytest.mark.needs("make test-all")
 def test_swagger_ui_fits_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     try_it_out(page)

@@ -41,6 +41,7 @@ def test_every_setting_and_metric_that_is_named_exists() -> None:
     assert set(re.findall(r"\beyespot_[a-z_]+", PROSE)) - {"eyespot_audit"} <= names
 
 
+@pytest.mark.needs("make test-all")
 def test_storing_nothing_leaves_neither_a_file_nor_a_line(packaged: dict[str, str], tmp_path: Path) -> None:
     _, _, section = MANUAL.partition("\n## Store nothing\n")
     settings = dict(re.findall(r"(EYESPOT_\w+)=(\S+)", section.partition("\n## ")[0]))
