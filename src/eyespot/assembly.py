@@ -1,17 +1,14 @@
 """Builds a recognizer from the settings, and takes it apart."""
 
 import asyncio
-import os
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from eyespot import cpus
-from eyespot.errors import DataDirUnwritable, GoldenImageFailed, InvalidSetting, Refusal
+from eyespot.errors import GoldenImageFailed, InvalidSetting, Refusal
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.audit_address import anonymizer
 from eyespot.memory.cache import open_cache
@@ -21,6 +18,7 @@ from eyespot.pool import WorkerPool
 from eyespot.recognizer import Memory, Recognizer
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics, event
+from eyespot.vision import export
 from eyespot.vision.classifier import Classifier
 
 
@@ -31,7 +29,7 @@ async def open_recognizer(settings: Settings, separate_keys: Collection[str] = (
     Raises:
         StartError: it cannot be built; what was opened is closed again.
     """
-    _check_writable(settings.data_dir)
+    export.check_writable(settings.data_dir)
     plan = cpus.plan(settings.workers, settings.threads)
     event("workers_planned", **asdict(plan), cpus=cpus.available_cpus(), queue=settings.queue)
     # SQLAlchemy takes 0.2 s to import, during which OpenVINO compiles the model on another core.
@@ -138,16 +136,3 @@ def _open_uploads(settings: Settings, metrics: Metrics) -> Uploads | None:
         return None
     folder = UploadFolder(settings.data_dir / "uploads", settings.uploads_days, settings.uploads_max_bytes)
     return Uploads(folder, metrics)
-
-
-def _check_writable(folder: Path) -> None:
-    """Create the data folder and a file in it. Raises DataDirUnwritable."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise DataDirUnwritable(
-            f"the data folder {folder.absolute()} is not writable: {reason}; set EYESPOT_DATA_DIR"
-        ) from error

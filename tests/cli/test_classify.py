@@ -191,6 +191,8 @@ def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served:
         (["photos", "-o", "found.xlsx"], 2, ".csv, .jsonl, .ndjson or .parquet"),
         (["photos", "--format", "table", "-o", "x.txt"], 2, "terminal"),
         (["photos", "-o", "gone/x.csv"], 2, "eyespot: cannot write gone/x.csv: there is no folder gone"),
+        (["photos", "-o", "broken.csv"], 2, "eyespot: cannot write broken.csv: it is a broken link"),
+        (["photos", "-o", ""], 2, "--output needs the name of a file"),
         (["photos", "-o", "photos/"], 2, "eyespot: cannot write photos: is a directory"),
         (["photos", "-o", "/dev/full"], 2, "no space left"),
         (["photos", "--top-k", "0"], 2, "'--top-k' / '-k': '0' is not a whole number of at least 1."),
@@ -208,6 +210,7 @@ def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served:
 def test_a_wrong_command_is_refused(tmp_path: Path, served: Served, words: list[str], code: int, told: str) -> None:
     folder_of(tmp_path / "photos", 1)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.csv").symlink_to("gone/x.csv")
     done = run("classify", *words, cwd=tmp_path, EYESPOT_URL=served.url)
     assert done.returncode == code, done.stderr
     assert told in done.stderr.replace("\n", " ")
@@ -220,7 +223,7 @@ def test_without_a_valid_key_the_run_ends_at_once(tmp_path: Path) -> None:
         refused = run("classify", "photos", "-o", "x.jsonl", cwd=tmp_path, EYESPOT_URL=served.url)
         assert refused.returncode == 2
         assert "API key required" in refused.stderr
-        assert "Set EYESPOT_API_KEY." in refused.stderr
+        assert "Set EYESPOT_API_KEY; " in refused.stderr
         keys = {"EYESPOT_URL": served.url, "EYESPOT_API_KEY": "secretsecret"}
         assert run("classify", "photos", "-o", "x.jsonl", cwd=tmp_path, **keys).returncode == 1
 
@@ -340,7 +343,7 @@ def test_an_error_of_all_images_ends_the_run(tmp_path: Path, served: Served) -> 
     with refusing(served, 403, "forbidden") as (url, _):
         done = run("classify", "photos", "-o", "found.jsonl", "--url", url, cwd=tmp_path)
     assert done.returncode == 2
-    assert "eyespot: not now" in done.stderr
+    assert done.stderr.endswith("eyespot: not now; request id x; --resume continues\n")
     assert lines(tmp_path / "found.jsonl") == []
 
 
@@ -466,6 +469,24 @@ def test_a_run_waits_for_a_server_that_is_away(tmp_path: Path, served: Served, a
     assert code == 0, shown
     assert "4 recognised in " in shown
     assert len(lines(tmp_path / "found.jsonl")) == 4
+
+
+@pytest.mark.parametrize("words", [["-k", "1"], ["--format", "csv"]])
+def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path, served: Served, words: list[str]) -> None:
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    with open("/dev/full", "w") as full:
+        command = [EYESPOT, "classify", "a.png", "--url", served.url, *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "eyespot: cannot write to standard output: no space left on device\n" in done.stderr
+
+
+def test_an_export_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = {"EYESPOT_MODEL": "efficientnet-lite0", "EYESPOT_DATA_DIR": "file"}
+    done = run("classify", "cat.jpg", cwd=tmp_path, **settings)
+    told = f"the data folder {tmp_path}/file/exports is not writable: Not a directory; set EYESPOT_DATA_DIR"
+    assert (done.returncode, done.stderr) == (2, f"eyespot: {told}\n")
 
 
 def test_the_stand_in_is_one_line_on_a_terminal(tmp_path: Path, packaged: dict[str, str]) -> None:

@@ -122,7 +122,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "unknown model 'other'"),
+        (["weights", "verify", "other"], "unknown model 'other': MODEL must be one of net, packaged"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
@@ -147,6 +147,21 @@ def test_an_error_is_one_line_and_exit_code_2(folder: Path, words: list[str], to
             "serve --host=:: --model",
             "settings are environment variables: EYESPOT_HOST=:: EYESPOT_MODEL=VALUE eyespot serve",
         ),
+        (
+            "serve --port --host x",
+            "settings are environment variables: EYESPOT_PORT=VALUE EYESPOT_HOST=x eyespot serve",
+        ),
+        ("serve 9000", "settings are environment variables: EYESPOT_PORT=9000 eyespot serve"),
+        ("serve -p 9000", "settings are environment variables: EYESPOT_PORT=9000 eyespot serve"),
+        ("start --port 9000", "start is not a command; did you mean `EYESPOT_PORT=9000 eyespot serve`?"),
+        (
+            "classify 'a b.jpg' --model resnet18 -k 3",
+            "settings are environment variables: EYESPOT_MODEL=resnet18 eyespot classify 'a b.jpg' -k 3",
+        ),
+        ("predict x --engine=onnx", "predict is not a command; did you mean `EYESPOT_ENGINE=onnx eyespot classify x`?"),
+        ("help", "help is not a command; did you mean `eyespot --help`?"),
+        ("help classify", "help is not a command; did you mean `eyespot classify --help`?"),
+        ("photos -o x.csv", "photos is not a command; did you mean `eyespot classify photos -o x.csv`?"),
         ("--max-bytes 9 serve", "settings are environment variables: EYESPOT_MAX_BYTES=9 eyespot serve"),
         ("--serve", "--serve is not a command; did you mean `eyespot serve`?"),
         ("run", "run is not a command; did you mean `eyespot serve`?"),
@@ -158,8 +173,42 @@ def test_an_error_is_one_line_and_exit_code_2(folder: Path, words: list[str], to
     ],
 )
 def test_a_likely_mistake_gets_its_remedy(tmp_path: Path, typed: str, told: str) -> None:
+    (tmp_path / "photos").mkdir()
     done = run(*shlex.split(typed), cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"eyespot: {told}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["classify", "--formats", "csv", "x"], "No such option: --formats"),
+        (["--url=http://h", "health"], "No such option: --url"),
+        (["clasify", "x", "--workers", "4"], "No such command 'clasify'"),
+        (["serve", "--unknown", "5"], "No such option: --unknown"),
+        (["weights", "list", "x"], "unexpected extra argument"),
+    ],
+)
+def test_another_mistake_is_left_to_the_options(tmp_path: Path, words: list[str], told: str) -> None:
+    (tmp_path / "weights").mkdir()  # a folder named as a command is
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def test_what_the_settings_name_wrongly_is_told_with_the_setting(folder: Path) -> None:
+    model = run("classify", "cat.jpg", cwd=folder, EYESPOT_MODEL="zzz")
+    assert model.stderr == "eyespot: unknown model 'zzz': EYESPOT_MODEL must be one of net, packaged\n"
+    manifest = run("weights", "list", cwd=folder, EYESPOT_MANIFEST="/nope")
+    told = "cannot read the manifest /nope (EYESPOT_MANIFEST): No such file or directory"
+    assert (manifest.returncode, manifest.stderr) == (2, f"eyespot: {told}\n")
+
+
+def test_a_stream_that_is_closed_is_as_one_to_nowhere(folder: Path) -> None:
+    script = f"{EYESPOT} weights list >&- 2>&- && {EYESPOT} audit export >&-"
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment(EYESPOT_DATA_DIR="."), capture_output=True, text=True, cwd=folder
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_the_sample_image_travels_with_the_package() -> None:

@@ -1,5 +1,7 @@
 """Parquet files of findings: as data frames expect them, and resumed however a run ends."""
 
+import fcntl
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -93,6 +95,28 @@ def test_a_run_that_ended_in_any_way_is_resumed(tmp_path: Path) -> None:
         "line\nend.jpg",
     ]
     assert rows(path)[:3] == [row for row in whole if row["code"] is None]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_that_ends_before_the_next_has_its_lock_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock = tmp_path / "found.parquet", fcntl.flock
+    path.touch()  # an empty file is as good as none
+    first = Parquet(path)
+    first.begin()
+    first.write(finding("a.jpg"))
+
+    def first_ends(file: io.FileIO, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        first.close()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", first_ends)
+    with closing(Parquet(path)) as results:
+        results.resume(MODEL, NEVER)
+        results.write(finding("b.jpg"))
+    assert [row["path"] for row in rows(path)] == ["a.jpg", "b.jpg"]
     assert list(tmp_path.iterdir()) == [path]
 
 

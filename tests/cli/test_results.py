@@ -1,6 +1,9 @@
 """Files of findings: resumed wherever they end, never overwritten, whole on a full disk."""
 
+import fcntl
+import io
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -66,6 +69,11 @@ def test_a_path_may_be_spelled_in_another_way(tmp_path: Path) -> None:
         assert again.has("./photos//a.jpg")
         assert not again.has("link/../photos/a.jpg")  # `link` may lead elsewhere
         assert not again.has("photos/b.jpg")
+        again.write(Finding("shut", problem=FileProblem("forbidden", "no")))
+    for paths in [], ["shut/"]:  # a folder that cannot be opened
+        with closing(Results(path, JsonLines())) as again:
+            again.resume(MODEL, tried_again(paths, every=True))
+            assert again.has("shut/") is not bool(paths)
     with closing(Results(path, JsonLines())) as again:
         again.resume(MODEL, tried_again(["."], every=True))
         assert again.has("photos/a.jpg")
@@ -99,8 +107,14 @@ def test_a_file_of_another_run_is_not_resumed(tmp_path: Path, form: JsonLines | 
             Results(path, form)
     with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="another model"):
         results.resume(ModelInfo("other", "1" * 64, "fake", "f32"), NEVER)
-    other = Csv(3) if isinstance(form, Csv) else Csv(2)
-    with closing(Results(path, other)) as results, pytest.raises(OutputUnusable, match="of this format"):
+    told = "found was written with --top-k 2$" if isinstance(form, Csv) else "found is not a results file in CSV$"
+    with closing(Results(path, Csv(3))) as results, pytest.raises(OutputUnusable, match=told):
+        results.resume(MODEL, NEVER)
+    other = JsonLines() if isinstance(form, Csv) else Csv(1)
+    with (
+        closing(Results(path, other)) as results,
+        pytest.raises(OutputUnusable, match="found is not a results file in"),
+    ):
         results.resume(MODEL, NEVER)
 
 
@@ -172,6 +186,56 @@ def test_what_may_succeed_now_is_tried_again(
         assert results.failed_before == len(FAILED) - len(again)
     assert path.read_bytes() == lines
     assert lines.count(b"photos/b.jpg") == lines.count(b"gone.jpg") - 2 == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@FORMS
+def test_a_file_that_another_run_replaces_before_it_is_locked_is_opened_again(
+    tmp_path: Path, form: JsonLines | Csv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "found"
+    with closing(Results(path, form)) as first:
+        first.begin()
+        first.write(Finding("late.jpg", problem=FileProblem("unreadable", "gone")))
+    lock = fcntl.flock
+
+    def other_run(file: io.FileIO, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        with closing(Results(path, form)) as other:
+            other.resume(MODEL, tried_again(["."], every=True))
+            other.write(finding("a.jpg"))
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", other_run)
+    with closing(Results(path, form)) as results:
+        results.resume(MODEL, NEVER)
+        results.write(finding("b.jpg"))
+    with closing(Results(path, form)) as results:
+        results.resume(MODEL, NEVER)
+        assert results.has("a.jpg")
+        assert results.has("b.jpg")
+
+
+def test_a_file_is_locked_at_every_moment_of_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "found", []
+    (tmp_path / ".found.part").write_bytes(b"of a run that was killed")
+
+    def fsync(_: int) -> None:
+        for file in sorted(tmp_path.iterdir()):
+            with pytest.raises(OutputUnusable, match="another run"):
+                Results(file, JsonLines())
+            synced.append(file.name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with closing(Results(path, JsonLines())) as results:
+        results.begin()
+        results.write(finding("a.jpg"))
+        whole = path.read_bytes()
+        results.replace([whole, whole])
+        with pytest.raises(OutputUnusable, match="another run"):
+            Results(path, JsonLines())
+    assert synced == [".found.part", "found"]
+    assert path.read_bytes() == whole * 2
     assert list(tmp_path.iterdir()) == [path]
 
 

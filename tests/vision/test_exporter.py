@@ -8,6 +8,7 @@ from eyespot.errors import ExportRefused, WeightsCorrupt
 from eyespot.vision import exporter, weights
 from eyespot.vision.engines.torch import load_network
 from eyespot.vision.weights import Entry
+from tests.disk import file_size_limit
 from tests.serving import ROOT, FakeEngine
 
 
@@ -70,3 +71,10 @@ def test_an_export_that_cannot_be_made_leaves_nothing(entry: Entry, tmp_path: Pa
     with pytest.raises(ExportRefused, match=r"does not fit .*size mismatch"):
         exporter.make(entry, 7, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.needs("make test-all")
+def test_a_full_disk_is_told_with_the_setting(entry: Entry, tmp_path: Path) -> None:
+    told = f"could not be exported: no space left in {tmp_path}; set EYESPOT_DATA_DIR"
+    with file_size_limit(1_000_000), pytest.raises(ExportRefused, match=told):
+        exporter.make(entry, 1000, tmp_path)

@@ -77,7 +77,7 @@ def test_a_bad_manifest_is_an_error(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(BadManifest, match=message):
         weights.read_manifest(path)
-    with pytest.raises(BadManifest, match=r"nowhere\.toml: No such file or directory$"):
+    with pytest.raises(BadManifest, match=r"nowhere\.toml \(EYESPOT_MANIFEST\): No such file or directory$"):
         weights.read_manifest(tmp_path / "nowhere.toml")
 
 

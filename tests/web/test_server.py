@@ -1,6 +1,8 @@
 """The process: when it listens, what it logs, how it stops."""
 
 import errno
+import os
+import pty
 import re
 import signal
 import socket
@@ -18,7 +20,7 @@ from fastapi import FastAPI
 from eyespot.errors import PortTaken
 from eyespot.web.server import HANDSHAKE_SECONDS, Server, bind, cannot_listen
 from tests import makers
-from tests.serving import ROOT, Served, environment, serve_fake, serve_process
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake, serve_process
 
 IMAGE = makers.jpeg()
 
@@ -180,20 +182,24 @@ def test_a_second_sigterm_ends_the_drain(packaged: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def shown(data_dir: Path) -> tuple[str, list[str]]:
-    """What a start from a shell prints, and the log for people of that server, which is asked for a few things."""
+    """What a start from a terminal prints, and the log for people of that server, which is asked for a few things."""
+    main, side = pty.openpty()
     settings = {"EYESPOT_DATA_DIR": str(data_dir), "EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "lines"}
     settings["PATH"] = f"{Path(sys.executable).parent}:/bin"
-    with subprocess.Popen(
-        ["sh", "-c", "exec eyespot serve"],
-        env=environment(**settings, EYESPOT_DRAIN_SECONDS="0"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as process:
+    with (
+        open(main) as terminal,
+        open(side, "w") as stdout,
+        subprocess.Popen(
+            ["sh", "-c", "exec eyespot serve"],
+            env=environment(**settings, EYESPOT_DRAIN_SECONDS="0"),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        ) as process,
+    ):
         try:
-            assert process.stdout
-            printed = "".join(process.stdout.readline() for _ in range(4))
+            printed = "".join(terminal.readline() for _ in range(4))
             url = re.search("http://[^/]+", printed)
             assert url
             with Served(url[0]).client(headers={"X-Request-ID": "i" * 36}) as client:
@@ -216,6 +222,23 @@ def test_a_start_from_a_shell_prints_the_page_the_docs_and_a_curl_command(shown:
     sample = re.search(r"curl -F file=@(\S+) ", printed)
     assert sample
     assert Path(sample[1]).is_file()
+
+
+def test_a_closed_standard_output_does_not_end_the_server(packaged: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    settings = {**packaged, "EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "lines", "EYESPOT_DRAIN_SECONDS": "0"}
+    with (
+        open(writer, "w") as stdout,
+        subprocess.Popen(
+            [EYESPOT, "serve"], env=environment(**settings), stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        ) as process,
+    ):
+        assert process.stderr
+        assert any("server_ready" in line for line in process.stderr)
+        process.terminate()
+        assert process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_log_lines_for_people_fit_120_columns(shown: tuple[str, list[str]]) -> None:

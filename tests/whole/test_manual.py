@@ -1,6 +1,7 @@
 """The manual beyond its examples: nothing is missing, every name exists, and its ways to delete something delete it."""
 
 import os
+import pty
 import re
 import sqlite3
 import subprocess
@@ -47,10 +48,16 @@ def test_storing_nothing_leaves_neither_a_file_nor_a_line(packaged: dict[str, st
     settings = dict(re.findall(r"(EYESPOT_\w+)=(\S+)", section.partition("\n## ")[0]))
     (tmp_path / "exports").symlink_to(Path(packaged["EYESPOT_DATA_DIR"]) / "exports")
     all_of_it = environment(**{**packaged, **settings, "EYESPOT_DATA_DIR": str(tmp_path), "EYESPOT_PORT": "0"})
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([EYESPOT, "serve"], env=all_of_it, cwd=ROOT, **pipes) as process:
+    main, side = pty.openpty()
+    with (
+        open(main) as terminal,
+        open(side, "w") as stdout,
+        subprocess.Popen(
+            [EYESPOT, "serve"], env=all_of_it, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
         try:
-            url = re.search("http://[^/]+", "".join(process.stdout.readline() for _ in range(4)))
+            url = re.search("http://[^/]+", "".join(terminal.readline() for _ in range(4)))
             assert url
             with Served(url[0]).client() as client:
                 answers = [client.post("/predict", content=data) for data in (makers.jpeg(), b"no image")]

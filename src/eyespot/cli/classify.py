@@ -115,6 +115,8 @@ def classify(
 
 
 def _choose_format(form: str, output: Path | None, resume: bool) -> str:
+    if output and not output.name:
+        raise typer.BadParameter("--output needs the name of a file")
     if resume and not output:
         raise typer.BadParameter("--resume and --retry-failed need --output")
     if form == "table" and output:

@@ -52,6 +52,9 @@ class JsonLines:
     model_key = "digest"
     _finding = TypeAdapter(Finding)
 
+    def complaint(self, first_line: bytes) -> str:  # noqa: ARG002
+        return "is not a results file in JSON lines"
+
     def line(self, finding: Finding) -> bytes:
         fields = self._finding.dump_python(finding, mode="json", exclude_none=True)
         return to_utf8(json.dumps(fields, ensure_ascii=False) + "\n")
@@ -75,6 +78,13 @@ class Csv:
         classes = [f"{part}{place}" for place in range(1, top_k + 1) for part in ("label", "confidence")]
         self._columns = ["path", *classes, "problem", "detail", "sha256", "format", "width", "height", "model"]
         self.header = self.start = self._row(dict(zip(self._columns, self._columns, strict=True)))
+
+    def complaint(self, first_line: bytes) -> str:
+        """What a file that begins with another line is."""
+        top_k = first_line.count(b"label")
+        if first_line == Csv(top_k).header:
+            return f"was written with --top-k {top_k}"
+        return "is not a results file in CSV"
 
     def _row(self, values: dict[str, object]) -> bytes:
         text = io.StringIO()

@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from collections import deque
 from typing import Annotated
 
 import typer
@@ -30,9 +31,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 _SETTINGS = (f"* `{settings.variable(name)}`: {field.description}" for name, field in Settings.model_fields.items())
+_COMMANDS = {"serve", "weights", "audit"}
 app.command(epilog="Settings:\n\n" + "\n".join(_SETTINGS))(serve)
 for command in (classify, info.health, info.model, info.labels, quantize, bench):
     app.command()(command)
+    _COMMANDS.add(command.__name__)
 app.add_typer(weights.app, name="weights", no_args_is_help=True)
 app.add_typer(audit.app, name="audit", no_args_is_help=True)
 
@@ -44,13 +47,15 @@ _MEANT = {
     **dict.fromkeys(("download", "fetch"), "weights fetch"),
     **dict.fromkeys(("version", "-v", "-V"), "--version"),
     "benchmark": "bench",
-    "help": "--help",
 }
+_MODEL_SETTINGS = {"model", "engine", "precision"}
 
 
 def main() -> None:
     """Run a command; an error is a line for each thing that is wrong, and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # None when it is closed
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None if it is closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for file names that this terminal cannot show
     try:
         _refuse_likely_mistakes(sys.argv[1:])
@@ -59,6 +64,8 @@ def main() -> None:
         reason = f"{error} Set EYESPOT_API_KEY." if isinstance(error, Unauthorized) else str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             reason = f"{error.filename}: {error.strerror}"
+        for note in getattr(error, "__notes__", ()):
+            reason = f"{reason.rstrip('.')}; {note}"
         if os.environ.get(settings.variable("log_format"), "").lower() == "json":  # the settings may not load
             telemetry.configure_logging("json", "error")
             telemetry.event("start_failed", logging.ERROR, reason="; ".join(reason.splitlines()))
@@ -71,22 +78,45 @@ def main() -> None:
 def _refuse_likely_mistakes(words: list[str]) -> None:
     """Raise an error that names the right command."""
     first, *rest = words or [""]
-    if first in _MEANT or "/" in first or first.lower().endswith(SUFFIXES):
-        meant = [_MEANT[first], *map(shlex.quote, rest)] if first in _MEANT else ["classify", *map(shlex.quote, words)]
-        raise EyespotError(f"{first} is not a command; did you mean `eyespot {' '.join(meant)}`?")
-    if settings_given := first.startswith(("serve", "--")) and _as_settings(words):
-        raise EyespotError(f"settings are environment variables: {settings_given} eyespot serve")
+    meant = words
+    if first == "help":
+        meant = [*rest, "--help"]
+    elif first in _MEANT:
+        meant = [*_MEANT[first].split(), *rest]
+    elif _is_path(first):
+        meant = ["classify", *words]
+    settings_given, command = _settings_apart(meant)
+    if settings_given or meant != words:
+        right = " ".join([*settings_given, "eyespot", *map(shlex.quote, command)])
+        if meant == words:
+            raise EyespotError(f"settings are environment variables: {right}")
+        raise EyespotError(f"{first} is not a command; did you mean `{right}`?")
 
 
-def _as_settings(words: list[str]) -> str:
-    """`--port 9000` as `EYESPOT_PORT=9000`."""
-    found = []
-    for option, following in zip(words, [*words[1:], "VALUE"], strict=True):
-        name, _, value = option.partition("=")
-        field = name.removeprefix("--").replace("-", "_")
-        if field in Settings.model_fields and name.startswith("--"):
-            found.append(f"{settings.variable(field)}={shlex.quote(value or following)}")
-    return " ".join(found)
+def _is_path(word: str) -> bool:
+    if word in _COMMANDS or word.startswith("-"):
+        return False
+    return "/" in word or word.lower().endswith(SUFFIXES) or os.path.exists(word)
+
+
+def _settings_apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """`serve --port 9000` as `EYESPOT_PORT=9000` and `serve`."""
+    default = "serve" if words and words[0].startswith("-") else ""
+    name = next((word for word in words if word in _COMMANDS), default)
+    fields = {"serve": Settings.model_fields.keys(), "classify": _MODEL_SETTINGS}.get(name, ())
+    found, rest, queue = list[str](), list[str](), deque(words)
+    while queue:
+        option, _, value = (word := queue.popleft()).partition("=")
+        if name == "serve" and (option == "-p" or (option.isdecimal() and rest == ["serve"])):
+            option, value = "--port", option.strip("-p")
+        field = option.removeprefix("--").replace("-", "_")
+        if option.startswith("--") and field in fields:
+            if not value and queue and not queue[0].startswith("-"):
+                value = queue.popleft()
+            found.append(f"{settings.variable(field)}={shlex.quote(value or 'VALUE')}")
+        else:
+            rest.append(word)
+    return found, rest or ["serve"]
 
 
 def _version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from eyespot.cli.formats import Finding, Format
+from eyespot.cli.terminal import closed_pipe_ends_it
 from eyespot.types import Prediction
 
 _PRINT_SECONDS = 0.1
@@ -35,11 +36,15 @@ class Stdout(Output):
     """Lines on standard output."""
 
     def __init__(self, form: Format) -> None:
-        self._form = form
-        typer.echo(form.header, nl=False)
+        self._form, self._header = form, form.header
 
     def write(self, finding: Finding) -> None:
-        typer.echo(self._form.line(finding), nl=False)
+        header, self._header = self._header, b""
+        typer.echo(header + self._form.line(finding), nl=False)
+
+    def close(self) -> None:
+        with closed_pipe_ends_it():
+            typer.echo(self._header, nl=False)
 
 
 class Table(Output):

@@ -36,12 +36,12 @@ class Parquet(Results):
 
     def begin(self) -> None:
         super().begin()
-        if self._parquet.exists():
+        if _has_content(self._parquet):
             self._path.unlink()  # it is empty
             raise OutputUnusable(f"{self._parquet} is not empty; --resume continues it")
 
     def resume(self, model: ModelInfo, again: Callable[[Record], bool]) -> None:
-        if self._parquet.exists() and not self._path.stat().st_size:
+        if _has_content(self._parquet) and not self._path.stat().st_size:
             try:
                 self.replace(map(self._form.line, _read(self._parquet)))
             except OutputUnusable:
@@ -54,7 +54,7 @@ class Parquet(Results):
         try:
             with (
                 self._path.open("rb") as lines,
-                replacing(self._parquet) as file,
+                replacing(self._parquet, self._parquet.name) as file,
                 parquet.ParquetWriter(file, _SCHEMA) as writer,
             ):
                 while rows := [_row(json.loads(line)) for line in islice(lines, _GROUP)]:
@@ -63,6 +63,10 @@ class Parquet(Results):
             raise OutputUnusable(f"cannot write {self._parquet}: {reason(error)}; --resume tries again") from error
         self._path.unlink()
         super().close()
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,8 @@ class Results(Output):
         start = self._form.start
         self._file.seek(0)
         if not start.startswith(self._file.read(len(start))):  # possibly not ours, so nothing of it is removed
-            raise OutputUnusable(f"{self._path} is not a results file of this format and --top-k")
+            self._file.seek(0)
+            raise OutputUnusable(f"{self._path} {self._form.complaint(self._file.readline(100_000))}")
         self._end, dropped = 0, False
         for line, record in self._records(model):
             self._end += len(line)
@@ -79,12 +80,14 @@ class Results(Output):
     def replace(self, lines: Iterable[bytes]) -> None:
         """Write the file anew. Raises `OutputUnusable`; the file is then unchanged."""
         try:
-            with replacing(self._path) as file:
+            with replacing(self._path, self._path.name) as file:
                 file.writelines(lines)
+                file.flush()
+                new = _open(Path(file.name))  # locked before another run can find it at the path
         except OSError as error:
             raise OutputUnusable(f"cannot write {self._path}: {reason(error)}") from error
         self._file.close()
-        self._file = _open(self._path)
+        self._file = new
         self._end = self._file.seek(0, os.SEEK_END)
 
     def has(self, path: str) -> bool:
@@ -132,7 +135,8 @@ def _open(path: Path) -> io.FileIO:
     try:
         file = open(path, "a+b", buffering=0)  # noqa: SIM115
     except FileNotFoundError as error:
-        raise OutputUnusable(f"cannot write {path}: there is no folder {path.parent}") from error
+        why = "it is a broken link" if path.is_symlink() else f"there is no folder {path.parent}"
+        raise OutputUnusable(f"cannot write {path}: {why}") from error
     except OSError as error:
         raise OutputUnusable(f"cannot write {path}: {reason(error)}") from error
     try:
@@ -142,7 +146,11 @@ def _open(path: Path) -> io.FileIO:
         raise OutputUnusable(f"another run is writing to {path}") from error
     except OSError:
         pass
-    return file
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+    file.close()  # another run replaced it or removed it before it was locked
+    return _open(path)
 
 
 def _complete_lines(file: io.FileIO, form: Format) -> Iterator[bytes]:

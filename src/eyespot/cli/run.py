@@ -20,6 +20,7 @@ from eyespot.cli.backend import Backend
 from eyespot.cli.formats import FileProblem
 from eyespot.cli.output import Output, printable
 from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say, waiting
+from eyespot.errors import EyespotError
 from eyespot.ordered import in_order
 
 _AHEAD = 16  # images per thread that may be done before a slow one
@@ -78,7 +79,12 @@ class Run:
                     wait((future,), timeout=_POLL_SECONDS)
                 if self.signals:
                     break
-                finding = future.result()
+                try:
+                    finding = future.result()
+                except EyespotError as error:
+                    if self.output.resumable:
+                        error.add_note("--resume continues")
+                    raise
                 answered = time.monotonic()
                 self.output.write(finding)
                 if finding.problem:

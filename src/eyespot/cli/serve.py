@@ -1,6 +1,7 @@
 """`eyespot serve`."""
 
 import os
+import sys
 
 import typer
 
@@ -36,7 +37,7 @@ def serve() -> None:
     def ready() -> None:
         card = fastapi.state.recognizer.classifier.card
         telemetry.event("server_ready", url=url, model=card.name, engine=card.engine, precision=card.precision)
-        if config.log_format != "json":
+        if config.log_format != "json" and sys.stdout.isatty():
             key = "-H 'X-API-Key: SECRET' " if config.api_keys else ""
             typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl {key}-F file=@{SAMPLE} {url}/predict\n")
 

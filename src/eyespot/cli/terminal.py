@@ -1,5 +1,6 @@
 """What commands share: two consoles, a progress bar, the wait for a server, and the settings."""
 
+import errno
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from rich.text import Text
 
 from eyespot import settings, telemetry
+from eyespot.errors import OutputUnusable
 from eyespot.settings import Settings
 
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -59,11 +61,19 @@ def shown_waiting(url: str) -> Iterator[None]:
 
 @contextmanager
 def closed_pipe_ends_it() -> Iterator[None]:
-    """End the block without an error when the reader of standard output has gone, as `head` does."""
+    """End the block without an error when the reader of standard output has gone, as `head` does.
+
+    Raises `OutputUnusable` if its disk is full.
+    """
     try:
         yield
-    except BrokenPipeError:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            raise OutputUnusable("cannot write to standard output: no space left on device") from error
 
 
 def say(text: str, console: Console = out) -> None:

@@ -38,7 +38,8 @@ def verify(
 ) -> None:
     """Check the size and the sha256 of weight files."""
     entries = weights.read_manifest(load_settings().manifest)
-    chosen = [weights.choose(entries, name)] if name else [entry for entry in entries.values() if entry.path.is_file()]
+    here = [entry for entry in entries.values() if entry.path.is_file()]
+    chosen = [weights.choose(entries, name, "MODEL")] if name else here
     for entry in chosen or [weights.choose(entries)]:  # which raises what is missing
         say(f"{entry.name}: {weights.verify(entry)} is correct")
 
@@ -64,7 +65,8 @@ def fetch(
 
     config = load_settings()
     entries = weights.read_manifest(config.manifest)
-    entry = weights.choose(entries, name or (config.model if config.model != "auto" else next(iter(entries))))
+    model = config.model if config.model != "auto" else next(iter(entries))
+    entry = weights.choose(entries, name, "MODEL") if name else weights.choose(entries, model)
     if entry.path.is_file():
         try:
             say(f"{entry.name}: {weights.verify(entry)} is correct; nothing to fetch")

@@ -4,6 +4,7 @@ In XMP (ISO 16684-1), keywords are the items of an rdf:Bag in dc:subject.
 """
 
 import re
+import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from lxml import etree
 
 from eyespot._version import __version__
+from eyespot.cli.formats import reason
 from eyespot.cli.replacing import replacing
 from eyespot.errors import SidecarUnreadable
 
@@ -39,18 +41,19 @@ def add_keywords(photograph: Path, keywords: Iterable[str]) -> None:
 
     Keywords that it has, in any case, are not added again, and the file is written only if there are new ones. Control
     characters, which XML cannot hold, are removed. Raises `SidecarUnreadable` if the file is not XMP with a list of
-    keywords, and `OSError`; the file is then unchanged.
+    keywords, or cannot be read or written; it is then unchanged.
     """
     path = sidecar(photograph)
     try:
         root = _parse(_read(path))
-        added = _add(_keyword_list(_description(root)), keywords)
+        if _add(_keyword_list(_description(root)), keywords):
+            with replacing(path, secrets.token_hex(8)) as file:  # another run may be writing it, too
+                file.write(_serialise(root))
+    except OSError as error:
+        raise SidecarUnreadable(f"cannot update {path}: {reason(error)}") from error
     except (etree.XMLSyntaxError, ValueError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else error
-        raise SidecarUnreadable(f"{path} is not an XMP file that can take keywords: {reason}.") from error
-    if added:
-        with replacing(path) as file:
-            file.write(_serialise(root))
+        why = error.msg if isinstance(error, SyntaxError) else error
+        raise SidecarUnreadable(f"{path} is not an XMP file that can take keywords: {why}.") from error
 
 
 def _read(path: Path) -> bytes:

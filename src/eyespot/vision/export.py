@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyespot.choices import ENGINES
+from eyespot.errors import DataDirUnwritable
 from eyespot.telemetry import event
 from eyespot.types import Quantization, Recipe
 from eyespot.vision import preprocess
@@ -80,6 +82,19 @@ def folder_name(entry: Entry, engine: str, precision: str = "f32") -> str:
 def folders(entry: Entry, data_dir: Path) -> list[Path]:
     """Where exports are looked for: beside the manifest, then in the data folder, where missing ones are made."""
     return [entry.folder / "exports", data_dir / "exports"]
+
+
+def check_writable(folder: Path) -> None:
+    """Create the data folder, or a folder in it, and a file there. Raises `DataDirUnwritable`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataDirUnwritable(
+            f"the data folder {folder.absolute()} is not writable: {reason}; set EYESPOT_DATA_DIR"
+        ) from error
 
 
 def find(

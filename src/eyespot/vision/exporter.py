@@ -22,7 +22,11 @@ MAX_LOGIT_DIFFERENCE = 1e-3  # 3e-5 was measured on 200 photographs
 
 
 def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> tuple[Path, Export]:
-    """Make an export, in its own process because torch takes 680 MB; raises `EngineUnavailable`, `ExportRefused`."""
+    """Make an export, in its own process because torch takes 680 MB.
+
+    Raises `DataDirUnwritable`, `EngineUnavailable` or `ExportRefused`.
+    """
+    export.check_writable(folder)
     event("export_started", model=entry.name, engine=engine, folder=folder)
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603 - this module
@@ -36,6 +40,8 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
         if "ModuleNotFoundError" in last_line:
             extras = ",".join(filter(None, ["models", ENGINES[engine].extra]))
             raise EngineUnavailable(f"exporting {entry.name} needs `pip install eyespot[{extras}]`: {last_line}")
+        if "basic_ios::clear" in last_line or "[Errno 28]" in last_line:  # OpenVINO, and Python
+            last_line = f"no space left in {folder.absolute()}; set EYESPOT_DATA_DIR"
         raise ExportRefused(f"{entry.name} could not be exported: {last_line}")
     found = export.find(entry, classes, engine, [folder])
     assert found, "the new export cannot be read"

@@ -67,18 +67,22 @@ def read_manifest(path: Path) -> dict[str, Entry]:
     except ValidationError as error:
         raise BadManifest(f"{path}: {'; '.join(complaints(error, _MANIFEST.json_schema()))}") from error
     except (OSError, ValueError) as error:
-        raise BadManifest(f"cannot read the manifest {path}: {getattr(error, 'strerror', error)}") from error
+        why = getattr(error, "strerror", error)
+        raise BadManifest(f"cannot read the manifest {path} (EYESPOT_MANIFEST): {why}") from error
     if not entries:
         raise BadManifest(f"the manifest {path} has no models")
     return entries
 
 
-def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
-    """The model of that name; `auto` is the first whose weight file exists. Raises `UnknownModel`, `WeightsMissing`."""
+def choose(entries: dict[str, Entry], model: str = "auto", origin: str = "EYESPOT_MODEL") -> Entry:
+    """The model of that name, which `origin` gave; `auto` is the first whose weight file exists.
+
+    Raises `UnknownModel` or `WeightsMissing`.
+    """
     if model in entries:
         return entries[model]
     if model != "auto":
-        raise UnknownModel(f"unknown model {model!r}; the manifest has {', '.join(entries)}")
+        raise UnknownModel(f"unknown model {model!r}: {origin} must be one of {', '.join(entries)}")
     if found := next((entry for entry in entries.values() if entry.path.is_file()), None):
         return found
     raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(next(iter(entries)))}")
