@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eyespot.vision.export import SAMPLE
 from tests.serving import EYESPOT, ROOT, Served, serve_process, shown_on_terminal
 
 DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
@@ -33,7 +34,8 @@ EXAMPLES = list(examples())
 @pytest.fixture(scope="module")
 def documented(packaged: dict[str, str]) -> Iterator[Served]:
     """The server that the examples were run against: the packaged network, in the folder of the checkout."""
-    with serve_process(**packaged, EYESPOT_WORKERS="2") as served:
+    with serve_process(**packaged, EYESPOT_WORKERS="2") as served, served.client() as client:
+        client.post("/predict", content=SAMPLE.read_bytes())  # an example may ask for it by its sha256 alone
         yield served
 
 
