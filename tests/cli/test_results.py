@@ -75,8 +75,13 @@ def test_a_path_may_be_spelled_in_another_way(tmp_path: Path) -> None:
             again.resume(MODEL, tried_again(paths, every=True))
             assert again.has("shut/") is not bool(paths)
     with closing(Results(path, JsonLines())) as again:
+        elsewhere = Finding("/elsewhere/c.jpg", problem=FileProblem("unreadable", "gone"))
+        again.resume(MODEL, NEVER)
+        again.write(elsewhere)
+    with closing(Results(path, JsonLines())) as again:
         again.resume(MODEL, tried_again(["."], every=True))
         assert again.has("photos/a.jpg")
+        assert again.has("/elsewhere/c.jpg")
 
 
 @FORMS

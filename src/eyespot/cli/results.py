@@ -120,7 +120,8 @@ def tried_again(paths: Sequence[str], *, every: bool) -> Callable[[Record], bool
     def again(record: Record) -> bool:
         path = _key(record.path)
         failed = bool(record.problem) if every else record.problem in _TRANSIENT
-        return failed and (path in named or "." in named or path.startswith(folders))
+        here = "." in named and not path.startswith(("/", ".."))
+        return failed and (here or path in named or path.startswith(folders))
 
     return again
 
