@@ -49,7 +49,7 @@ class SqliteStore:
         # it, SQLite's too (sqlite.org/howtocorrupt.html, 2.2), and the inode of an open file is not reused.
         self._held: int | None = None
         self._identities: dict[str, _Identity] = {}  # of what was opened, by suffix
-        self._opened = False  # ever; before, a file that is no database may belong to somebody else
+        self._opened = False  # ever; before, a file that is not a database may belong to somebody else
         self._damaged = False
         self._wal_bytes = 0  # SQLite reuses a -wal from its start, and never shortens it
         self._short_since = math.inf  # time.monotonic()
@@ -71,7 +71,7 @@ class SqliteStore:
             if loss:
                 self._set_aside()
                 self._hold()
-                if self._header()[: len(_MAGIC)] not in (_MAGIC, b""):  # what replaced it is no database either
+                if self._header()[: len(_MAGIC)] not in (_MAGIC, b""):  # what replaced it is not a database either
                     self._set_aside()
             self.writing.dispose()
             self._hold()

@@ -59,7 +59,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> "Rate":
-        """A rate such as `100/minute` or `5 per 2 hours`; raises `InvalidSetting` if the text is none."""
+        """A rate such as `100/minute` or `5 per 2 hours`; raises `InvalidSetting` if the text is not one."""
         found = _RATE.fullmatch(text)
         if not found or int(found[1]) * int(found[2] or 1) == 0:
             expected = "a rate such as 100/minute or 10/second;1000/hour"

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image as it was sent: encoded bytes, or base64 text, or something that is no image at all."""
+    """One image as it was sent: encoded bytes, or base64 text, or something else."""
 
     index: int
     data: object
