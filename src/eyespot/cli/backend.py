@@ -73,7 +73,7 @@ def remote(url: str, options: "Options", workers: int | None, wait: float) -> Ba
     """The server at `url`, retried for `wait` seconds. Raises `EyespotError` if `/model` fails."""
     load_settings()
     client = eyespot.Client(url, retry_seconds=wait)
-    shown = str(client.url.copy_with(userinfo=b""))  # without a password
+    shown = str(client.public_url)
     with shown_waiting(shown):
         card = client.model()
     _check_top_k(options["top_k"], card)

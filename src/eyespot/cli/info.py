@@ -33,8 +33,7 @@ def health(url: Url = None, as_json: AsJson = False) -> None:
         for check in readiness.checks or ():
             table.add_row(check.name, "ok" if check.ok else "not ok", check.detail)
         out.print(table)
-        shown = client.url.copy_with(userinfo=b"")  # without a password
-        say(f"{shown} is {'ready' if readiness.ready else 'not ready'}")
+        say(f"{client.public_url} is {'ready' if readiness.ready else 'not ready'}")
     raise typer.Exit(0 if readiness.ready else 1)
 
 

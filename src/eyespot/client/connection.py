@@ -80,6 +80,11 @@ class Connection(Generic[H]):
             trust_env=https or not local,
         )
 
+    @property
+    def public_url(self) -> httpx.URL:
+        """The URL without a password, for messages."""
+        return public(self.url)
+
     def _open(self, http_client: H | None, **options: Any) -> None:
         self._http = http_client or httpx.AsyncClient(**options)
 
@@ -122,10 +127,10 @@ class Connection(Generic[H]):
             request = self._http.build_request(method, url, headers={**self._headers, **headers}, **parts)
             return await self._send(request)
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
-            raise ServerSilent(f"{public(self.url)} did not answer in time.") from error
+            raise ServerSilent(f"{self.public_url} did not answer in time.") from error
         except httpx.RequestError as error:
             reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)).rstrip(".") or type(error).__name__
-            raise ServerUnavailable(f"No eyespot answers at {public(self.url)}: {reason}.") from error
+            raise ServerUnavailable(f"No eyespot answers at {self.public_url}: {reason}.") from error
 
 
 def _parse_url(url: str) -> httpx.URL:

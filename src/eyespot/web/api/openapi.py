@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,8 @@ def complete(app: FastAPI, needs_key: bool) -> None:
     keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
     security = {"recognition": keys if needs_key else [], "administration": keys, "operation": []}
 
-    def openapi() -> dict[str, Any]:
-        recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
-        most = recognizer.classifier.card.limits.max_top_k if recognizer else _MAX_TOP_K
+    @cache  # every invalid query of a route that FastAPI checks reads it
+    def completed(most: int) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(
             json.dumps(generate()),
             object_hook=lambda part: {**part, "maximum": most} if part.get("title") == _TOP_K else part,
@@ -220,5 +220,9 @@ def complete(app: FastAPI, needs_key: bool) -> None:
             for operation in operations.values():
                 operation["security"] = security[operation["tags"][0]]
         return document
+
+    def openapi() -> dict[str, Any]:
+        recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
+        return completed(recognizer.classifier.card.limits.max_top_k if recognizer else _MAX_TOP_K)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
