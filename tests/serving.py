@@ -224,7 +224,8 @@ def serve_fake(
     `uvicorn` are options of `uvicorn.Config`.
     """
     engine = engine or FakeEngine()
-    usual = {"workers": 2, "queue": 2, "drain_seconds": 0, "cache_url": "off", "audit_url": "off"}
+    # A machine may stand still for seconds while a test holds the engine; tests of deadlines set their own.
+    usual = {"workers": 2, "queue": 2, "deadline_seconds": 60, "drain_seconds": 0, "cache_url": "off", "audit_url": "off"}
     config = Settings(**{**usual, **settings})
     served = Served("")
 

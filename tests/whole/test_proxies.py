@@ -13,7 +13,7 @@ import pytest
 from eyespot.vision.engines import Features, Logits, Pixels
 from tests import makers
 from tests.services import Service, free_port, which
-from tests.serving import ROOT, FakeEngine, Served, serve_fake
+from tests.serving import ROOT, FakeEngine, Served, serve_fake, until
 
 ADMIN = {"X-API-Key": "open-sesame"}
 FORGED = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", "192.0.2.2, 127.0.0.1"), ("Forwarded", "for=192.0.2.3")]
@@ -81,9 +81,16 @@ def proxied(request: pytest.FixtureRequest, engine: StepwiseEngine, tmp_path: Pa
         proxy = Proxy(tmp_path, request.param, served.port)
         proxy.start()
         try:
-            yield Served(f"http://127.0.0.1:{proxy.port}")
+            found = Served(f"http://127.0.0.1:{proxy.port}")
+            until(lambda: livez(found) == 200)
+            yield found
         finally:
             proxy.close()
+
+
+def livez(served: Served) -> int:
+    with served.client() as client:
+        return client.get("/livez").status_code
 
 
 def test_an_image_of_the_largest_size_passes_and_a_larger_one_meets_eyespots_own_refusal(proxied: Served) -> None:
@@ -117,6 +124,7 @@ def test_a_line_arrives_while_the_next_image_is_computed(proxied: Served, engine
         proxied.client(headers=headers) as client,
         client.stream("POST", "/predict/batch", files=files) as reply,
     ):
+        assert reply.status_code == 200
         lines = reply.iter_lines()
         assert "unsupported-format" in next(lines)  # or a timeout
         for _ in range(2):
