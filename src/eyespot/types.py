@@ -222,4 +222,5 @@ class ModelCard(ModelInfo):
     license: str
     stand_in: Annotated[bool, Field(description="Whether it stands in for a model whose weights are missing.")]
     limits: Limits
+    recipe: Recipe
     quantization: Annotated[Quantization | None, Field(description="Of an int8 model.")] = None

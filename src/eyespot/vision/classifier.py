@@ -84,6 +84,7 @@ class Classifier:
             license=entry.license,
             stand_in=stand_in,
             limits=limits,
+            recipe=entry.recipe,
             quantization=record.quantization if record else None,
         )
         self.recipe = entry.recipe

@@ -1,0 +1,103 @@
+// The ways in: picker, camera, drop anywhere, paste, samples.
+
+import { t } from "./i18n.js";
+
+const byId = (id) => document.getElementById(id);
+const SAMPLES = ["coffee", "cat", "balloon", "otter", "valley", "tape"];
+const IMAGE_NAMES = /\.(jpe?g|jfif|png|webp|gif|bmp|avif|hei[cf]|tiff?)$/i;
+
+/** Call `open` with the files of every way in; `say` is told what has none. */
+export function listen(open, say) {
+  for (const [button, field] of [["choose", "file"], ["photograph", "camera"]]) {
+    byId(button).onclick = () => byId(field).click();
+    byId(field).onchange = ({ target }) => {
+      if (target.files.length) open([...target.files]);
+      target.value = ""; // so that the same file can be chosen again
+    };
+  }
+  document.addEventListener("paste", ({ clipboardData }) => {
+    if (clipboardData.files.length) take([...clipboardData.files], 0);
+    else if (clipboardData.types.includes("text/html")) say(t("no_images"));
+  });
+  listenForDrops(take, say);
+  byId("samples").replaceChildren(...SAMPLES.map((name) => sample(name, open)));
+
+  function take(files, skipped) {
+    if (files.length) open(files, skipped);
+    else say(t("no_images"));
+  }
+}
+
+function listenForDrops(take, say) {
+  const over = (shown) => (byId("dropping").hidden = !shown);
+  addEventListener("dragover", (event) => {
+    event.preventDefault(); // or the browser would open the file in place of the page
+    over(true);
+  });
+  addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? over(false));
+  addEventListener("drop", async (event) => {
+    event.preventDefault();
+    over(false);
+    const { dataTransfer } = event;
+    const entries = Array.from(dataTransfer.items, (item) => item.webkitGetAsEntry()).filter(Boolean);
+    if (entries.some((entry) => entry.isDirectory)) {
+      const files = await filesIn(entries);
+      const images = files.filter(({ name, type }) => type.startsWith("image/") || IMAGE_NAMES.test(name));
+      take(images, files.length - images.length);
+    } else if (dataTransfer.files.length) {
+      take([...dataTransfer.files], 0);
+    } else if (dataTransfer.types.includes("text/uri-list")) {
+      await dragged(dataTransfer.getData("text/uri-list"), take, say);
+    } else {
+      say(t("no_images"));
+    }
+  });
+}
+
+/** An image dragged from a page: this server's own can be read, another site's cannot. */
+async function dragged(address, take, say) {
+  const url = URL.parse(address);
+  if (url?.origin !== location.origin) return say(t("elsewhere"));
+  const blob = await (await fetch(url)).blob();
+  take([new File([blob], url.pathname.split("/").pop(), { type: blob.type })], 0);
+}
+
+/** All files in dropped folders, each with its path as `path`. */
+async function filesIn(entries) {
+  const found = [];
+  for (const entry of entries) {
+    if (entry.isDirectory) {
+      found.push(...(await filesIn(await children(entry.createReader()))));
+    } else {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      found.push(Object.assign(file, { path: entry.fullPath.slice(1) }));
+    }
+  }
+  return found;
+}
+
+async function children(reader) {
+  const found = [];
+  for (;;) { // a reader gives a hundred at a time
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return found;
+    found.push(...some);
+  }
+}
+
+function sample(name, open) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  const image = document.createElement("img");
+  button.type = "button";
+  image.src = `static/samples/${name}.jpg`;
+  button.dataset.label = `sample_${name}`;
+  Object.assign(image, { alt: "", width: 480, height: 320 }); // room for it before it has arrived
+  button.append(image);
+  item.append(button);
+  button.onclick = async () => {
+    const blob = await (await fetch(image.src)).blob();
+    open([new File([blob], `${name}.jpg`, { type: "image/jpeg" })]);
+  };
+  return item;
+}

@@ -1,0 +1,492 @@
+"""The page, in Chromium: every way in, what comes out, and what happens when something goes wrong."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, Route, expect
+
+from eyespot.vision import export
+from tests import makers
+from tests.requests import metric
+from tests.serving import ROOT, FakeEngine, Served, serve_fake, until
+from tests.services import free_port
+from tests.web.conftest import OpenPage
+
+pytestmark = pytest.mark.needs("chromium")
+
+AXE = ROOT / ".venv" / "openapi" / "node_modules" / "axe-core" / "axe.min.js"
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+NOISE = Image.effect_noise((900, 600), 90).convert("RGB")
+
+
+@pytest.fixture
+def page(open_page: OpenPage, fake: Served) -> Page:
+    """The page of a server that says "class 3" of an image whose levels are about 80."""
+    return open_page(fake.url)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Class 3."""
+    path = tmp_path / "grey.png"
+    path.write_bytes(makers.encode(makers.flat((60, 40), (80, 80, 80)), "PNG"))
+    return path
+
+
+def rows(page: Page) -> Locator:
+    return page.locator("#predictions li")
+
+
+def status(page: Page) -> Locator:
+    return page.get_by_role("status")
+
+
+def send(page: Page, *files: Path) -> None:
+    page.set_input_files("#file", files)
+
+
+def drop(page: Page, *paths: Path) -> None:
+    """Files or folders from the desktop, dropped outside the box."""
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 5, "y": 300, "data": data})
+
+
+def transfer(page: Page, event: str, script: str, argument: object = None) -> None:
+    """Dispatch a drop or paste whose DataTransfer the script fills."""
+    kind, name = ("DragEvent", "dataTransfer") if event == "drop" else ("ClipboardEvent", "clipboardData")
+    page.evaluate(
+        f"""async (argument) => {{
+            const data = new DataTransfer();
+            await ({script})(data, argument);
+            document.body.dispatchEvent(new {kind}("{event}", {{{name}: data, bubbles: true, cancelable: true}}));
+        }}""",
+        argument,
+    )
+
+
+def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server: Served) -> None:
+    page = open_page(server.url)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("tells you what is in it")
+    page.get_by_role("button", name="A cup of coffee").click()
+    expect(page.get_by_role("heading", level=2)).to_have_text("espresso, 93.6%")
+    expect(rows(page)).to_have_count(5)
+    expect(rows(page).first).to_contain_text("espresso")
+    expect(page.locator("#timing")).to_contain_text("ms in the model")
+    assert page.locator("#picture").evaluate("canvas => [canvas.width, canvas.height]") == [480, 320]
+    expect(page.locator("#model")).to_contain_text("efficientnet-lite0 · 1,000 classes · right on 75.1 % of ImageNet")
+    expect(page.locator("#model")).to_contain_text("ms per image on this server")
+    expect(page.locator("#health")).to_have_text("Ready")
+    expect(page.locator("#stand-in")).to_be_hidden()
+
+
+def test_a_stand_in_is_told_quietly_with_its_remedy(page: Page) -> None:
+    def stand_in(route: Route) -> None:
+        reply = route.fetch()
+        route.fulfill(response=reply, json={**reply.json(), "stand_in": True})
+
+    page.route("**/model", stand_in)
+    page.reload()
+    page.locator("footer").get_by_text("stand-in").click()
+    expect(page.locator("footer")).to_contain_text("eyespot weights fetch")
+
+
+def test_ways_in(page: Page, image: Path) -> None:
+    def answered() -> None:
+        expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+        expect(page.locator("figcaption")).to_contain_text("60 × 40 PNG")
+        page.get_by_role("button", name="Clear").click()
+        expect(rows(page).first).to_be_hidden()
+
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose images").click()
+    assert chooser.value.is_multiple()
+    chooser.value.set_files(image)
+    answered()
+    page.set_input_files("#camera", image)
+    answered()
+    drop(page, image)
+    answered()
+    as_file = """async (data, bytes) =>
+        data.items.add(new File([Uint8Array.from(bytes)], "image.png", {type: "image/png"}))"""
+    transfer(page, "paste", as_file, list(image.read_bytes()))
+    answered()
+    assert page.locator("#file").get_attribute("accept") == "image/*,.jpeg,.png,.webp,.heic,.heif"
+    assert page.locator("#camera").get_attribute("capture") == "environment"
+
+
+def test_a_phone_offers_its_camera(open_page: OpenPage, fake: Served) -> None:
+    page = open_page(fake.url, **PHONE)
+    expect(page.get_by_role("button", name="Take a photo")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_an_image_dragged_from_another_site_is_told_plainly(page: Page) -> None:
+    transfer(page, "drop", "(data) => data.setData('text/uri-list', 'https://cats.example/cat.jpg')")
+    expect(status(page)).to_contain_text("does not let this page read an image from another site")
+    transfer(page, "drop", "(data) => data.setData('text/plain', 'cat')")
+    expect(status(page)).to_contain_text("no image in what you dropped")
+    transfer(page, "drop", "(data) => data.setData('text/uri-list', document.querySelector('#samples img').src)")
+    expect(rows(page)).to_have_count(5)
+
+
+def test_a_photograph_over_the_limit_is_sent_smaller_and_upright(open_page: OpenPage, tmp_path: Path) -> None:
+    photo = tmp_path / "IMG_1.jpg"
+    photo.write_bytes(makers.turned(NOISE.resize((2700, 1800)), 6, quality=95))
+    with serve_fake(max_bytes=1_000_000) as served:
+        page = open_page(served.url)
+        send(page, photo)
+        expect(page.locator("figcaption")).to_contain_text(re.compile(r"IMG_1.jpg · [\d,]+ × [\d,]+ JPEG · \d\.\d MB, sent as"))
+        width, height = (
+            int(side.replace(",", "")) for side in re.findall(r"([\d,]+) × ([\d,]+)", page.inner_text("figcaption"))[0]
+        )
+        assert (width < height) == (Image.open(photo).width > Image.open(photo).height)
+
+
+def test_too_many_pixels_are_reduced_once_the_server_says_so(open_page: OpenPage, tmp_path: Path) -> None:
+    (tmp_path / "map.png").write_bytes(makers.encode(makers.flat((2400, 1600)), "PNG"))
+    with serve_fake(max_pixels=3_000_000) as served:
+        page = open_page(served.url)
+        send(page, tmp_path / "map.png")
+        expect(page.locator("figcaption")).to_contain_text("2,000 × 1,333 JPEG")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_what_only_the_browser_can_decode_is_converted(page: Page, tmp_path: Path, kind: str) -> None:
+    (tmp_path / f"grey.{kind.lower()}").write_bytes(makers.encode(makers.flat((60, 40), (80, 80, 80)), kind))
+    send(page, tmp_path / f"grey.{kind.lower()}")
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+    expect(page.locator("figcaption")).to_contain_text(f"60 × 40 JPEG · {kind}, sent as JPEG")
+
+
+def test_what_nobody_can_decode_gets_the_servers_reason(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    send(page, tmp_path / "photo.heic")
+    expect(status(page)).to_have_text("photo.heic: This is a HEIC image; JPEG, PNG and WebP are accepted.")
+    expect(rows(page)).to_have_count(0)
+
+
+def test_not_sure(open_page: OpenPage, image: Path) -> None:
+    class Undecided(FakeEngine):
+        def infer(self, *args: Any, **options: Any) -> Any:
+            logits, features = super().infer(*args, **options)
+            return logits / 5, features
+
+    with serve_fake(Undecided()) as served:
+        page = open_page(served.url)
+        send(page, image)
+        expect(page.get_by_role("heading", level=2)).to_have_text("Not sure. Perhaps class 3?")
+        send(page, image, image)
+        expect(page.locator("#labels").get_by_text("Not sure 2", exact=True)).to_be_visible()
+        expect(page.locator("#cards li").first).to_contain_text("class 3?")
+
+
+def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> None:
+    image = tmp_path / "it's grey.png"
+    image.write_bytes(makers.encode(makers.flat((60, 40), (80, 80, 80)), "PNG"))
+    with serve_fake(cache_url="memory://") as served:
+        page = open_page(served.url, permissions=["clipboard-read", "clipboard-write"])
+        send(page, image)
+        page.get_by_role("button", name="Copy JSON").click()
+        answer = json.loads(page.evaluate("navigator.clipboard.readText()"))
+        assert [one["label"] for one in answer["predictions"]][0] == "class 3"
+        page.get_by_role("button", name="Copy curl command").click()
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert command == f"curl -F 'file=@it'\\''s grey.png' '{served.url}/predict?top_k=5'" == page.inner_text("#curl")
+        send(page, image)
+        expect(page.locator("#timing")).to_contain_text("From the cache")
+        page.get_by_role("link", name="Link to this answer").click()
+        page.wait_for_url(f"**/?sha256={answer['image']['sha256']}")
+        expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+        expect(page.locator("figcaption")).to_contain_text("It remembers the answer, not the picture.")
+        page.goto(f"/?sha256={'0' * 64}")
+        expect(status(page)).to_contain_text("no longer remembers that image")
+        assert page.get_by_role("link", name="API").get_attribute("href") == "docs"
+
+
+def test_without_a_cache_there_is_no_link(page: Page, image: Path) -> None:
+    send(page, image)
+    expect(page.get_by_role("button", name="Copy JSON")).to_be_visible()
+    expect(page.locator("#model")).to_contain_text("fake")
+    expect(page.locator("#link")).to_be_hidden()
+
+
+def test_names_of_files_are_text(page: Page, image: Path) -> None:
+    evil = image.with_name("<img src=x onerror=alert(1)>.png")
+    evil.write_bytes(image.read_bytes())
+    broken = image.with_name("<b>.png")
+    broken.write_text("hello")
+    send(page, evil)
+    expect(page.locator("figcaption")).to_contain_text("<img src=x onerror=alert(1)>.png")
+    send(page, evil, broken)
+    expect(page.locator("#cards small").first).to_have_text("<img src=x onerror=alert(1)>.png")
+    assert page.locator("#cards img, #cards b, figcaption img").count() == 0
+
+
+# -- why --
+
+
+def test_a_heat_map_lies_over_the_image(open_page: OpenPage, server: Served) -> None:
+    page = open_page(server.url)
+    send(page, export.SAMPLE)
+    why = page.get_by_role("button", name="Show why: espresso")
+    why.click()
+    expect(page.locator("#heat")).to_be_visible()
+    expect(page.locator("#opacity")).to_contain_text("What speaks for espresso")
+    expect(why).to_have_attribute("aria-pressed", "true")
+    alpha = """canvas => {
+        const {width, height} = canvas;
+        const data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+        return [0, width / 2 + width * height / 2].map((place) => data[4 * Math.floor(place) + 3]);
+    }"""
+    outside, centre = page.locator("#heat").evaluate(alpha)
+    assert outside == 0
+    assert centre > 0
+    page.locator("#opacity input").fill("20")
+    expect(page.locator("#heat")).to_have_css("opacity", "0.2")
+    page.get_by_role("button", name="Show why: cup").click()
+    expect(page.locator("#opacity")).to_contain_text("What speaks for cup")
+    expect(why).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("button", name="Show why: cup").click()
+    expect(page.locator("#heat")).to_be_hidden()
+
+
+# -- many --
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three of class 3, one of class 7, one that is no image, a text beside them; in two folders."""
+    folder = tmp_path / "holiday"
+    (folder / "beach").mkdir(parents=True)
+    for place, level in [("a.png", 80), ("b.png", 81), ("beach/c.png", 82), ("beach/d.png", 190)]:
+        (folder / place).write_bytes(makers.encode(makers.flat((60, 40), (level,) * 3), "PNG"))
+    (folder / "broken.jpg").write_text("hello")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+def test_a_dropped_folder_becomes_a_gallery(page: Page, folder: Path) -> None:
+    drop(page, folder)
+    expect(page.locator("#count")).to_have_text("5 of 5 · 1 failed")
+    expect(status(page)).to_have_text("1 other files were left out.")
+    cards = page.locator("#cards li")
+    expect(cards).to_have_count(5)
+    failed = cards.filter(has_text="broken.jpg")
+    expect(failed).to_contain_text("This is not a JPEG, PNG or WebP image.")
+    expect(cards.filter(has_text="class 3")).to_have_count(3)
+    for chip in ("All 5", "class 3 3", "class 7 1", "Failed 1"):
+        expect(page.locator("#labels").get_by_text(chip, exact=True)).to_be_visible()
+    page.locator("#labels").get_by_text("class 7 1", exact=True).click()
+    expect(cards.locator("visible=true")).to_have_count(1)
+    cards.locator("visible=true").click()
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 7")
+    assert cards.filter(has_text="c.png").locator("small").inner_text() == "holiday/beach/c.png"
+
+
+def saved(page: Page, button: str) -> str:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    return Path(download.value.path()).read_text("utf-8")
+
+
+def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
+    comma = folder / 'one, "two".png'
+    comma.write_bytes((folder / "a.png").read_bytes())
+    send(page, folder / "a.png", folder / "broken.jpg", comma)
+    expect(page.locator("#count")).to_have_text("3 of 3 · 1 failed")
+    lines = list(csv.DictReader(io.StringIO(saved(page, "Save CSV"))))
+    found = [(line["file"], line["label"], line["problem"]) for line in lines]
+    assert found == [("a.png", "class 3", ""), ("broken.jpg", "", "unsupported-format"), (comma.name, "class 3", "")]
+    good, bad, _ = json.loads(saved(page, "Save JSON"))
+    assert good["predictions"][0]["label"] == "class 3"
+    assert bad["problem"]["code"] == "unsupported-format"
+
+
+def test_the_gallery_asks_for_few_at_once_and_can_be_stopped(open_page: OpenPage, tmp_path: Path) -> None:
+    images = [tmp_path / f"{number}.png" for number in range(12)]
+    for number, path in enumerate(images):
+        path.write_bytes(makers.encode(makers.flat((60, 40), (10 * number,) * 3), "PNG"))
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine, queue=20) as served:
+        page = open_page(served.url)
+        send(page, *images)
+        until(lambda: metric(served, "eyespot_queue_depth") + metric(served, "eyespot_workers_busy") == 4)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("#count")).to_have_text("0 of 12")
+        engine.go.set()
+        page.get_by_role("button", name="Continue").click()
+        expect(page.locator("#count")).to_have_text("12 of 12")
+        expect(page.locator("#stop")).to_be_hidden()
+    assert engine.calls <= 12 + 2  # the two that were under way
+
+
+# -- keys, proxies, outages --
+
+
+def test_the_key_is_asked_for_and_kept_for_the_tab(open_page: OpenPage, image: Path) -> None:
+    with serve_fake(api_keys="me:open-sesame") as served:
+        page = open_page(served.url)
+        dialog = page.get_by_role("dialog")
+        for key in ("wrong-key", "open-sesame"):
+            dialog.get_by_label("This server needs an API key").fill(key)
+            dialog.get_by_role("button", name="Use this key").click()
+            if key == "wrong-key":
+                expect(dialog).to_contain_text("does not accept this key")
+        expect(page.locator("#model")).to_contain_text("fake")
+        page.reload()
+        send(page, image)
+        expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+        assert page.evaluate("[sessionStorage['eyespot-key'], localStorage.length, document.cookie]") == ["open-sesame", 0, ""]
+        assert '-H "X-API-Key: $EYESPOT_API_KEY"' in page.inner_text("#curl")
+
+
+def test_without_a_key_the_page_says_what_is_missing(open_page: OpenPage, image: Path) -> None:
+    with serve_fake(api_keys="me:open-sesame") as served:
+        page = open_page(served.url)
+        page.get_by_role("button", name="Cancel").click()
+        expect(status(page)).to_contain_text("API key required")
+        send(page, image)
+        expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def test_a_busy_server_is_asked_again_after_a_countdown(open_page: OpenPage, image: Path) -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine, workers=1, queue=0) as served:
+        page, other = open_page(served.url), open_page(served.url)
+        send(page, image)
+        assert engine.started.acquire(timeout=30)
+        send(other, image)
+        expect(status(other)).to_contain_text(re.compile(r"busy. Trying again in \d+ s"))
+        engine.go.set()
+        for each in (page, other):
+            expect(each.get_by_role("heading", level=2)).to_contain_text("class 3", timeout=30_000)
+        expect(status(other)).to_be_empty()
+
+
+def test_a_stopped_server_is_told_and_comes_back_by_itself(open_page: OpenPage, image: Path, fake: Served) -> None:
+    page = open_page(fake.url)
+    expect(page.locator("#health")).to_have_text("Ready")
+    page.route("**/*", lambda route: route.abort("connectionrefused"))
+    send(page, image)
+    expect(status(page)).to_contain_text("The server does not answer")
+    expect(page.locator("#health")).to_have_text("Not ready", timeout=30_000)
+    page.unroute_all()
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3", timeout=30_000)
+    expect(page.locator("#health")).to_have_text("Ready", timeout=30_000)
+
+
+def test_a_connection_that_breaks_again_and_again_is_told(page: Page, image: Path) -> None:
+    page.route("**/predict?*", lambda route: route.abort("connectionreset"))
+    send(page, image)
+    expect(status(page)).to_contain_text("The connection broke three times", timeout=30_000)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(413, "A proxy in front of this server refused the image"), (502, "A proxy answers"), (404, "Something in front")],
+)
+def test_a_proxys_own_page_is_told_as_what_it_is(page: Page, image: Path, code: int, told: str) -> None:
+    html = {"status": code, "content_type": "text/html", "body": "<h1>nginx</h1>"}
+    page.route("**/predict?*", lambda route: route.fulfill(**html))
+    send(page, image)
+    expect(status(page)).to_contain_text(told)
+
+
+# -- languages --
+
+
+def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake: Served, image: Path) -> None:
+    page = open_page(fake.url, locale="zh-CN")
+    expect(page.get_by_role("button", name="选择图片")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+    with page.expect_request("**/predict?*") as asked:
+        send(page, image)
+    assert asked.value.url.endswith("top_k=5&lang=zh")
+    expect(page.locator("#timing")).to_contain_text("毫秒")
+    page.get_by_role("button", name="English").click()
+    expect(page.locator("#timing")).to_contain_text("ms in all")
+    expect(page.get_by_role("button", name="Choose images")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("button", name="中文")).to_be_visible()
+
+
+def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
+    texts: dict[str, dict[str, str]] = {
+        name: page.evaluate(f"import('/static/texts/{name}.js').then((module) => module.default)") for name in ("en", "zh")
+    }
+    own = {name: {key: text for key, text in every.items() if not key.startswith("problem_")} for name, every in texts.items()}
+    assert own["en"].keys() == own["zh"].keys()
+    for key, text in own["en"].items():
+        assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", own["zh"][key])), key
+    codes = page.evaluate("""async () => {
+        const {paths} = await (await fetch("openapi.json")).json();
+        return Object.values(paths["/predict"].post.responses).flatMap(
+            ({content}) => Object.keys(content["application/problem+json"]?.examples ?? {}));
+    }""")
+    assert codes
+    translated = {key.removeprefix("problem_") for key in texts["zh"]}
+    assert set(codes) - translated - {"rate-limited"} == set()  # which has a text of its own, slow_down
+    sources = "".join(
+        path.read_text() for path in export.SAMPLE.parent.glob("web/static/*") if path.suffix in (".js", ".html")
+    )
+    asked = {name for pair in re.findall(r"""\bt\("(\w+)"|data-(?:text|label)="(\w+)\"""", sources) for name in pair if name}
+    assert asked - own["en"].keys() == set()
+    assert [key for key in own["en"] if f'"{key}"' not in sources and not key.startswith("sample_")] == []
+
+
+# -- how it is made --
+
+
+@pytest.mark.needs("make test-all")
+def test_axe_finds_nothing(open_page: OpenPage, server: Served, folder: Path) -> None:
+    """Empty, with an answer and its heat map, with a gallery, with the question for a key; light and dark."""
+    axe = AXE.read_text()
+
+    def check(page: Page) -> None:
+        page.evaluate(axe)
+        found = page.evaluate("axe.run().then(({violations}) => violations)")
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+    for scheme in ("light", "dark"):
+        page = open_page(server.url, color_scheme=scheme)
+        check(page)
+        page.get_by_role("button", name="A cup of coffee").click()
+        page.get_by_role("button", name="Show why: espresso").click()
+        expect(page.locator("#heat")).to_be_visible()
+        check(page)
+        send(page, *folder.glob("*.*"))
+        expect(page.locator("#count")).to_contain_text("1 failed")
+        check(page)
+        page.evaluate("document.getElementById('key').showModal()")
+        check(page)
+
+
+def test_the_page_is_small(open_page: OpenPage, fake: Served) -> None:
+    sizes: dict[str, int] = {}
+    page = open_page(fake.url, "/livez")
+    page.on("response", lambda reply: sizes.update({reply.url: len(reply.body())}))
+    page.goto("/", wait_until="networkidle")
+    loaded = {url: size for url, size in sizes.items() if "/samples/" not in url}
+    assert len(loaded) > 10
+    assert sum(loaded.values()) < 60_000
+
+
+def test_the_keyboard_reaches_everything(page: Page) -> None:
+    names = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.innerText || document.activeElement.ariaLabel"))
+    assert names == ["eyespot", "API", "中文", "Choose images", "A cup of coffee"]
+    page.keyboard.press("Enter")
+    expect(rows(page)).to_have_count(5)
