@@ -76,6 +76,7 @@ def test_it_serves(elsewhere: Path, packaged: dict[str, str]) -> None:
         assert answer["predictions"][0]["label"] == "espresso"
         assert "<title>" in client.get("/").text
         assert client.get("/docs").status_code == 200
+        assert client.get("/static/samples/coffee.jpg").status_code == 200
         assert client.get("/static/swagger/swagger-ui.css").status_code == 200
         assert len(client.get("/labels").json()) == 1000
 
