@@ -225,7 +225,14 @@ def serve_fake(
     """
     engine = engine or FakeEngine()
     # A machine may stand still for seconds while a test holds the engine; tests of deadlines set their own.
-    usual = {"workers": 2, "queue": 2, "deadline_seconds": 60, "drain_seconds": 0, "cache_url": "off", "audit_url": "off"}
+    usual = {
+        "workers": 2,
+        "queue": 2,
+        "deadline_seconds": 60,
+        "drain_seconds": 0,
+        "cache_url": "off",
+        "audit_url": "off",
+    }
     config = Settings(**{**usual, **settings})
     served = Served("")
 

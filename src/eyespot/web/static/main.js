@@ -91,6 +91,7 @@ function offerLanguage() {
 listen(open, (text) => say(text, true));
 fill();
 byId("clear").onclick = clear;
+byId("terminal").querySelector("code").textContent = `curl -F file=@cat.jpg ${new URL("predict", location)}`;
 answer.listen(say, fail);
 offerLanguage();
 model.watch();

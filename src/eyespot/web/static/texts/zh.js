@@ -1,6 +1,6 @@
 export default {
   title: "eyespot：图里是什么？",
-  lead: "给 eyespot 一张图片，它告诉你图里是什么，全程不需要联网。",
+  lead: "给 eyespot 一张图片，它会告诉你图里是什么；图片不会离开这台服务器。",
   api: "API",
 
   input: "图片",
@@ -9,6 +9,7 @@ export default {
   clear: "清除",
   hint: "也可以把图片拖到页面任意位置，或直接粘贴",
   samples: "手边没有图片？试试这几张：",
+  terminal: "在终端里：",
   dropping: "松开即可识别",
   elsewhere: "浏览器不允许本页读取其他网站的图片。请先保存再拖进来，或复制图片后粘贴到这里。",
   no_images: "拖入或粘贴的内容里没有图片。",
