@@ -177,7 +177,8 @@ class FakeEngine:
         self.go.wait(60)
         logits = np.zeros((len(pixels), 10), np.float32)
         logits[range(len(pixels)), (pixels.mean((1, 2, 3)) / 25.6).astype(int)] = 5
-        return logits, np.zeros((len(pixels), 4, 7, 7), np.float32) if features else None
+        cells = np.arange(196, dtype=np.float32).reshape(1, 4, 7, 7)
+        return logits, cells.repeat(len(pixels), 0) if features else None
 
 
 def fake_classifier(
@@ -201,7 +202,7 @@ def fake_classifier(
     )
     labels = tuple(Label(i, f"n{i:08}", f"class {i}") for i in range(10))
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
-    return Classifier(entry, labels, engine, limits, record=record)
+    return Classifier(entry, labels, engine, np.eye(10, 4, dtype=np.float32), limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:
@@ -244,7 +245,7 @@ def serve_fake(
             engine, max_bytes=config.max_bytes, max_pixels=config.max_pixels, formats=config.formats
         )
         if raises:
-            classifier.scores = lambda *_: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
+            classifier.scores = lambda *_, **__: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
         async with open_memory(config, metrics) as memory:
             served.recognizer = Recognizer(classifier, pool, metrics, memory, apart)
             yield served.recognizer

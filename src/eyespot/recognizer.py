@@ -13,10 +13,11 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeAlias
 
 from eyespot._version import __version__
 from eyespot.errors import BrokenImage, Internal, Refusal, UnsupportedFormat
@@ -30,6 +31,9 @@ from eyespot.telemetry import Metrics, Trace, child
 from eyespot.types import AuditRow
 from eyespot.vision.classifier import Classifier, Scores
 from eyespot.vision.engines import TEMPERATURE
+
+Explain: TypeAlias = Callable[..., Scores]
+"""`Classifier.explain` with the class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,17 @@ class Recognizer:
             self.pool.refuse_if_full()
 
     async def recognize(
-        self, image: Image, trace: Trace, disconnected: Disconnected | None = None, lane: Lane = "interactive"
+        self,
+        image: Image,
+        trace: Trace,
+        disconnected: Disconnected | None = None,
+        lane: Lane = "interactive",
+        explain: Explain | None = None,
     ) -> Scores:
         """Steps 3 to 7 for one image, timed in `trace`.
+
+        With `explain` the scores have an activation. That comes neither from the cache, which stores no activations,
+        nor from another request's job; the scores themselves are cached.
 
         Raises:
             Refusal: the image cannot be recognised, or not now. It is audited, as any other exception is.
@@ -88,9 +100,9 @@ class Recognizer:
         trace.cache = "miss"
         self._in_progress[image.sha256] += 1
         try:
-            scores = await self._look_up(image.sha256, trace)
+            scores = None if explain else await self._look_up(image.sha256, trace)
             if scores is None:
-                scores = await self._compute(image, trace, disconnected, lane)
+                scores = await self._compute(image, trace, disconnected, lane, explain)
             if self.uploads:
                 deleted = partial(self._deletions.since, image.sha256, trace.started)
                 await self.uploads.keep(image.sha256, image.data, unless=deleted)
@@ -146,7 +158,9 @@ class Recognizer:
         trace.cache = "hit"
         return scores
 
-    async def _compute(self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane) -> Scores:
+    async def _compute(
+        self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane, explain: Explain | None
+    ) -> Scores:
         # A request that began before its image was deleted runs alone: its answer must not be stored, and a later
         # request must not share its job.
         shared = self.cache is not None and not self._deletions.since(image.sha256, trace.started)
@@ -155,8 +169,9 @@ class Recognizer:
         scores, steps = await self.pool.run(
             self._decode_and_infer,
             image.data,
+            explain,
             trace=trace,
-            key=key,
+            key=None if explain else key,
             lane=lane,
             disconnected=disconnected,
             on_result=partial(self._store_answer, *key, trace.started) if key else None,
@@ -166,9 +181,9 @@ class Recognizer:
                 trace.lap(step, seconds=seconds)
         return scores
 
-    def _decode_and_infer(self, data: bytes) -> tuple[Scores, dict[str, float]]:
+    def _decode_and_infer(self, data: bytes, explain: Explain | None) -> tuple[Scores, dict[str, float]]:
         steps: dict[str, float] = {}
-        return self.classifier.scores(data, steps), steps
+        return (explain or self.classifier.scores)(data, steps=steps), steps
 
     def _store_answer(self, sha256: str, variant: str, started: float, result: tuple[Scores, dict[str, float]]) -> None:
         """Put an answer into the cache, unless its image was deleted after `started`."""

@@ -1,10 +1,11 @@
 """The nouns: each dataclass is the domain object, its JSON, its OpenAPI schema and what the client returns."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from eyespot.values import SHA256
 
@@ -23,14 +24,14 @@ class Reply:
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as JSON-compatible dictionaries and lists."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return to_jsonable_python(self)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How an image becomes the input of a model; the numbers belong to its weights.
 
-    `resize` and `crop` are pixels; `mean` and `std` are per RGB channel, of values scaled to [0, 1].
+    `resize` (of the short side) and `crop` are pixels; `mean` and `std` are per RGB channel, of values in [0, 1].
     """
 
     resize: int
@@ -91,6 +92,34 @@ class Recognition(Reply):
         classes = [f"{each.label} {each.confidence:.1%}" for each in self.predictions[:5]] or ["no class"]
         more = ", …" if len(self.predictions) > 5 else ""
         return f"Recognition({', '.join(classes)}{more}; {self.image.width} x {self.image.height} {self.image.format})"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The part of the image that the model sees, in pixels of the upright image."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(Reply):
+    """Where the model sees a class: the reply of `/explain` in JSON."""
+
+    prediction: Prediction
+    map: Annotated[
+        list[list[float]],
+        Field(
+            description="What each cell of the crop contributes to the class's logit, in rows from the top: its mean "
+            "and the class's bias are the logit."
+        ),
+    ]
+    crop: Annotated[Crop, Field(description="What the map covers.")]
+    image: ImageInfo
+    model: ModelInfo
+    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from eyespot.errors import (
     ServerUnavailable,
     Unauthorized,
 )
-from eyespot.types import Check, ImageInfo, Label, ModelCard, ModelInfo, Prediction, Readiness, Recognition
+from eyespot.types import Check, Explanation, ImageInfo, Label, ModelCard, ModelInfo, Prediction, Readiness, Recognition
 from eyespot.web.gate.problems import document
 from tests import makers
 from tests.client.conftest import Connect
@@ -103,6 +103,33 @@ def test_an_answer_is_the_json_of_the_server(connect: Connect, script: Script, s
     with served.client() as plain:
         assert client.model().to_dict() == {"quantization": None, **plain.get("/model").json()}
         assert [label.to_dict() for label in client.labels()] == plain.get("/labels").json()
+
+
+def test_an_explanation_is_the_json_of_the_server(connect: Connect, served: Served) -> None:
+    client = connect(served)
+    for class_id in (None, 1, 0):
+        found = client.explain(IMAGE, class_id)
+        assert type(found) is Explanation
+        assert class_id in (None, found.prediction.class_id)
+        with served.client(headers={"Accept": "application/json"}) as plain:
+            params = {} if class_id is None else {"class_id": class_id}
+            reply = plain.post("/explain", content=IMAGE, params=params)
+        assert found.to_dict() == {**reply.json(), "request_id": found.request_id}
+    with pytest.raises(InvalidParameter, match="class_id: '10' is not a whole number from 0 to 9"):
+        client.explain(IMAGE, 10)
+
+
+def test_what_is_sent_for_an_explanation(connect: Connect, script: Script) -> None:
+    script.answers = [refuses(Unauthorized())] * 2
+    for options in ({}, {"class_id": 7, "lang": "zh"}):
+        with pytest.raises(Unauthorized):
+            connect(script.url).explain(IMAGE, **options)
+    paths = [httpx.URL(request.path) for request in script.requests]
+    assert [(url.path, dict(url.params)) for url in paths] == [
+        ("/explain", {"lang": "en"}),
+        ("/explain", {"lang": "zh", "class_id": "7"}),
+    ]
+    assert [request.headers["accept"] for request in script.requests] == ["application/json"] * 2
 
 
 def test_a_recognition_can_be_read_in_a_notebook(connect: Connect, served: Served) -> None:
@@ -252,8 +279,10 @@ def small() -> Iterator[Served]:
 def test_a_large_image_is_shrunk(connect: Connect, small: Served, tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(makers.turned(makers.photograph(), 6))
     client = connect(small)
-    for source in (tmp_path / "cat.jpg", makers.photograph()):
-        image = client.predict(source).image
+    for source, call in itertools.product(
+        (tmp_path / "cat.jpg", makers.photograph()), (client.predict, client.explain)
+    ):
+        image = call(source).image
         assert image.format == "PNG"
         assert image.width / image.height == pytest.approx(451 / 300, abs=0.02)
 
@@ -261,6 +290,8 @@ def test_a_large_image_is_shrunk(connect: Connect, small: Served, tmp_path: Path
 def test_a_large_image_is_not_shrunk_when_the_caller_says_so(connect: Connect, small: Served) -> None:
     with pytest.raises(errors.ImageTooLarge, match="the limit is 20,000"):
         connect(small).predict(makers.jpeg(), shrink=False)
+    with pytest.raises(errors.ImageTooLarge, match="the limit is 20,000"):
+        connect(small).explain(makers.jpeg(), shrink=False)
 
 
 @pytest.mark.parametrize("data", [b"no image" * 10_000, makers.jpeg()[:30_000]], ids=["no image", "half an image"])

@@ -12,7 +12,8 @@ from eyespot.vision.export import SAMPLE
 from tests.serving import EYESPOT, ROOT, Served, serve_process, shown_on_terminal
 
 DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
-CONFIDENCE = re.compile(r'("confidence": ?)([01]\.\d{1,6})(?!\d)')
+# A confidence, or a number in a list, such as a row of a map.
+FLOAT = re.compile(r'("confidence": ?|(?<=\[)|(?<=, ))(-?\d+\.\d{1,6})(?!\d)')
 # What differs from run to run: other examples may have filled the cache before.
 VARYING = re.compile(r'("request_id": ?)"[\w.-]+"|("(?:stand_in|cached)": ?)(?:true|false)|\d+ answers, \d+\.\d of')
 
@@ -40,15 +41,15 @@ def documented(packaged: dict[str, str]) -> Iterator[Served]:
 
 
 def same(said: str, is_: str) -> None:
-    """Equal to the last blank, but for what varies, the last digits of confidences, and lines for which … stands."""
+    """Equal to the last blank, but for what varies, the last digits of such numbers, and lines for which … stands."""
     before, left_out, after = said.partition("  …\n")
     if left_out:
         lines = is_.splitlines(keepends=True)
         is_ = "".join([*lines[: before.count("\n")], left_out, *lines[len(lines) - after.count("\n") :]])
-    texts = [VARYING.sub(r"\1\2*", CONFIDENCE.sub(r"\1*", text)) for text in (said, is_)]
+    texts = [VARYING.sub(r"\1\2*", FLOAT.sub(r"\1*", text)) for text in (said, is_)]
     assert texts[0] == texts[1]
-    confidences = [[float(number) for _, number in CONFIDENCE.findall(text)] for text in (said, is_)]
-    assert confidences[0] == pytest.approx(confidences[1], abs=0.01)
+    numbers = [[float(number) for _, number in FLOAT.findall(text)] for text in (said, is_)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
 
 
 @pytest.mark.needs("curl")
@@ -116,6 +117,7 @@ def test_every_document_has_examples() -> None:
         ('{"a": 1}\n', '{"a": 1}'),
         ('{"a": 1}\n', '{"a":1}\n'),
         ('{"confidence": 0.5}\n', '{"confidence": 0.6}\n'),
+        ("[0.5, -3.25]\n", "[0.5, -3.3]\n"),
         ('{"confidence": 0.5}\n', '{"confidence": 0.50000004}\n'),
         ('{"cached": true}\n', '{"cached": null}\n'),
         ("[\n  1,\n  …\n]\n", "[\n  2,\n  3\n]\n"),

@@ -52,6 +52,7 @@ class Client(Calls[httpx.Client]):
 
     predict = _blocking(Calls._predict)
     predict_batch = _blocking(Calls._predict_batch)
+    explain = _blocking(Calls._explain)
     labels = _blocking(Calls._labels)
     model = _blocking(Calls._model)
     health = _blocking(Calls._health)
@@ -123,6 +124,7 @@ class AsyncClient(Calls[httpx.AsyncClient]):
 
     predict = Calls._predict
     predict_batch = Calls._predict_batch
+    explain = Calls._explain
     labels = Calls._labels
     model = Calls._model
     health = Calls._health

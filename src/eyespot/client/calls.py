@@ -1,7 +1,7 @@
 """The calls that both clients share, as coroutines over the steps of `Connection`."""
 
 import hashlib
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
@@ -12,7 +12,7 @@ from eyespot.client.answers import outcomes, parse, read
 from eyespot.client.connection import Connection, H
 from eyespot.errors import EyespotError, ImageTooLarge, NotFound, Refusal
 from eyespot.images import ImageSource, fit, is_image, to_bytes
-from eyespot.types import Batch, Label, ModelCard, Problem, Readiness, Recognition
+from eyespot.types import Batch, Explanation, Label, ModelCard, Problem, Readiness, Recognition
 
 Lang: TypeAlias = Literal["en", "zh"]
 Outcome: TypeAlias = Recognition | EyespotError | OSError
@@ -49,15 +49,15 @@ class Calls(Connection[H]):
         An image of more bytes than the server accepts is scaled down and sent as PNG, unless `shrink` is False; the
         `image` of the answer is then the smaller one.
         """
-        data = await self._load(image, shrink)
         recognise = partial(self._recognise, top_k=top_k, min_confidence=min_confidence, lang=lang)
-        try:
-            return await recognise(data)
-        except ImageTooLarge:
-            smaller = await self._fit(data) if shrink else data
-            if smaller is data:
-                raise
-        return await recognise(smaller)
+        return await self._shrunk(image, shrink, recognise)
+
+    async def _explain(
+        self, image: ImageSource, class_id: int | None = None, *, lang: Lang = "en", shrink: bool = True
+    ) -> Explanation:
+        """Show where the model sees a class in one image, by default the likeliest; otherwise as `predict`."""
+        params = {"lang": lang} if class_id is None else {"lang": lang, "class_id": class_id}
+        return await self._shrunk(image, shrink, partial(self._post, Explanation, "explain", params=params))
 
     async def _predict_batch(self, images: Iterable[ImageSource], **options: Unpack[Options]) -> list[Outcome]:
         """Recognise several images in one request; `options` are those of `predict`.
@@ -80,6 +80,17 @@ class Calls(Connection[H]):
                 found[index] = await self._outcome(self._predict(data, **options)) if again else outcome
         return found
 
+    async def _shrunk(self, image: ImageSource, shrink: bool, send: Callable[[bytes], Awaitable[T]]) -> T:
+        """What `send` returns for an image, which is made smaller if it must be."""
+        data = await self._load(image, shrink)
+        try:
+            return await send(data)
+        except ImageTooLarge:
+            smaller = await self._fit(data) if shrink else data
+            if smaller is data:
+                raise
+        return await send(smaller)
+
     async def _load(self, image: ImageSource, shrink: bool) -> bytes:
         data = await self._work(partial(to_bytes, image))
         return await self._fit(data) if shrink and len(data) > self._max_bytes else data
@@ -100,9 +111,11 @@ class Calls(Connection[H]):
             sha256 = await self._work(lambda: hashlib.sha256(data).hexdigest())
             with suppress(NotFound):
                 return parse(Recognition, await self._retry("GET", f"results/{sha256}", until, params=params))
-        headers = {"Content-Type": "application/octet-stream"}
-        answer = await self._retry("POST", "predict", until, params=params, content=data, headers=headers)
-        return parse(Recognition, answer)
+        return await self._post(Recognition, "predict", data, until, params=params)
+
+    async def _post(self, kind: type[T], path: str, data: bytes, until: float | None = None, **options: Any) -> T:
+        headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+        return parse(kind, await self._retry("POST", path, until, content=data, headers=headers, **options))
 
     async def _outcome(self, call: Awaitable[T]) -> T | EyespotError | OSError:
         """What a call for one image returns, or the error that concerns this image alone; other errors are raised."""

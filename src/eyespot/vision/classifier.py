@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +19,8 @@ from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
 from eyespot.vision import export, preprocess, weights
-from eyespot.vision.engines import Confidences, Engine, Threads, softmax
+from eyespot.vision.activation import Activation, activation_map
+from eyespot.vision.engines import Confidences, Engine, Features, Pixels, Threads, Weights, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.loader import Comparison, load_model
 from eyespot.vision.weights import Entry
@@ -33,7 +34,8 @@ class Scores:
     """The confidences for one image, over all classes, highest first.
 
     `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
-    `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one.
+    `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one. `activation` is that of
+    one class, from `Classifier.explain` only.
     """
 
     class_ids: npt.NDArray[np.int32]
@@ -42,9 +44,10 @@ class Scores:
     width: int
     height: int
     bytes: int
+    activation: Activation | None = None
 
     def pack(self) -> builtins.bytes:
-        """As bytes for `unpack`: 8 for each class and a head."""
+        """As bytes for `unpack`, without the activation: 8 for each class and a head."""
         head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height, self.bytes)
         return head + self.class_ids.tobytes() + self.confidences.tobytes()
 
@@ -67,12 +70,14 @@ class Classifier:
         entry: Entry,
         labels: tuple[Label, ...],
         engine: Engine,
+        head: Weights,
         limits: Limits,
         *,
         stand_in: bool = False,
         record: Export | None = None,
         comparison: Comparison | None = None,
     ) -> None:
+        """`head` is the weights of the final layer, float32 (classes, channels)."""
         self.labels = labels
         self.info = ModelInfo(entry.name, entry.sha256, engine.name, engine.precision)
         self.card = ModelCard(
@@ -89,6 +94,7 @@ class Classifier:
         )
         self.recipe = entry.recipe
         self.engine = engine
+        self.head = head
         self.comparison = comparison
         self._record = record
         self._lock = threading.Lock()
@@ -131,12 +137,25 @@ class Classifier:
                 remedy=f"eyespot weights fetch {first}",
             )
         plan = Threads(streams, threads, latency_threads or streams * threads)
-        loaded, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
+        loaded, head, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))
-        return cls(entry, names, loaded, limits, stand_in=stand_in, record=record, comparison=comparison)
+        return cls(entry, names, loaded, head, limits, stand_in=stand_in, record=record, comparison=comparison)
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
+        return self._infer(data, steps)[0]
+
+    def explain(self, data: bytes, class_id: int | None = None, steps: dict[str, float] | None = None) -> Scores:
+        """As `scores`, with the activation of a class, by default of the likeliest."""
+        scores, pixels, features = self._infer(data, steps, features=True)
+        chosen = int(scores.class_ids[0]) if class_id is None else class_id
+        assert features is not None
+        activation = Activation(chosen, activation_map(features, self.head[chosen]), pixels)
+        return replace(scores, activation=activation)
+
+    def _infer(
+        self, data: bytes, steps: dict[str, float] | None, *, features: bool = False
+    ) -> tuple[Scores, Pixels, Features | None]:
         started = time.monotonic()
         with self._lock:
             self._running += 1
@@ -144,7 +163,8 @@ class Classifier:
             limits = self.card.limits
             image = preprocess.preprocess(data, self.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
             decoded = time.monotonic()
-            logits, _ = self.engine.infer(image.pixels[None], exclusive=self._running == 1)
+            exclusive = self._running == 1
+            logits, maps = self.engine.infer(image.pixels[None], features=features, exclusive=exclusive)
         finally:
             with self._lock:
                 self._running -= 1
@@ -152,13 +172,21 @@ class Classifier:
         order = np.argsort(-confidences, kind="stable").astype(np.int32)
         if steps is not None:
             steps["decode"], steps["infer"] = decoded - started, time.monotonic() - decoded
-        return Scores(order, confidences[order], image.format, image.width, image.height, len(data))
+        scores = Scores(order, confidences[order], image.format, image.width, image.height, len(data))
+        return scores, image.pixels, None if maps is None else maps[0]
 
     def top(self, scores: Scores, top_k: int, min_confidence: float = 0) -> list[Prediction]:
         """The `top_k` classes with the highest confidences, of those with at least `min_confidence`."""
         best = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
-        found = [(self.labels[class_id], confidence) for class_id, confidence in best if confidence >= min_confidence]
-        return [Prediction(one.class_id, one.wnid, one.label, round(confidence, 6)) for one, confidence in found]
+        return [self._prediction(class_id, confidence) for class_id, confidence in best if confidence >= min_confidence]
+
+    def prediction(self, scores: Scores, class_id: int) -> Prediction:
+        """One class with its confidence."""
+        return self._prediction(class_id, float(scores.confidences[scores.class_ids == class_id][0]))
+
+    def _prediction(self, class_id: int, confidence: float) -> Prediction:
+        label = self.labels[class_id]
+        return Prediction(label.class_id, label.wnid, label.label, round(confidence, 6))
 
     def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0) -> list[Prediction]:
         """The `top` of one encoded image. Raises `Refusal` if it cannot be recognised."""

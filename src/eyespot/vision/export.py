@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eyespot.choices import ENGINES
@@ -17,10 +18,11 @@ from eyespot.errors import DataDirUnwritable
 from eyespot.telemetry import event
 from eyespot.types import Quantization, Recipe
 from eyespot.vision import preprocess
-from eyespot.vision.engines import Confidences, Pixels
+from eyespot.vision.engines import Confidences, Pixels, Weights
 from eyespot.vision.weights import Entry, sha256
 
 SAMPLE = Path(__file__).parents[1] / "sample.jpg"
+HEAD = "head.npz"  # the final layer, `weight` and `bias`
 _RECORD = "export.json"
 _UNFINISHED = ".unfinished-"
 
@@ -119,7 +121,14 @@ def read(place: Path) -> Export | None:
     except (OSError, ValidationError):
         return None
     known = ENGINES.get(record.engine)
-    return record if intact and known and known.files <= record.files.keys() else None
+    return record if intact and known and known.files | {HEAD} <= record.files.keys() else None
+
+
+def read_head(place: Path) -> Weights:
+    """The weights of the final layer of the export in `place`, float32 (classes, channels)."""
+    with np.load(place / HEAD) as head:
+        weights: Weights = head["weight"]
+    return weights
 
 
 def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace: bool = False) -> Path:

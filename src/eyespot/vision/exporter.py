@@ -82,7 +82,7 @@ def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
     network = load_network(entry.architecture, entry.path, classes, entry.recipe)
     threads = Threads(1, torch.get_num_threads(), torch.get_num_threads())
     version = resolve_name(ENGINES[engine].exporter or "")(network, entry.recipe.crop, folder)
-    np.savez(folder / "head.npz", **{k: v.numpy() for k, v in network.head.state_dict().items()})
+    np.savez(folder / export.HEAD, **{k: v.numpy() for k, v in network.head.state_dict().items()})
     images = proof_images(entry.recipe)
     reference = TorchEngine(network, threads)
     confidences = softmax(reference.infer(images[:1])[0][0])

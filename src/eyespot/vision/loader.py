@@ -18,7 +18,7 @@ from eyespot.choices import ENGINES
 from eyespot.errors import EngineUnavailable
 from eyespot.telemetry import event
 from eyespot.vision import engines, export, exporter
-from eyespot.vision.engines import Clock, Engine, Threads, softmax, time_each
+from eyespot.vision.engines import Clock, Engine, Threads, Weights, softmax, time_each
 from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 
@@ -47,8 +47,8 @@ _COMPARISONS = TypeAdapter(dict[str, Comparison])
 
 def load_model(
     entry: Entry, classes: int, engine: str, precision: str, data_dir: Path, threads: Threads
-) -> tuple[Engine, Export | None, Comparison | None]:
-    """The engine, the record of its export, and the comparison that chose between f32 and bf16.
+) -> tuple[Engine, Weights, Export | None, Comparison | None]:
+    """The engine, the weights of its final layer, the record of its export, and the comparison of f32 and bf16.
 
     `engine` and `precision` may be `auto`. Raises `EngineUnavailable` or `ExportRefused`.
     """
@@ -62,7 +62,8 @@ def load_model(
         )
     if choice.exporter is None:
         network = {"architecture": entry.architecture, "classes": classes, "recipe": entry.recipe}
-        return engines.load(engine, entry.path, threads, **network), None, None
+        loaded = engines.load(engine, entry.path, threads, **network)
+        return loaded, loaded.head, None, None  # type: ignore[attr-defined]
     folders = export.folders(entry, data_dir)
     if precision == "int8":
         found = export.find(entry, classes, engine, folders[::-1], "int8")  # the user's own before the packaged one
@@ -71,12 +72,13 @@ def load_model(
     else:
         found = export.find(entry, classes, engine, folders) or exporter.make(entry, classes, folders[-1], engine)
     place, record = found
+    head = export.read_head(place)
     if engine != "openvino":
-        return engines.load(engine, place, threads), record, None
+        return engines.load(engine, place, threads), head, record, None
 
     load = partial(engines.load, engine, place, threads, precision=record.precision)
     loaded, comparison = load_openvino(precision, load, record, data_dir)
-    return loaded, record, comparison
+    return loaded, head, record, comparison
 
 
 def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) -> tuple[Engine, Comparison | None]:

@@ -17,7 +17,7 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web.api import admin, body, catalogue, health, openapi, pages, predict
+from eyespot.web.api import admin, body, catalogue, explain, health, openapi, pages, predict
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
@@ -100,6 +100,8 @@ def _routes() -> list[BaseRoute]:
     return [
         PlainRoute("/predict", predict.predict, methods=["POST"], **openapi.PREDICT),
         PlainRoute("/predict", predict.predict, methods=["PUT"], include_in_schema=False),  # `curl -T` sends PUT
+        PlainRoute("/explain", explain.explain, methods=["POST"], **openapi.EXPLAIN),
+        PlainRoute("/explain", explain.explain, methods=["PUT"], include_in_schema=False),
         PlainRoute("/predict/batch", predict.predict_batch, methods=["POST"], **openapi.BATCH),
         *_get("/results/{sha256}", predict.result, PlainRoute, **openapi.RESULT),
         *_get("/labels", catalogue.labels, **openapi.LABELS),

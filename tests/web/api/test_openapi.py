@@ -40,6 +40,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_it_names_the_routes_as_generated_clients_should(document: dict[str, Any]) -> None:
     assert {where: operation["operationId"] for where, operation in operations(document).items()} == {
         "POST /predict": "predict",
+        "POST /explain": "explain",
         "POST /predict/batch": "predictBatch",
         "GET /results/{sha256}": "getResult",
         "GET /labels": "listLabels",

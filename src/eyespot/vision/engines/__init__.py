@@ -16,6 +16,7 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 Confidences = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
+Weights = npt.NDArray[np.float32]
 Answer = tuple[Logits, Features | None]
 Clock = Callable[[], float]  # seconds
 

@@ -7,7 +7,7 @@ import torch
 
 from eyespot.errors import EngineUnavailable, WeightsCorrupt
 from eyespot.types import Recipe
-from eyespot.vision.engines import Answer, Pixels, Threads
+from eyespot.vision.engines import Answer, Pixels, Threads, Weights
 
 
 class Network(torch.nn.Module):
@@ -83,7 +83,7 @@ def to_program(network: Any, side: int) -> torch.export.ExportedProgram:
 
 
 class TorchEngine:
-    """torch, eager, float32."""
+    """torch, eager, float32. `head` is the final layer's weights, float32 (classes, channels), of a `Network` only."""
 
     name = "torch"
     precision = "f32"
@@ -91,6 +91,11 @@ class TorchEngine:
     def __init__(self, network: torch.nn.Module, threads: Threads) -> None:
         self._network = network
         self._threads = {False: threads.threads, True: threads.latency_threads}
+
+    @property
+    def head(self) -> Weights:
+        weight: torch.Tensor = self._network.get_parameter("head.weight")
+        return weight.detach().numpy()
 
     def infer(self, pixels: Pixels, *, features: bool = False, exclusive: bool = False) -> Answer:
         torch.set_num_threads(self._threads[exclusive])  # of the calling thread and of new ones

@@ -19,10 +19,12 @@ from eyespot.errors import (
     TooManyImages,
     UnsupportedBody,
 )
+from eyespot.recognizer import Image
+from eyespot.vision.classifier import Classifier
 from eyespot.vision.preprocess import announced_format, other_format
 from eyespot.web.api.form import read_form
-from eyespot.web.api.image import Item, in_thread_if_large
-from eyespot.web.api.parameters import Parameters, parse
+from eyespot.web.api.image import Item, image_of, in_thread_if_large
+from eyespot.web.api.parameters import SCHEMA, Parameters, parse
 from eyespot.web.gate import header
 from eyespot.web.gate.body_limit import Limit
 
@@ -43,11 +45,25 @@ class Body:
     parameters: Parameters
 
 
-async def read(request: Request, classes: int, max_images: int | None = None) -> Body:
-    """The images of a batch of at most `max_images`, or else the one image, and the parameters.
+async def read_one(request: Request, schema: Mapping[str, Any] = SCHEMA) -> tuple[Image, Parameters]:
+    """The one image and the parameters in `schema`: ends the steps `admit` and `read`. Raises as `read` does."""
+    state = request.scope["state"]
+    state["trace"].lap("admit")
+    classifier: Classifier = request.app.state.recognizer.classifier
+    asked = await read(request, len(classifier.labels), schema=schema)
+    image = await image_of(asked.items.pop(), classifier.card.limits.max_bytes)
+    state["trace"].lap("read")
+    state["facts"].update(sha256=image.sha256, model=classifier.info.name)
+    return image, asked.parameters
 
-    Parameters in the body win over those in the query; `classes` is the largest `top_k`. Raises `Refusal` if the body
-    is broken or has no image or too many, its type is not supported, or a parameter is out of range.
+
+async def read(
+    request: Request, classes: int, max_images: int | None = None, schema: Mapping[str, Any] = SCHEMA
+) -> Body:
+    """The images of a batch of at most `max_images`, or else the one image, and the parameters in `schema`.
+
+    Parameters in the body win over those in the query; `classes` is how many the model has. Raises `Refusal` if the
+    body is broken or has no image or too many, its type is not supported, or a parameter is out of range.
     """
     content_type = header(request.scope, b"content-type") or ""
     kind = _media_type(content_type)
@@ -62,7 +78,7 @@ async def read(request: Request, classes: int, max_images: int | None = None) ->
         else:
             items = _from_raw(raw, kind, max_images)
     query = request.query_params if request.scope["query_string"] else {}
-    return Body(items, parse(query, given, classes))
+    return Body(items, parse(query, given, classes, schema))
 
 
 def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping[str, Any]]:

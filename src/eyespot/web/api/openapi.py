@@ -13,9 +13,9 @@ from eyespot import errors
 from eyespot.choices import FORMATS, titles
 from eyespot.errors import Refusal
 from eyespot.recognizer import Recognizer
-from eyespot.types import Batch, Problem, Readiness, Recognition
-from eyespot.values import SHA256
-from eyespot.web.api.parameters import SCHEMA
+from eyespot.types import Batch, Explanation, Problem, Readiness, Recognition
+from eyespot.values import SHA256, Schema
+from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA, maxima
 from eyespot.web.api.predict import NDJSON
 from eyespot.web.gate import problems
 
@@ -25,34 +25,47 @@ _EXAMPLE = Path(__file__).with_name("example.json")
 _RECOGNITION = json.loads(_EXAMPLE.read_bytes())
 _SMALL_PNG = base64.b64encode(_EXAMPLE.with_suffix(".png").read_bytes()).decode()
 
-_IMAGE = {"type": "string", "format": "binary", "description": f"The encoded image: {titles()}."}
+_PNG = {"type": "string", "format": "binary"}
+_IMAGE = {**_PNG, "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
 _SHA256 = {"type": "string", "pattern": SHA256}
 _IMAGE_TYPES = [*(choice.media_type for choice in FORMATS.values()), "application/octet-stream"]
 _IMAGES = {"type": "array", "minItems": 1}
-_TOP_K = SCHEMA["top_k"]["title"]
-_MAX_TOP_K = 1000  # of ImageNet; the app's own model is not known before it is loaded
-_IN_JSON = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in SCHEMA.items()}
+_CLASSES = 1000  # of ImageNet; the app's own model is not known before it is loaded
 
 
-def _object(required: str, kind: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+def _object(required: str, kind: Schema, optional: Schema | None = None) -> Schema:
     return {"type": "object", "required": [required], "properties": {required: kind, **(optional or {})}}
 
 
-def _parameters(note: str = "") -> list[dict[str, Any]]:
+def _parameters(parameters: Schema = SCHEMA, note: str = "") -> list[Schema]:
     """The query's, which FastAPI does not see because `api.body` reads them."""
     return [
         {"name": name, "in": "query", "description": schema["description"] + note, "schema": schema}
-        for name, schema in SCHEMA.items()
+        for name, schema in parameters.items()
     ]
 
 
-def _request(description: str, form: dict[str, Any], json_: dict[str, Any], **others: Any) -> dict[str, Any]:
+def _in_json(parameters: Schema = SCHEMA) -> Schema:
+    return {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in parameters.items()}
+
+
+def _request(description: str, form: Schema, json_: Schema, parameters: Schema = SCHEMA, **others: Any) -> Schema:
     content = {"multipart/form-data": {"schema": form}, "application/json": json_, **others}
     return {
-        "parameters": _parameters(" A value in the body wins over this one."),
+        "parameters": _parameters(parameters, " A value in the body wins over this one."),
         "requestBody": {"required": True, "description": description, "content": content},
     }
+
+
+def _one_image(parameters: Schema = SCHEMA) -> Schema:
+    return _request(
+        "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
+        _object("file", _IMAGE),
+        {"schema": _object("image", _BASE64, _in_json(parameters)), "example": {"image": _SMALL_PNG}},
+        parameters,
+        **{kind: {"schema": _IMAGE} for kind in _IMAGE_TYPES},
+    )
 
 
 def _problem(kind: type[Refusal]) -> dict[str, Any]:
@@ -86,7 +99,8 @@ _OF_A_BODY = (
     *(errors.NoImage, errors.BadJson, errors.BadForm, errors.UploadStalled, errors.BodyTooLarge),
     *(errors.UnsupportedBody, errors.InvalidParameter, errors.Overloaded, errors.Draining),
 )
-_OF_AN_IMAGE = (
+_OF_A_SINGLE_IMAGE = (
+    *(*_KEYS, *_OF_A_BODY),
     *(errors.SeveralImages, errors.BadBase64, errors.ImageTooLarge, errors.UnsupportedFormat, errors.BrokenImage),
     *(errors.TooManyPixels, errors.TooSmall, errors.TooManyScans, errors.TooMuchMemory),
     *(errors.AuditUnavailable, errors.StorageFull, errors.DeadlineExceeded),
@@ -98,15 +112,25 @@ PREDICT = _options(
     "predict",
     "recognition",
     "Recognise an image",
-    *(*_KEYS, *_OF_A_BODY, *_OF_AN_IMAGE),
+    *_OF_A_SINGLE_IMAGE,
     ok={"application/json": {"example": _RECOGNITION}},
     response_model=Recognition,
-    openapi_extra=_request(
-        "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
-        _object("file", _IMAGE),
-        {"schema": _object("image", _BASE64, _IN_JSON), "example": {"image": _SMALL_PNG}},
-        **{kind: {"schema": _IMAGE} for kind in _IMAGE_TYPES},
-    ),
+    openapi_extra=_one_image(),
+)
+
+_EXPLANATION = {
+    "prediction": _RECOGNITION["predictions"][0],
+    **json.loads(_EXAMPLE.with_name("example-map.json").read_bytes()),
+    **{name: _RECOGNITION[name] for name in ("image", "model", "request_id")},
+}
+EXPLAIN = _options(
+    "explain",
+    "recognition",
+    "Show where the model sees a class",
+    *_OF_A_SINGLE_IMAGE,
+    ok={"application/json": {"example": _EXPLANATION}, "image/png": {"schema": _PNG}},
+    response_model=Explanation,
+    openapi_extra=_one_image(EXPLAIN_SCHEMA),
 )
 
 _ITEMS: list[dict[str, Any]] = [
@@ -131,19 +155,14 @@ BATCH = _options(
         _object("file", {**_IMAGES, "items": _IMAGE}),
         {
             # Not also a list alone, which is read too: from a choice of two, generators make clients that fail.
-            "schema": _object("images", {**_IMAGES, "items": _BASE64}, _IN_JSON),
+            "schema": _object("images", {**_IMAGES, "items": _BASE64}, _in_json()),
             "example": {"images": [_SMALL_PNG, "bm8gaW1hZ2U="]},
         },
     ),
 )
 
-_PATH = {
-    "name": "sha256",
-    "in": "path",
-    "required": True,
-    "description": "SHA-256 of the encoded image.",
-    "schema": _SHA256,
-}
+_DIGEST = "SHA-256 of the encoded image."
+_PATH = {"name": "sha256", "in": "path", "required": True, "description": _DIGEST, "schema": _SHA256}
 RESULT = _options(
     "getResult",
     "recognition",
@@ -195,7 +214,7 @@ FORGET = _options(
 
 
 def complete(app: FastAPI, needs_key: bool) -> None:
-    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's largest top_k.
+    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's maxima.
 
     With `needs_key`, recognitions need an API key; administration always does.
     """
@@ -206,11 +225,14 @@ def complete(app: FastAPI, needs_key: bool) -> None:
     security = {"recognition": keys if needs_key else [], "administration": keys, "operation": []}
 
     @cache  # every invalid query of a route that FastAPI checks reads it
-    def completed(most: int) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(
-            json.dumps(generate()),
-            object_hook=lambda part: {**part, "maximum": most} if part.get("title") == _TOP_K else part,
-        )
+    def completed(classes: int) -> dict[str, Any]:
+        most = {(SCHEMA | EXPLAIN_SCHEMA)[name]["title"]: value for name, value in maxima(classes).items()}
+
+        def bounded(part: Schema) -> Schema:
+            title = str(part.get("title"))  # among properties, one called so
+            return {**part, "maximum": most[title]} if title in most else part
+
+        document: dict[str, Any] = json.loads(json.dumps(generate()), object_hook=bounded)
         document["components"]["schemas"].update(schemas)
         document["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer", "description": "An API key; either way is enough."},
@@ -223,6 +245,6 @@ def complete(app: FastAPI, needs_key: bool) -> None:
 
     def openapi() -> dict[str, Any]:
         recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
-        return completed(recognizer.classifier.card.limits.max_top_k if recognizer else _MAX_TOP_K)
+        return completed(len(recognizer.classifier.labels) if recognizer else _CLASSES)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

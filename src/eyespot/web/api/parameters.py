@@ -1,6 +1,6 @@
-"""The parameters of a recognition, from the query or the body."""
+"""The parameters of a recognition or an explanation, from the query or the body."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
@@ -17,10 +17,16 @@ def _no_boolean(value: object) -> object:
     return value
 
 
-def _at_most_classes(top_k: int, info: ValidationInfo[int]) -> int:
-    if top_k > info.context:
-        raise PydanticKnownError("less_than_equal", {"le": info.context})
-    return top_k
+def maxima(classes: int) -> dict[str, int]:
+    """The maxima that depend on the model's number of classes."""
+    return {"top_k": classes, "class_id": classes - 1}
+
+
+def _at_most(value: int, info: ValidationInfo[dict[str, int]]) -> int:
+    most = info.context[str(info.field_name)]
+    if value > most:
+        raise PydanticKnownError("less_than_equal", {"le": most})
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Parameters:
         int,
         Field(ge=1, description="Number of classes in the answer."),
         BeforeValidator(_no_boolean),
-        AfterValidator(_at_most_classes),
+        AfterValidator(_at_most),
     ] = 3
     min_confidence: Annotated[
         float,
@@ -41,29 +47,40 @@ class Parameters:
     lang: Annotated[
         Literal["en", "zh"], Field(description="Language of the labels; `zh` answers with the English names so far.")
     ] = "en"
+    class_id: Annotated[  # None if not given; `int | None` would be two complaints
+        int,
+        Field(ge=0, title="Explained class", description="The class to explain; the likeliest unless given."),
+        BeforeValidator(_no_boolean),
+        AfterValidator(_at_most),
+    ] = None  # type: ignore[assignment]
 
 
 _PARAMETERS = TypeAdapter(Parameters)
-SCHEMA: dict[str, Any] = _PARAMETERS.json_schema()["properties"]
+_SCHEMA: dict[str, Any] = _PARAMETERS.json_schema()["properties"]
+SCHEMA = {name: _SCHEMA[name] for name in ("top_k", "min_confidence", "lang")}
+EXPLAIN_SCHEMA = {name: _SCHEMA[name] for name in ("class_id", "lang")}
 _DEFAULT = Parameters()
 
 
-def parse(query: Mapping[str, Any], body: Mapping[str, Any], classes: int) -> Parameters:
-    """Parameters from raw values, those of the body before those of the query; `top_k` is at most `classes`.
+def parse(
+    query: Mapping[str, Any], body: Mapping[str, Any], classes: int, schema: Mapping[str, Any] = SCHEMA
+) -> Parameters:
+    """The parameters in `schema` from raw values, those of the body before those of the query.
 
-    An empty string, as forms send it, or null counts as absent. Raises `InvalidParameter` for all that are invalid.
+    `classes` is how many the model has. An empty string, as forms send it, or null counts as absent. Raises
+    `InvalidParameter` for all that are invalid.
     """
-    given = {**_given(query), **_given(body)}
+    given = {**_given(query, schema), **_given(body, schema)}
     if not given:
         return _DEFAULT
     try:
-        return _PARAMETERS.validate_python(given, context=classes)
+        return _PARAMETERS.validate_python(given, context=maxima(classes))
     except ValidationError as error:
         raise _invalid(error, classes) from error
 
 
 def _invalid(error: ValidationError, classes: int) -> InvalidParameter:
-    schema = {**SCHEMA, "top_k": {**SCHEMA["top_k"], "maximum": classes}}
+    schema = _SCHEMA | {name: {**_SCHEMA[name], "maximum": most} for name, most in maxima(classes).items()}
     errors = error.errors()
     reasons = [complaint(name := str(one["loc"][0]), shown(one["input"]), schema[name]) for one in errors]
     first, bounds = errors[0]["input"], errors[0].get("ctx", {})
@@ -71,5 +88,5 @@ def _invalid(error: ValidationError, classes: int) -> InvalidParameter:
     return InvalidParameter(f"{'; '.join(reasons)}.", limit=bounds.get("ge", bounds.get("le")), value=value)
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: fields[name] for name in SCHEMA if fields.get(name) not in (None, "")} if fields else {}
+def _given(fields: Mapping[str, Any], schema: Iterable[str]) -> dict[str, Any]:
+    return {name: fields[name] for name in schema if fields.get(name) not in (None, "")} if fields else {}

@@ -34,17 +34,11 @@ async def predict(request: Request) -> Response:
     `PUT` does the same: `curl -T cat.jpg` sends it. The parameters may also be fields of the form.
     """
     recognizer: Recognizer = request.app.state.recognizer
-    state = request.scope["state"]
-    trace: Trace = state["trace"]
-    trace.lap("admit")
     recognizer.refuse_early()
-    limits = recognizer.classifier.card.limits
-    asked = await body.read(request, limits.max_top_k)
-    image = await image_of(asked.items.pop(), limits.max_bytes)
-    trace.lap("read")
-    state["facts"].update(sha256=image.sha256, model=recognizer.classifier.info.name)
+    image, parameters = await body.read_one(request)
+    trace: Trace = request.scope["state"]["trace"]
     scores = await recognizer.recognize(image, trace, request.receive)  # `receive` returns when the client disconnects
-    return answer.recognition(recognizer.classifier, image.sha256, scores, asked.parameters, trace)
+    return answer.recognition(recognizer.classifier, image.sha256, scores, parameters, trace)
 
 
 async def predict_batch(request: Request) -> Response:

@@ -1,0 +1,68 @@
+"""Class-activation maps: which part of the image speaks for a class (Zhou et al., CVPR 2016, arXiv:1512.04150)."""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from eyespot.vision.engines import Features, Pixels, Weights
+
+ActivationMap = npt.NDArray[np.float32]
+
+# Matplotlib's inferno at 0, 0.25 to 1. Brighter is always more, which needs no eye for colours.
+_INFERNO = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])
+_OPACITY = 0.75  # of the heat map where it is strongest
+
+
+def _colors(count: int) -> npt.NDArray[np.float64]:
+    """So many colours of the heat map, from weak to strong, of shape (count, 3)."""
+    places = np.linspace(0, len(_INFERNO) - 1, count)
+    return np.stack([np.interp(places, range(len(_INFERNO)), channel) for channel in _INFERNO.T], axis=1)
+
+
+def _palette(strengths: int, greys: int) -> Image.Image:
+    """An image whose palette has every one of so many strengths of the heat map over every one of so many greys."""
+    opacity = _OPACITY * np.linspace(0, 1, strengths)[:, None, None]
+    colors = opacity * _colors(strengths)[:, None] + (1 - opacity) * np.linspace(0, 255, greys)[:, None]
+    image = Image.new("P", (1, 1))
+    image.putpalette(colors.round().astype(np.uint8).tobytes())
+    return image
+
+
+_HEAT = _colors(256).astype(np.uint8).tobytes()
+_BLENDS = _palette(12, 21)
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What each part of the model's input, uint8 RGB `pixels` of shape (crop, crop, 3), contributes to one class."""
+
+    class_id: int
+    map: ActivationMap
+    pixels: Pixels
+
+
+def activation_map(features: Features, weights: Weights) -> ActivationMap:
+    """The contribution of each cell to a class's logit, float32 (height, width): its mean and the bias are the logit.
+
+    `features` is the last feature map, (channels, height, width), and `weights` the class's row of the final layer.
+    """
+    return np.tensordot(weights, features, axes=1)
+
+
+def overlay(activation: Activation) -> bytes:
+    """A PNG of the pixels in grey under a heat map: warm where they speak for the class, clear elsewhere."""
+    grey = Image.fromarray(activation.pixels).convert("L")
+    positive = Image.fromarray(np.maximum(activation.map, 0))
+    smooth = np.asarray(positive.resize(grey.size, Image.Resampling.BICUBIC))  # overshoots
+    levels = 255 * np.clip(smooth / max(float(smooth.max()), 1e-6), 0, 1)
+    heat = Image.fromarray(levels.astype(np.uint8))
+    opacity = heat.point([round(_OPACITY * level) for level in range(256)])
+    heat.putpalette(_HEAT)
+    blended = Image.composite(heat.convert("RGB"), grey.convert("RGB"), opacity)
+    png = BytesIO()
+    # Dithered to 252 colours it looks the same, in a third of the time and of the bytes.
+    blended.quantize(palette=_BLENDS).save(png, "PNG", compress_level=1)
+    return png.getvalue()

@@ -1,0 +1,52 @@
+"""`/explain`: where the model sees a class in one image."""
+
+import asyncio
+from functools import partial
+
+from fastapi import Request, Response
+from pydantic import TypeAdapter
+
+from eyespot.recognizer import Recognizer
+from eyespot.telemetry import Trace
+from eyespot.types import Crop, Explanation, ImageInfo
+from eyespot.vision.activation import overlay
+from eyespot.vision.crop import crop_box
+from eyespot.web.api import body
+from eyespot.web.api.parameters import EXPLAIN_SCHEMA
+from eyespot.web.gate import header
+
+_EXPLANATION = TypeAdapter(Explanation)
+_VARY = {"Vary": "Accept"}
+
+
+async def explain(request: Request) -> Response:
+    """Show where the model sees a class: its class-activation map (Zhou et al., CVPR 2016).
+
+    The reply is a PNG: what the model saw in grey, under a heat map of what speaks for the class. With
+    `Accept: application/json` it is the map as numbers. The body is that of `/predict`, and `PUT` does the same.
+    """
+    recognizer: Recognizer = request.app.state.recognizer
+    recognizer.pool.refuse_if_full()  # before the body is read: no answer comes from the cache
+    image, parameters = await body.read_one(request, EXPLAIN_SCHEMA)
+    trace: Trace = request.scope["state"]["trace"]
+    classifier = recognizer.classifier
+    work = partial(classifier.explain, class_id=parameters.class_id)
+    scores = await recognizer.recognize(image, trace, request.receive, explain=work)
+    activation = scores.activation
+    assert activation
+    if "application/json" not in (header(request.scope, b"accept") or "").lower():
+        png = await asyncio.to_thread(overlay, activation)
+        trace.lap("respond")
+        return Response(png, media_type="image/png", headers=_VARY)
+    left, top, right, bottom = crop_box((scores.width, scores.height), classifier.recipe)
+    reply = Explanation(
+        prediction=classifier.prediction(scores, activation.class_id),
+        map=activation.map.astype(float).round(3).tolist(),
+        crop=Crop(*(round(edge, 2) for edge in (left, top, right - left, bottom - top))),
+        image=ImageInfo(image.sha256, scores.format, scores.width, scores.height),
+        model=classifier.info,
+        request_id=trace.request_id,
+    )
+    document = _EXPLANATION.dump_json(reply)
+    trace.lap("respond")
+    return Response(document, media_type="application/json", headers=_VARY)
