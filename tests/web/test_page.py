@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from eyespot.vision import export
 from tests import makers
 from tests.requests import metric
 from tests.serving import ROOT, FakeEngine, Served, serve_fake, until
-from tests.services import free_port
 from tests.web.conftest import OpenPage
 
 pytestmark = pytest.mark.needs("chromium")
@@ -140,7 +138,7 @@ def test_an_image_dragged_from_another_site_is_told_plainly(page: Page) -> None:
 
 def test_a_photograph_over_the_limit_is_sent_smaller_and_upright(open_page: OpenPage, tmp_path: Path) -> None:
     photo = tmp_path / "IMG_1.jpg"
-    photo.write_bytes(makers.turned(NOISE.resize((2700, 1800)), 6, quality=95))
+    photo.write_bytes(makers.turned(NOISE.resize((1800, 2700)), 6, quality=95))
     with serve_fake(max_bytes=1_000_000) as served:
         page = open_page(served.url)
         send(page, photo)
@@ -199,7 +197,7 @@ def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> N
         send(page, image)
         page.get_by_role("button", name="Copy JSON").click()
         answer = json.loads(page.evaluate("navigator.clipboard.readText()"))
-        assert [one["label"] for one in answer["predictions"]][0] == "class 3"
+        assert answer["predictions"][0]["label"] == "class 3"
         page.get_by_role("button", name="Copy curl command").click()
         command = page.evaluate("navigator.clipboard.readText()")
         assert (
@@ -429,25 +427,21 @@ def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake
 
 
 def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
-    texts: dict[str, dict[str, str]] = {
-        name: page.evaluate(f"import('/static/texts/{name}.js').then((module) => module.default)")
-        for name in ("en", "zh")
-    }
-    own = {
-        name: {key: text for key, text in every.items() if not key.startswith("problem_")}
-        for name, every in texts.items()
-    }
-    assert own["en"].keys() == own["zh"].keys()
-    for key, text in own["en"].items():
-        assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", own["zh"][key])), key
+    def texts(name: str) -> dict[str, str]:
+        return page.evaluate(f"import('/static/texts/{name}.js').then((module) => module.default)")  # type: ignore[no-any-return]
+
+    english, chinese = texts("en"), texts("zh")
+    problems = {key for key in chinese if key.startswith("problem_")}  # the server has them in English
+    assert english.keys() == chinese.keys() - problems
+    for key, text in english.items():
+        assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", chinese[key])), key
     codes = page.evaluate("""async () => {
         const {paths} = await (await fetch("openapi.json")).json();
         return Object.values(paths["/predict"].post.responses).flatMap(
             ({content}) => Object.keys(content["application/problem+json"]?.examples ?? {}));
     }""")
     assert codes
-    translated = {key.removeprefix("problem_") for key in texts["zh"]}
-    assert set(codes) - translated - {"rate-limited"} == set()  # which has a text of its own, slow_down
+    assert {f"problem_{code}" for code in codes} - problems == {"problem_rate-limited"}  # its text is slow_down
     sources = "".join(
         path.read_text() for path in export.SAMPLE.parent.glob("web/static/*") if path.suffix in (".js", ".html")
     )
