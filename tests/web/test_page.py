@@ -142,13 +142,10 @@ def test_a_photograph_over_the_limit_is_sent_smaller_and_upright(open_page: Open
     with serve_fake(max_bytes=1_000_000) as served:
         page = open_page(served.url)
         send(page, photo)
-        expect(page.locator("figcaption")).to_contain_text(
-            re.compile(r"IMG_1.jpg · [\d,]+ × [\d,]+ JPEG · \d\.\d MB, sent as")
-        )
-        width, height = (
-            int(side.replace(",", "")) for side in re.findall(r"([\d,]+) × ([\d,]+)", page.inner_text("figcaption"))[0]
-        )
-        assert (width < height) == (Image.open(photo).width > Image.open(photo).height)
+        expect(page.locator("figcaption")).to_contain_text(re.compile(r"IMG_1.jpg · .* JPEG · \d\.\d MB, sent as"))
+        sizes = re.findall(r"([\d,]+) × ([\d,]+)", page.inner_text("figcaption"))
+        width, height = (int(side.replace(",", "")) for side in sizes[0])
+        assert width < height
 
 
 def test_too_many_pixels_are_reduced_once_the_server_says_so(open_page: OpenPage, tmp_path: Path) -> None:
@@ -445,11 +442,9 @@ def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
     sources = "".join(
         path.read_text() for path in export.SAMPLE.parent.glob("web/static/*") if path.suffix in (".js", ".html")
     )
-    asked = {
-        name for pair in re.findall(r"""\bt\("(\w+)"|data-(?:text|label)="(\w+)\"""", sources) for name in pair if name
-    }
-    assert asked - own["en"].keys() == set()
-    assert [key for key in own["en"] if f'"{key}"' not in sources and not key.startswith("sample_")] == []
+    asked = re.findall(r"""\bt\("(\w+)"|data-(?:text|label)="(\w+)\"""", sources)
+    assert {name for names in asked for name in names} - {""} - english.keys() == set()
+    assert [key for key in english if f'"{key}"' not in sources and not key.startswith("sample_")] == []
 
 
 # -- how it is made --
