@@ -94,6 +94,7 @@ byId("clear").onclick = clear;
 byId("terminal").querySelector("code").textContent = `curl -F file=@cat.jpg ${new URL("predict", location)}`;
 answer.listen(say, fail);
 offerLanguage();
+document.documentElement.classList.add("filled");
 model.watch();
 model.load({ say }).then(answer.render, fail);
 const wanted = new URLSearchParams(location.search).get("sha256");
