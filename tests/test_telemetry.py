@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from eyespot.telemetry import Trace
+
 SCRIPT = """
 import logging, warnings
 from eyespot import telemetry
@@ -50,3 +52,10 @@ def test_lines_are_for_people() -> None:
     assert lines[3][9:] == "=" * (120 - 9)
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert not any("image_unseen" in line or "Started server" in line or "boundary" in line for line in lines)
+
+
+def test_a_step_that_ends_twice_has_the_sum() -> None:
+    trace = Trace("request-1")
+    for step, seconds in (("infer", 2), ("respond", 1), ("audit", 4), ("respond", 0.5)):
+        trace.lap(step, seconds=seconds)
+    assert trace.milliseconds() == {"infer": 2000, "respond": 1500, "audit": 4000}

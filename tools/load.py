@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from threading import Event
@@ -75,6 +75,22 @@ def fairness(url: Url, images: Images | None = None, seconds: float = 5, rounds:
         figures = medians(rows[name])
         ratio = figures.p50_ms / medians(rows["alone"]).p50_ms
         show(name, p50_ms=figures.p50_ms, p99_ms=figures.p99_ms, p50_to_alone=ratio, failures=figures.failures)
+
+
+@app.command()
+def explain(url: Url, images: Images | None = None, requests: int = 300) -> None:
+    """How long an explanation takes, as numbers and as a PNG, beside a recognition of the same image just before."""
+    ways = {"predict": ("predict", "*/*"), "numbers": ("explain", "application/json"), "png": ("explain", "image/png")}
+    answers = {name: list[Answer]() for name in ways}
+    with closing(Connection(url)) as connection, suppress(KeyboardInterrupt):
+        for image in islice(cycle(samples.load(images, sys.maxsize)), requests):
+            for name, (path, accept) in ways.items():
+                data, headers = samples.unique(image), {**RAW, "Accept": accept}
+                answers[name].append(connection.post(f"/{path}", data, headers))
+    p50 = {name: median(answer.milliseconds for answer in found) for name, found in answers.items() if found}
+    for name, milliseconds in p50.items():
+        failures = Counter(answer.outcome for answer in answers[name] if answer.outcome != "200")
+        show(name, p50_ms=milliseconds, to_predict=milliseconds / (p50["predict"] or np.nan), failures=failures)
 
 
 @app.command()

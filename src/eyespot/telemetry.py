@@ -202,9 +202,12 @@ class Trace:
     mark: float = field(default_factory=time.monotonic)  # end of the last step
 
     def lap(self, step: str, *, until: float | None = None, seconds: float | None = None) -> None:
-        """End a step now, at `until` (of time.monotonic), or after `seconds`; the next step begins there."""
+        """End a step now, at `until` (of time.monotonic), or after `seconds`; the next step begins there.
+
+        A step that ends more than once has the sum.
+        """
         end = self.mark + seconds if seconds is not None else max(self.mark, until or time.monotonic())
-        self.steps[step] = end - self.mark
+        self.steps[step] = self.steps.get(step, 0) + end - self.mark
         self.mark = end
 
     def milliseconds(self) -> dict[str, float]:

@@ -154,6 +154,23 @@ def test_the_others_are_batches_of_one_and_four_connections_and_single_images_of
     assert sum(path == "/predict" for path, _ in connections) == 4 + 64
 
 
+def test_explanations_are_measured_beside_recognitions() -> None:
+    asked: set[tuple[str, str | None]] = set()
+
+    class Noting(Refusing):
+        def do_POST(self) -> None:
+            asked.add((self.path, self.headers["accept"]))
+            super().do_POST()
+
+    with serve_files(type("Kind", (Noting,), {"decide": staticmethod(lambda _: (200, None))})) as url:
+        done = load("explain", "--url", url, "--requests", "3")
+    assert done.returncode == 0, done.stderr
+    assert asked == {("/predict", "*/*"), ("/explain", "application/json"), ("/explain", "image/png")}
+    assert figure("to_predict", "predict", done) == 1
+    assert figure("to_predict", "numbers", done) > 0
+    assert figure("to_predict", "png", done) > 0
+
+
 def test_classify_is_measured_beside_the_bound(tmp_path: Path, packaged: dict[str, str]) -> None:
     (tmp_path / "image.jpg").write_bytes(makers.jpeg())
     words = ["--images", tmp_path, "--files", "20", "--rounds", "1", "--seconds", "0.5"]

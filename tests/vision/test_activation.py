@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from eyespot.vision import export
-from eyespot.vision.activation import Activation, activation_map, overlay
+from eyespot.vision.activation import ActivationMap, activation_map, overlay
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Weights
 from eyespot.vision.preprocess import preprocess
@@ -97,19 +97,18 @@ def test_the_map_peaks_where_the_object_is(data_dir: Path, model: tuple[Path, st
         assert (np.sign(column - 3), np.sign(row - 3)) == (2 * corner[0] - 1, 2 * corner[1] - 1), explained.map
 
 
-def drawn(activation: Activation) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """The overlay in RGB, and how warm each pixel is: red beyond blue."""
-    image = Image.open(io.BytesIO(overlay(activation)))
-    assert (image.format, image.size) == ("PNG", activation.pixels.shape[1::-1])
+def drawn(cells: ActivationMap, level: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """The overlay of a grey image in RGB, and how warm each pixel is: red beyond blue."""
+    image = Image.open(io.BytesIO(overlay(np.full((224, 224, 3), level, np.uint8), cells)))
+    assert (image.format, image.size) == ("PNG", (224, 224))
     pixels = np.asarray(image.convert("RGB")).astype(int)
     return pixels, pixels[..., 0] - pixels[..., 2]
 
 
 def test_the_overlay_is_warm_where_the_map_is_high_and_grey_where_it_is_negative() -> None:
-    grey = np.full((224, 224, 3), 128, np.uint8)
     cells = np.full((7, 7), -50, np.float32)
     cells[1, 1] = 30
-    pixels, warmth = drawn(Activation(0, cells, grey))
+    pixels, warmth = drawn(cells, 128)
     assert warmth[32:64, 32:64].mean() > 50
     assert np.abs(warmth[96:]).max() <= 8
     assert abs(pixels[96:].mean() - 128) < 3
@@ -117,5 +116,5 @@ def test_the_overlay_is_warm_where_the_map_is_high_and_grey_where_it_is_negative
 
 def test_a_map_without_a_positive_cell_leaves_the_image_grey() -> None:
     for value in (-1, 0):
-        _, warmth = drawn(Activation(0, np.full((7, 7), value, np.float32), np.full((224, 224, 3), 99, np.uint8)))
+        _, warmth = drawn(np.full((7, 7), value, np.float32), 99)
         assert np.abs(warmth).max() <= 8

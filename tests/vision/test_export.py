@@ -76,6 +76,7 @@ def test_an_intact_export_is_found_in_the_first_folder_that_has_it(
         "classes",
         "digest",
         "files",
+        "no head",
         "sample",
         "no golden",
         "golden of no class",
@@ -90,6 +91,7 @@ def test_a_damaged_or_other_export_is_not_used(
     others: dict[str, dict[str, object]] = {
         "digest": {"digest": "0" * 64},
         "files": {"files": {}},
+        "no head": {"files": {name: digest for name, digest in made[1].files.items() if name != "head.npz"}},
         "sample": {"sample": "0" * 64},
         "no golden": {"golden": []},
         "golden of no class": {"golden": [[1000, 0.9]]},

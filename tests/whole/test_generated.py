@@ -21,7 +21,7 @@ import base64, pathlib, sys
 from io import BytesIO
 from client import Client
 from client.api.operation import get_readiness
-from client.api.recognition import get_model, get_result, list_labels, predict, predict_batch
+from client.api.recognition import explain, get_model, get_result, list_labels, predict, predict_batch
 from client.models import PredictBatchFilesBody, PredictFilesBody, PredictJsonBody, Problem
 from client.types import File
 
@@ -35,6 +35,9 @@ with Client(url, raise_on_unexpected_status=True) as client:
     ):
         found = predict.sync(client=client, body=body, top_k=1)
         print(len(found.predictions), found.predictions[0].label, found.image.width)
+    numbers = client.with_headers({"Accept": "application/json"})
+    found_in = explain.sync(client=numbers, body=File(BytesIO(data)), class_id=967)
+    print(found_in.prediction.label, len(found_in.map_), found_in.crop.width)
     print(get_result.sync(found.image.sha256, client=client).cached)
     files = PredictBatchFilesBody([File(BytesIO(data), "a.jpg"), File(BytesIO(b"b"), "b.jpg")])
     batch = predict_batch.sync(client=client, body=files)
@@ -47,6 +50,7 @@ with Client(url, raise_on_unexpected_status=True) as client:
 PRINTED = """1 espresso 480
 2 espresso 480
 1 espresso 480
+espresso 7 280.0
 True
 espresso unsupported-format
 True This is a GIF; JPEG, PNG and WebP are accepted.
@@ -108,4 +112,4 @@ def test_requests_made_up_from_the_document_are_answered_as_it_says(tmp_path: Pa
     with serve_fake(queue=64, api_keys="root:battery-staple:admin", **kept) as served:
         command = (TOOLS / "bin" / "schemathesis", "--config-file", config, "run", f"{served.url}/openapi.json")
         shown = run(tmp_path, *command, "--header", "Authorization: Bearer battery-staple", "--no-color", *words)
-    assert "Operations:       11 selected / 11 total" in shown
+    assert "Operations:       12 selected / 12 total" in shown

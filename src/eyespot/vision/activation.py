@@ -37,11 +37,11 @@ _BLENDS = _palette(12, 21)
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What each part of the model's input, uint8 RGB `pixels` of shape (crop, crop, 3), contributes to one class."""
+    """What each part of the model's input contributes to one class; `png` is the `overlay`, if it was asked for."""
 
     class_id: int
     map: ActivationMap
-    pixels: Pixels
+    png: bytes | None
 
 
 def activation_map(features: Features, weights: Weights) -> ActivationMap:
@@ -52,10 +52,13 @@ def activation_map(features: Features, weights: Weights) -> ActivationMap:
     return np.tensordot(weights, features, axes=1)
 
 
-def overlay(activation: Activation) -> bytes:
-    """A PNG of the pixels in grey under a heat map: warm where they speak for the class, clear elsewhere."""
-    grey = Image.fromarray(activation.pixels).convert("L")
-    positive = Image.fromarray(np.maximum(activation.map, 0))
+def overlay(pixels: Pixels, cells: ActivationMap) -> bytes:
+    """A PNG of the pixels in grey under a heat map: warm where they speak for the class, clear elsewhere.
+
+    `pixels` is the model's input, uint8 RGB of shape (crop, crop, 3).
+    """
+    grey = Image.fromarray(pixels).convert("L")
+    positive = Image.fromarray(np.maximum(cells, 0))
     smooth = np.asarray(positive.resize(grey.size, Image.Resampling.BICUBIC))  # overshoots
     levels = 255 * np.clip(smooth / max(float(smooth.max()), 1e-6), 0, 1)
     heat = Image.fromarray(levels.astype(np.uint8))

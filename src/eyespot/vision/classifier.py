@@ -19,7 +19,7 @@ from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
 from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
 from eyespot.vision import export, preprocess, weights
-from eyespot.vision.activation import Activation, activation_map
+from eyespot.vision.activation import Activation, activation_map, overlay
 from eyespot.vision.engines import Confidences, Engine, Features, Pixels, Threads, Weights, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.loader import Comparison, load_model
@@ -145,13 +145,21 @@ class Classifier:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
         return self._infer(data, steps)[0]
 
-    def explain(self, data: bytes, class_id: int | None = None, steps: dict[str, float] | None = None) -> Scores:
-        """As `scores`, with the activation of a class, by default of the likeliest."""
+    def explain(
+        self, data: bytes, class_id: int | None = None, steps: dict[str, float] | None = None, *, draw: bool = False
+    ) -> Scores:
+        """As `scores`, with the activation of a class, by default of the likeliest.
+
+        With `draw` it has an overlay, and `steps` receives the seconds of drawing as `respond`.
+        """
         scores, pixels, features = self._infer(data, steps, features=True)
         chosen = int(scores.class_ids[0]) if class_id is None else class_id
         assert features is not None
-        activation = Activation(chosen, activation_map(features, self.head[chosen]), pixels)
-        return replace(scores, activation=activation)
+        cells, started = activation_map(features, self.head[chosen]), time.monotonic()
+        png = overlay(pixels, cells) if draw else None
+        if draw and steps is not None:
+            steps["respond"] = time.monotonic() - started
+        return replace(scores, activation=Activation(chosen, cells, png))
 
     def _infer(
         self, data: bytes, steps: dict[str, float] | None, *, features: bool = False

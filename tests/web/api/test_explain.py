@@ -113,6 +113,8 @@ def test_accept_chooses_between_json_and_png(fake: Served, method: str, accept: 
         reply = client.request(method, "/explain", content=IMAGE, headers=headers)
     assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
     assert reply.headers["vary"] == "Accept"
+    steps = [part.split(";")[0] for part in reply.headers["server-timing"].split(", ")]
+    assert steps == ["admit", "read", "queue", "decode", "infer", "respond", "total"]
     assert kind != "image/png" or picture(reply)
 
 
@@ -211,6 +213,9 @@ def test_it_is_recorded_as_a_recognition_and_fills_the_cache_for_one(tmp_path: P
             (415, "unsupported-format", "miss"),
         ]
         assert rows[1]["top5"] == rows[0]["top5"]
+        assert "respond" not in rows[1]["steps"]
+        client.post("/explain", content=IMAGE)
+        assert "respond" in client.get("/audit").json()["rows"][0]["steps"]  # a PNG is drawn by the worker
         assert (rows[1]["width"], rows[1]["sha256"]) == (300, recognition["image"]["sha256"])
         assert client.get(f"/uploads/{recognition['image']['sha256']}").content == IMAGE
         for method in ("POST", "PUT"):

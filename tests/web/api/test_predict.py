@@ -227,6 +227,7 @@ def test_model(client: httpx.Client) -> None:
     assert card["input_size"] == 224
     assert card["classes"] == 10
     assert card["stand_in"] is False
+    assert (card["recipe"]["resize"], card["recipe"]["crop"]) == (256, 224)
     assert card["limits"] == {
         "max_bytes": 5 * 1024 * 1024,
         "max_pixels": 25_000_000,

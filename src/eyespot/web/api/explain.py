@@ -1,6 +1,5 @@
 """`/explain`: where the model sees a class in one image."""
 
-import asyncio
 from functools import partial
 
 from fastapi import Request, Response
@@ -9,7 +8,6 @@ from pydantic import TypeAdapter
 from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace
 from eyespot.types import Crop, Explanation, ImageInfo
-from eyespot.vision.activation import overlay
 from eyespot.vision.crop import crop_box
 from eyespot.web.api import body
 from eyespot.web.api.parameters import EXPLAIN_SCHEMA
@@ -30,14 +28,14 @@ async def explain(request: Request) -> Response:
     image, parameters = await body.read_one(request, EXPLAIN_SCHEMA)
     trace: Trace = request.scope["state"]["trace"]
     classifier = recognizer.classifier
-    work = partial(classifier.explain, class_id=parameters.class_id)
+    draw = "application/json" not in (header(request.scope, b"accept") or "").lower()
+    work = partial(classifier.explain, class_id=parameters.class_id, draw=draw)
     scores = await recognizer.recognize(image, trace, request.receive, explain=work)
     activation = scores.activation
     assert activation
-    if "application/json" not in (header(request.scope, b"accept") or "").lower():
-        png = await asyncio.to_thread(overlay, activation)
+    if activation.png:
         trace.lap("respond")
-        return Response(png, media_type="image/png", headers=_VARY)
+        return Response(activation.png, media_type="image/png", headers=_VARY)
     left, top, right, bottom = crop_box((scores.width, scores.height), classifier.recipe)
     reply = Explanation(
         prediction=classifier.prediction(scores, activation.class_id),
