@@ -1,27 +1,28 @@
 // The answer to one image: what is in it, how sure that is, how long it took, and how to ask for it in a program.
 
+import { button, byId, element } from "./dom.js";
 import { number, percent, t } from "./i18n.js";
+import { query } from "./images.js";
 import { key } from "./key.js";
 import { remembers } from "./model.js";
-import { query } from "./images.js";
-import * as picture from "./picture.js";
+import * as preview from "./preview.js";
 
-const byId = (id) => document.getElementById(id);
-const SURE = 0.4; // below it, the likeliest class was wrong more often than right on 200 photographs
-let say, fail; // how to tell what is waited for, and what went wrong
-let shown; // { file, sent, answer, note, steps }; without a file, an answer that the server remembered
+const SURE = 0.4; // below it, top-1 was wrong more often than right on 200 photographs
+let report; // { say, fail }
+let shown; // { file, sent, answer, note, steps }; of a link, only the answer and its steps
 
 export const isSure = ({ predictions }) => predictions[0].confidence >= SURE;
 
-export function listen(...callbacks) {
-  [say, fail] = callbacks;
+/** Tell where to report progress and errors. */
+export function listen(callbacks) {
+  report = callbacks;
 }
 
 export async function show(result) {
   shown = result;
-  const drawn = picture.show(result);
+  byId("answer").hidden = false; // before it is filled, or a screen reader would not announce it
+  const drawn = preview.show(result);
   render();
-  byId("answer").hidden = false;
   await drawn;
 }
 
@@ -37,64 +38,65 @@ export function render() {
   byId("says").textContent = isSure(answer) ? t("says", { label, percent: percent(confidence) }) : t("unsure", { label });
   byId("predictions").replaceChildren(...answer.predictions.map(row));
   byId("timing").textContent = timing(answer, steps);
-  byId("curl").textContent = curl();
   byId("link").href = `?sha256=${answer.image.sha256}`;
   byId("link").hidden = !remembers;
+  byId("curl").textContent = curl();
+  byId("curl").hidden = byId("copy-curl").hidden = !curl();
   byId("copy-json").onclick = ({ target }) => copy(JSON.stringify(answer, null, 2), target);
   byId("copy-curl").onclick = ({ target }) => copy(curl(), target);
-  picture.render();
+  preview.render();
 }
 
 function row({ class_id, label, confidence }) {
-  const row = document.createElement("li");
-  const name = Object.assign(document.createElement("span"), { textContent: label });
-  const share = Object.assign(document.createElement("span"), { textContent: percent(confidence) });
-  const bar = Object.assign(document.createElement("meter"), { value: confidence, ariaHidden: "true" });
-  row.append(name, share, bar);
-  if (shown.sent) row.append(whyButton(class_id, label));
-  return row;
+  const name = element("span", { textContent: label });
+  const share = element("span", { textContent: percent(confidence) });
+  const bar = element("meter", { value: confidence, ariaHidden: "true" });
+  return element("li", {}, name, share, bar, ...(shown.sent ? [why(class_id, label)] : []));
 }
 
-function whyButton(class_id, label) {
-  const button = document.createElement("button");
-  Object.assign(button, { type: "button", textContent: t("why"), ariaLabel: t("why_class", { label }) });
-  button.ariaPressed = String(picture.explains(class_id));
-  button.onclick = async () => {
-    await picture.toggleHeat(class_id, label, say).catch(fail);
+function why(class_id, label) {
+  const ariaPressed = String(preview.shows(class_id));
+  const toggle = button({ textContent: t("why"), ariaLabel: t("why_class", { label }), ariaPressed });
+  toggle.onclick = async () => {
+    await preview.toggleHeat(class_id, label, report.say).catch(report.fail);
     for (const other of byId("predictions").querySelectorAll("button")) other.ariaPressed = "false";
-    button.ariaPressed = String(picture.explains(class_id));
+    toggle.ariaPressed = String(preview.shows(class_id));
   };
-  return button;
+  return toggle;
 }
 
-function timing(answer, { decode, infer, whole }) {
-  const [inModel, inAll] = [infer, whole].map((milliseconds) => number(milliseconds ?? 0, milliseconds < 10 ? 1 : 0));
-  if (answer.cached || infer === undefined) return t("timing_cached", { whole: inAll });
-  return t("timing", { decode: number(decode, 1), infer: inModel, whole: inAll });
+function timing({ cached }, { decode, infer, whole }) {
+  const rounded = (milliseconds) => number(milliseconds, milliseconds < 10 ? 1 : 0);
+  if (cached || infer === undefined) return t("timing_cached", { whole: rounded(whole) });
+  return t("timing", { decode: rounded(decode), infer: rounded(infer), whole: rounded(whole) });
 }
 
-/** The command that gets the same answer. */
+/** The command that gets the same answer; "" if the image that was sent is not a file and no answer is remembered. */
 function curl() {
-  const { sent, answer } = shown;
+  const { file, sent, answer } = shown;
   const header = key() ? ' -H "X-API-Key: $EYESPOT_API_KEY"' : "";
   const address = (path) => quoted(new URL(path, location.href.split("?")[0]).href);
-  if (!sent) return `curl${header} ${address(`results/${answer.image.sha256}`)}`;
-  return `curl${header} -F ${quoted(`file=@${sent.name}`)} ${address(query())}`;
+  if (sent && sent === file) return `curl${header} -F ${quoted(`file=@${file.name}`)} ${address(query())}`;
+  return remembers ? `curl${header} ${address(`results/${answer.image.sha256}`)}` : "";
 }
 
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
-async function copy(text, button) {
+async function copy(text, pressed) {
   if (navigator.clipboard) {
     await navigator.clipboard.writeText(text);
   } else { // over plain HTTP, except from this machine
-    const field = Object.assign(document.createElement("textarea"), { value: text });
-    document.body.append(field);
+    const field = element("textarea", { value: text });
+    pressed.after(field);
     field.select();
     document.execCommand("copy");
     field.remove();
+    pressed.focus();
   }
-  const { text: name } = button.dataset;
-  button.textContent = t("copied");
-  setTimeout(() => (button.textContent = t(name)), 1500);
+  pressed.textContent = t("copied");
+  report.say(t("copied"));
+  setTimeout(() => {
+    pressed.textContent = t(pressed.dataset.text);
+    report.say("");
+  }, 1500);
 }

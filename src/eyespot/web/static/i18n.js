@@ -1,8 +1,10 @@
 // The texts of the page, in the language of the browser or the one that was chosen.
 
+import { load, save } from "./storage.js";
+
 const LANGUAGES = { en: "English", zh: "中文" };
 const CHOICE = "eyespot-language"; // in localStorage
-const wanted = [localStorage.getItem(CHOICE), ...navigator.languages].map((name) => name?.slice(0, 2));
+const wanted = [load("localStorage", CHOICE), ...navigator.languages].map((name) => name?.slice(0, 2));
 export let language = wanted.find((name) => name in LANGUAGES) ?? "en";
 let texts = (await import(`./texts/${language}.js`)).default;
 
@@ -11,19 +13,14 @@ export function t(name, values = {}) {
   return texts[name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
 }
 
-/** What is wrong, in words: the server's own in English. */
-export function explain({ code, detail }) {
-  return texts[`problem_${code}`] ?? detail;
-}
+/** The text of a problem; in English, the server's own. */
+export const problemText = ({ code, detail }) => texts[`problem_${code}`] ?? detail;
 
 export const number = (value, digits = 0) =>
   value.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 export const percent = (confidence) =>
   confidence.toLocaleString(language, { style: "percent", minimumFractionDigits: 1 });
-
-export function size(bytes) {
-  return bytes < 1e5 ? `${number(bytes / 1e3)} kB` : `${number(bytes / 1e6, 1)} MB`;
-}
+export const size = (bytes) => (bytes < 1e5 ? `${number(bytes / 1e3)} kB` : `${number(bytes / 1e6, 1)} MB`);
 
 /** Fill in every element that names its text. */
 export function fill() {
@@ -38,6 +35,6 @@ export const other = () => Object.entries(LANGUAGES).find(([code]) => code !== l
 
 export async function use(code) {
   [language, texts] = [code, (await import(`./texts/${code}.js`)).default];
-  localStorage.setItem(CHOICE, code);
+  save("localStorage", CHOICE, code);
   fill();
 }

@@ -1,8 +1,8 @@
 // The ways in: picker, camera, drop anywhere, paste, samples.
 
+import { button, byId, element } from "./dom.js";
 import { t } from "./i18n.js";
 
-const byId = (id) => document.getElementById(id);
 const SAMPLES = ["coffee", "cat", "balloon", "otter", "valley", "tape"];
 const IMAGE_NAMES = /\.(jpe?g|jfif|png|webp|gif|bmp|avif|hei[cf]|tiff?)$/i;
 
@@ -34,7 +34,9 @@ function listenForDrops(take, say) {
     event.preventDefault(); // or the browser would open the file in place of the page
     over(true);
   });
-  addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? over(false));
+  addEventListener("dragleave", ({ relatedTarget }) => {
+    if (!relatedTarget) over(false);
+  });
   addEventListener("drop", async (event) => {
     event.preventDefault();
     over(false);
@@ -86,18 +88,13 @@ async function children(reader) {
 }
 
 function sample(name, open) {
-  const item = document.createElement("li");
-  const button = document.createElement("button");
-  const image = document.createElement("img");
-  button.type = "button";
-  image.src = `static/samples/${name}.jpg`;
-  button.dataset.label = `sample_${name}`;
-  Object.assign(image, { alt: "", width: 480, height: 320 }); // room for it before it has arrived
-  button.append(image);
-  item.append(button);
-  button.onclick = async () => {
+  // The sizes keep room for it before it has arrived.
+  const image = element("img", { src: `static/samples/${name}.jpg`, alt: "", width: 480, height: 320, draggable: false });
+  const choice = button({}, image);
+  choice.dataset.label = `sample_${name}`;
+  choice.onclick = async () => {
     const blob = await (await fetch(image.src)).blob();
     open([new File([blob], `${name}.jpg`, { type: "image/jpeg" })]);
   };
-  return item;
+  return element("li", {}, choice);
 }

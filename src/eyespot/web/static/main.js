@@ -1,25 +1,29 @@
 // The page: one image and its answer, or many in a gallery.
 
 import * as answer from "./answer.js";
+import { byId } from "./dom.js";
 import * as gallery from "./gallery.js";
+import { fill, other, problemText, t, use } from "./i18n.js";
 import { recognise } from "./images.js";
-import { explain, fill, other, t, use } from "./i18n.js";
 import { listen } from "./input.js";
 import * as model from "./model.js";
 import { ask, Problem } from "./server.js";
 
-const byId = (id) => document.getElementById(id);
 let running = new AbortController(); // only the newest image is answered
 
-function say(text, isProblem = false) {
-  byId("status").textContent = text;
+/** Show, and read out, what the page is doing; `aside`, which changes often, is not read out. */
+function say(text, aside = "", isProblem = false) {
+  if (byId("status").textContent !== text) byId("status").textContent = text;
+  byId("aside").textContent = aside;
   byId("status").classList.toggle("problem", isProblem);
 }
 
-function fail(error, about = "") {
+const complain = (text) => say(text, "", true);
+
+function fail(error, name) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Problem)) throw error;
-  say(`${about}${explain(error)}`, true);
+  complain(name ? t("about", { name, problem: problemText(error) }) : problemText(error));
 }
 
 function begin() {
@@ -36,26 +40,26 @@ async function open(files, skipped = 0) {
   const signal = begin();
   if (files.length > 1) {
     answer.clear();
-    gallery.open(files, { choose, say, took: model.took });
     if (skipped) say(t("skipped", { count: skipped }));
+    gallery.open(files, { choose, record: model.record, say });
     return;
   }
   const [file] = files;
   try {
     say(t("looking", { name: file.name }));
     const result = await recognise(file, { signal, say });
-    model.took(result.steps.infer);
+    model.record(result.steps.infer);
     say("");
     await answer.show({ ...result, file });
   } catch (error) {
     if (!signal.aborted) answer.clear();
-    fail(error, `${file.name}: `);
+    fail(error, file.name);
   }
 }
 
 async function choose(result) {
   await answer.show(result);
-  byId("answer").scrollIntoView({ block: "nearest" });
+  byId("says").focus();
 }
 
 function clear() {
@@ -63,6 +67,7 @@ function clear() {
   answer.clear();
   document.body.classList.remove("used");
   byId("clear").hidden = true;
+  byId("choose").focus();
   history.replaceState(null, "", "./");
 }
 
@@ -71,10 +76,11 @@ async function recall(sha256) {
   const signal = begin();
   const started = performance.now();
   try {
-    const found = await (await ask(`results/${sha256}?top_k=5`, { signal, say })).json();
+    const path = `results/${encodeURIComponent(sha256)}?top_k=5`;
+    const found = await (await ask(path, { signal, say })).json();
     await answer.show({ answer: found, steps: { whole: performance.now() - started } });
   } catch (error) {
-    if (error.code === "not-found") say(t("forgotten"), true);
+    if (["not-found", "invalid-parameter"].includes(error.code)) complain(t("forgotten"));
     else fail(error);
   }
 }
@@ -84,16 +90,17 @@ function offerLanguage() {
   Object.assign(byId("language"), { textContent: name, lang: code });
   byId("language").onclick = async () => {
     await use(code);
+    say("");
     for (const render of [offerLanguage, model.render, answer.render, gallery.render]) render();
   };
 }
 
-listen(open, (text) => say(text, true));
+listen(open, complain);
+answer.listen({ say, fail });
 fill();
+offerLanguage();
 byId("clear").onclick = clear;
 byId("terminal").querySelector("code").textContent = `curl -F file=@cat.jpg ${new URL("predict", location)}`;
-answer.listen(say, fail);
-offerLanguage();
 document.documentElement.classList.add("filled");
 model.watch();
 model.load({ say }).then(answer.render, fail);

@@ -1,92 +1,86 @@
-// Requests to this server, through its outages, its limits and whatever proxy stands before it.
+// Requests to this server that survive outages, rate limits and proxies.
 
 import { t } from "./i18n.js";
 import { askForKey, key } from "./key.js";
 
 const LONGEST_WAIT = 60; // seconds that a request waits by itself
-const POLL = 2; // seconds between two looks at a server that does not answer
-const BREAKS = 3; // connections that may break while the server answers others
+const POLL_SECONDS = 2; // while the server does not respond
+const BREAKS = 3; // connections that may break while the server responds to others
 
 /** Why there is no answer; `code` is that of the server's problem, or one of the page's own. */
 export class Problem extends Error {
-  constructor(code, detail, more = {}) {
+  constructor(code, detail, wait = Infinity) {
     super(detail);
-    Object.assign(this, { code, detail }, more);
+    Object.assign(this, { code, detail, wait });
   }
 }
 
 /**
- * The response to a request, sent again while the server is busy, away, or wants a key.
- * `say` is told what it waits for, and "" when that is over. Throws `Problem`, or AbortError.
+ * Fetch, and retry while the server is busy, down or wants a key. Throws `Problem`, or AbortError.
+ * `say` gets the reason, and what counts down beside it; "" when the wait is over.
  */
 export async function ask(path, { say = () => {}, signal, ...options } = {}) {
   for (let breaks = 0; ; ) {
     let response;
+    const used = key();
+    const headers = { ...options.headers, ...(used && { "X-API-Key": used }) };
     try {
-      response = await fetch(path, { ...options, signal, headers: { ...options.headers, ...withKey() } });
+      response = await fetch(path, { ...options, signal, headers });
     } catch (error) {
-      if (signal?.aborted) throw error;
-      if (++breaks === BREAKS) throw new Problem("cut-off", t("cut_off"));
+      signal?.throwIfAborted();
+      if (++breaks === BREAKS) throw new Problem("cut_off", t("cut_off"));
       say(t("stopped"));
-      await returned(signal);
+      await unlessAborted(returned(), signal);
       say("");
       continue;
     }
     if (response.ok) return response;
     const problem = await problemOf(response);
     if (problem.code === "unauthorized") {
-      if (!(await askForKey(Boolean(key())))) throw problem;
+      if (used === key() && !(await askForKey())) throw problem;
     } else if ([429, 503].includes(response.status) && problem.wait <= LONGEST_WAIT) {
-      await countdown(problem.wait, say, signal);
+      await unlessAborted(countdown(problem.wait, say), signal);
     } else {
       throw problem;
     }
   }
 }
 
-const withKey = () => (key() ? { "X-API-Key": key() } : {});
-
 async function problemOf(response) {
   const { status, headers } = response;
   if (headers.get("Content-Type") !== "application/problem+json") {
-    const name = status === 413 ? "proxy_413" : [502, 503, 504].includes(status) ? "proxy_gateway" : "proxy_other";
-    return new Problem("proxy", t(name, { status }));
+    const code = status === 413 ? "proxy_413" : [502, 503, 504].includes(status) ? "proxy_gateway" : "proxy_other";
+    return new Problem(code, t(code, { status }));
   }
   const { code, detail } = await response.json();
   const wait = Number(headers.get("Retry-After") ?? Infinity);
-  return new Problem(code, code === "rate-limited" ? t("slow_down", { seconds: wait }) : detail, { wait });
+  return new Problem(code, code === "rate-limited" ? t("slow_down", { seconds: wait }) : detail, wait);
 }
 
-async function countdown(seconds, say, signal) {
-  for (let left = seconds; left > 0; left--) {
-    say(t("busy", { seconds: left }));
-    await sleep(1, signal);
-  }
-  say("");
-}
+let counting, returning; // one of each for all requests that wait
 
-let returning; // one look for all requests that wait
-
-function returned(signal) {
-  returning ??= poll().finally(() => (returning = undefined));
-  return Promise.race([returning, aborted(signal)]);
-}
-
-async function poll() {
-  for (;;) {
-    try {
-      if ((await fetch("readyz")).ok) return;
-    } catch {
-      // still away
+function countdown(seconds, say) {
+  const count = async () => {
+    for (let left = seconds; left > 0; left--) {
+      say(t("busy"), t("again", { seconds: left }));
+      await sleep(1);
     }
-    await sleep(POLL);
-  }
+    say("");
+  };
+  return (counting ??= count().finally(() => (counting = undefined)));
 }
 
-export function sleep(seconds, signal) {
-  return Promise.race([new Promise((resolve) => setTimeout(resolve, seconds * 1000)), aborted(signal)]);
+function returned() {
+  const poll = async () => {
+    while (!(await isReady())) await sleep(POLL_SECONDS);
+  };
+  return (returning ??= poll().finally(() => (returning = undefined)));
 }
 
-function aborted(signal) {
-  return new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
+export const isReady = () => fetch("readyz").then(({ ok }) => ok, () => false);
+export const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+
+async function unlessAborted(waiting, signal) {
+  const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
+  await Promise.race([waiting, aborted]);
 }

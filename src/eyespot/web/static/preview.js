@@ -1,39 +1,39 @@
-// The picture that was recognised, the square of it that the network sees, and the heat map of what speaks for a class.
+// The preview, the square that the model sees, and the heat map of one class.
 
+import { byId } from "./dom.js";
+import { t } from "./i18n.js";
 import { send } from "./images.js";
 import { recipe } from "./model.js";
-import { number, t } from "./i18n.js";
 
-const byId = (id) => document.getElementById(id);
 const SIDE = 960; // pixels of the canvas's longer side
-const PALETTE = [[40, 11, 84], [159, 42, 99], [237, 105, 37], [252, 255, 164]]; // "inferno", by Smith and van der Walt
-let shown; // the result whose picture this is
+const PALETTE = [[40, 11, 84], [159, 42, 99], [237, 105, 37], [252, 255, 164]]; // of "inferno", van der Walt and Smith
+let shown; // the result whose image this is
 let heated; // { class_id, label } whose map is shown
 
-export const explains = (class_id) => heated?.class_id === class_id;
+export const shows = (class_id) => heated?.class_id === class_id;
 
 export async function show(result) {
   shown = result;
-  heat(undefined);
-  const canvas = byId("picture");
+  hideHeat();
+  byId("image").hidden = true;
   const bitmap = result.sent && (await createImageBitmap(result.sent).catch(() => undefined));
   if (shown !== result) return;
-  canvas.hidden = !bitmap;
-  if (bitmap) draw(canvas, bitmap);
+  if (bitmap) draw(byId("image"), bitmap);
+  byId("image").hidden = !bitmap;
   render();
 }
 
 export function render() {
-  const { file, note, answer } = shown;
+  const { file, note, sent, answer } = shown;
   const { width, height, format } = answer.image;
-  const facts = [file?.name, `${number(width)} × ${number(height)} ${format}`, note].filter(Boolean).join(" · ");
-  const outline = t(!shown.sent ? "remembered" : byId("picture").hidden ? "no_preview" : "outline");
-  byId("answer").querySelector("figcaption").textContent = `${facts}. ${outline}`;
-  byId("picture").ariaLabel = t("preview", { name: file?.name ?? format });
+  const facts = [file?.name, `${width} × ${height} ${format}`, note].filter(Boolean).join(" · ");
+  const hint = t(!sent ? "remembered" : byId("image").hidden ? "no_preview" : "outline");
+  byId("caption").textContent = t("caption", { facts, hint });
+  byId("image").ariaLabel = t("preview", { name: file?.name ?? format });
   if (heated) byId("opacity").firstElementChild.textContent = t("heat", heated);
 }
 
-/** The square that the network sees, in shares of the picture's width and height. */
+/** The square that the model sees: left, top and side, in pixels. */
 function seen(width, height) {
   const side = (Math.min(width, height) * recipe.crop) / recipe.resize;
   return [(width - side) / 2, (height - side) / 2, side];
@@ -43,15 +43,14 @@ function draw(canvas, bitmap) {
   const scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  const context = canvas.getContext("2d");
-  const square = [...seen(canvas.width, canvas.height)];
-  const [left, top, side] = square;
   const whole = [0, 0, canvas.width, canvas.height];
-  context.drawImage(bitmap, ...whole);
-  bitmap.close();
+  const [left, top, side] = seen(canvas.width, canvas.height);
   const around = new Path2D();
   around.rect(...whole);
   around.rect(left, top, side, side);
+  const context = canvas.getContext("2d");
+  context.drawImage(bitmap, ...whole);
+  bitmap.close();
   context.fillStyle = "rgb(15 23 42 / 45%)";
   context.fill(around, "evenodd");
   context.strokeStyle = "white";
@@ -61,33 +60,36 @@ function draw(canvas, bitmap) {
 
 /** Show the map of a class, or hide it if it is the one that is shown. */
 export async function toggleHeat(class_id, label, say) {
-  const asked = shown;
-  if (explains(class_id)) return heat(undefined);
-  asked.maps ??= new Map();
-  if (!asked.maps.has(class_id)) {
+  if (shows(class_id)) return hideHeat();
+  const of = shown;
+  of.maps ??= new Map();
+  if (!of.maps.has(class_id)) {
     const options = { say, headers: { Accept: "application/json" } };
-    const { map } = await (await send(asked.sent, `explain?class_id=${class_id}`, options)).json();
-    asked.maps.set(class_id, map);
+    const { map } = await (await send(of.sent, `explain?class_id=${class_id}`, options)).json();
+    of.maps.set(class_id, map);
   }
-  if (shown === asked) heat({ class_id, label }, asked.maps.get(class_id));
+  if (shown === of) showHeat({ class_id, label }, of.maps.get(class_id));
 }
 
-function heat(of, map) {
+function hideHeat() {
+  heated = undefined;
+  byId("heat").hidden = byId("opacity").hidden = true;
+}
+
+function showHeat(of, map) {
   heated = of;
-  byId("heat").hidden = byId("opacity").hidden = !of;
-  if (!of) return;
-  const [canvas, picture] = [byId("heat"), byId("picture")];
-  [canvas.width, canvas.height] = [picture.width, picture.height];
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
+  const [canvas, image, slider] = [byId("heat"), byId("image"), byId("opacity").querySelector("input")];
+  [canvas.width, canvas.height] = [image.width, image.height];
   const [left, top, side] = seen(canvas.width, canvas.height);
-  context.drawImage(coloured(map), left, top, side, side);
-  byId("opacity").querySelector("input").oninput = ({ target }) => (canvas.style.opacity = target.value / 100);
-  canvas.style.opacity = byId("opacity").querySelector("input").value / 100;
+  canvas.getContext("2d").drawImage(coloured(map), left, top, side, side);
+  slider.oninput = () => (canvas.style.opacity = slider.value / 100);
+  slider.oninput();
+  canvas.hidden = image.hidden;
+  byId("opacity").hidden = false;
   render();
 }
 
-/** The map as a small picture, each cell enlarged smoothly; what speaks against the class is clear. */
+/** The map as a small image, each cell enlarged smoothly; negative cells are transparent. */
 function coloured(map) {
   const [rows, columns, zoom] = [map.length, map[0].length, 16];
   const most = Math.max(...map.flat(), Number.MIN_VALUE);

@@ -1,0 +1,36 @@
+// What was found in many images, saved as CSV or JSON.
+
+import { element } from "./dom.js";
+import { problemText } from "./i18n.js";
+
+const COLUMNS = ["file", "label", "confidence", "class_id", "wnid", "sha256", "width", "height", "problem", "detail"];
+
+export function saveJson(items) {
+  save("eyespot.json", "application/json", JSON.stringify(items.map(record), null, 1));
+}
+
+export function saveCsv(items) {
+  const lines = items.map((item) => {
+    const { file, predictions, image, problem } = record(item);
+    const row = { file, ...predictions?.[0], ...image, problem: problem?.code, detail: problem?.detail };
+    return COLUMNS.map((name) => row[name]);
+  });
+  const text = [COLUMNS, ...lines].map((line) => `${line.map(quoted).join()}\r\n`).join(""); // RFC 4180
+  save("eyespot.csv", "text/csv", `\ufeff${text}`); // without the mark, Excel would not read it as UTF-8
+}
+
+function record({ file, result, problem }) {
+  return {
+    file: file.path ?? file.name,
+    ...result?.answer,
+    ...(problem && { problem: { code: problem.code, detail: problemText(problem) } }),
+  };
+}
+
+const quoted = (value = "") => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+
+function save(name, type, text) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
