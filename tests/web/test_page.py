@@ -80,7 +80,9 @@ def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server:
     expect(rows(page).first).to_contain_text("espresso")
     expect(page.locator("#timing")).to_contain_text(re.compile(r"Decode .* ms · model .* ms · total .* ms"))
     assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [480, 320]
-    expect(page.locator("#model")).to_contain_text("efficientnet-lite0 · 1,000 classes · 75.1% top-1 accuracy (ImageNet")
+    expect(page.locator("#model")).to_contain_text(
+        "efficientnet-lite0 · 1,000 classes · 75.1% top-1 accuracy (ImageNet"
+    )
     expect(page.locator("#model")).to_contain_text("ms per image here")
     expect(page.locator("#health")).to_have_text("Ready")
     expect(page.locator("#stand-in")).to_be_hidden()
@@ -143,6 +145,7 @@ def test_a_photograph_over_the_limit_is_sent_smaller_and_upright(open_page: Open
         page = open_page(served.url)
         send(page, photo)
         expect(page.locator("#caption")).to_contain_text(re.compile(r"IMG_1.jpg · .* JPEG · \d\.\d MB, sent as"))
+        expect(page.locator("#curl")).to_be_hidden()  # it would send the large file
         (size,) = re.findall(r"(\d+) × (\d+)", page.inner_text("#caption"))
         width, height = map(int, size)
         assert width < height
@@ -294,7 +297,7 @@ def test_a_dropped_folder_becomes_a_gallery(page: Page, folder: Path) -> None:
 def saved(page: Page, button: str) -> str:
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
-    return Path(download.value.path()).read_text("utf-8")
+    return Path(download.value.path()).read_text("utf-8-sig")
 
 
 def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
@@ -320,12 +323,18 @@ def test_the_gallery_asks_for_few_at_once_and_can_be_stopped(open_page: OpenPage
         page = open_page(served.url)
         send(page, *images)
         until(lambda: metric(served, "eyespot_queue_depth") + metric(served, "eyespot_workers_busy") == 4)
+        chip = page.locator("#labels").get_by_text("All 0", exact=True)
+        chip.evaluate("chip => (chip.first = true)")
+        chip.focus()
         page.get_by_role("button", name="Stop").click()
         expect(page.locator("#count")).to_have_text("0 of 12")
         engine.go.set()
         page.get_by_role("button", name="Continue").click()
         expect(page.locator("#count")).to_have_text("12 of 12")
         expect(page.locator("#stop")).to_be_hidden()
+        # It can be pressed all the time, as it stays the same button.
+        assert page.locator("#labels button").first.evaluate("chip => [chip.first, chip.innerText]") == [True, "All 12"]
+        assert page.evaluate("document.activeElement.id") == "csv"  # after "Stop", which is gone
 
 
 # -- keys, proxies, outages --
@@ -352,13 +361,21 @@ def test_the_key_is_asked_for_and_kept_for_the_tab(open_page: OpenPage, image: P
         assert '-H "X-API-Key: $EYESPOT_API_KEY"' in page.inner_text("#curl")
 
 
-def test_without_a_key_the_page_says_what_is_missing(open_page: OpenPage, image: Path) -> None:
+def test_without_a_key_the_page_says_what_is_missing(open_page: OpenPage, image: Path, folder: Path) -> None:
     with serve_fake(api_keys="me:open-sesame") as served:
         page = open_page(served.url)
         page.get_by_role("button", name="Cancel").click()
         expect(status(page)).to_contain_text("API key required")
         send(page, image)
-        expect(page.get_by_role("dialog")).to_be_visible()
+        page.get_by_role("button", name="Cancel").click()
+        expect(status(page)).to_contain_text("API key required")
+        send(page, *folder.glob("*.png"), *folder.glob("*/*.png"))
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator("#count")).to_have_text("0 of 4")
+        page.get_by_role("button", name="Continue").click()
+        page.get_by_label("This server needs an API key").fill("open-sesame")
+        page.keyboard.press("Enter")
+        expect(page.locator("#count")).to_have_text("4 of 4")
 
 
 def test_a_busy_server_is_asked_again_after_a_countdown(open_page: OpenPage, image: Path) -> None:
@@ -397,7 +414,11 @@ def test_a_connection_that_breaks_again_and_again_is_told(page: Page, image: Pat
 
 @pytest.mark.parametrize(
     ("code", "told"),
-    [(413, "A proxy in front of this server rejected the image"), (502, "A proxy answered in place"), (404, "Something in front")],
+    [
+        (413, "A proxy in front of this server rejected the image"),
+        (502, "A proxy answered in place"),
+        (404, "Something in front"),
+    ],
 )
 def test_a_proxys_own_page_is_told_as_what_it_is(page: Page, image: Path, code: int, told: str) -> None:
     html = {"status": code, "content_type": "text/html", "body": "<h1>nginx</h1>"}
@@ -469,7 +490,7 @@ def test_axe_finds_nothing(open_page: OpenPage, server: Served, folder: Path) ->
         expect(page.locator("#heat")).to_be_visible()
         check(page)
         send(page, *folder.glob("*.*"))
-        expect(page.locator("#count")).to_contain_text("1 failed")
+        expect(page.locator("#count")).to_contain_text("2 failed")
         check(page)
         page.evaluate("document.getElementById('key').showModal()")
         check(page)
@@ -478,7 +499,7 @@ def test_axe_finds_nothing(open_page: OpenPage, server: Served, folder: Path) ->
 def test_the_page_is_small(open_page: OpenPage, fake: Served) -> None:
     replies: list[Response] = []
     page = open_page(fake.url, "/livez")
-    page.on("response", replies.append)
+    page.on("response", lambda reply: replies.append(reply))
     page.goto("/")
     expect(page.locator("#model")).to_contain_text("fake")
     sizes = {reply.url: len(reply.body()) for reply in replies if "/samples/" not in reply.url}
