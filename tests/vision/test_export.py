@@ -26,11 +26,10 @@ def made(entry: Entry, data_dir: Path) -> tuple[Path, export.Export]:
 
 
 def test_an_export_agrees_with_torch(made: tuple[Path, export.Export], entry: Entry) -> None:
-    place, record = made
+    _, record = made
     assert record.max_logit_difference <= 1e-3
     assert record.digest == entry.sha256
     assert set(record.files) == {"model.xml", "model.bin", "head.npz"}
-    assert not list(place.parent.glob(".unfinished*"))
 
 
 def test_weights_are_stored_in_float32(made: tuple[Path, export.Export], entry: Entry) -> None:
