@@ -18,7 +18,16 @@ export function listen(callbacks) {
   report = callbacks;
 }
 
+/** The image at once, before its answer. */
+export function announce(file) {
+  shown = undefined;
+  byId("answer").classList.add("waiting");
+  byId("answer").hidden = false;
+  preview.announce(file);
+}
+
 export async function show(result) {
+  byId("answer").classList.remove("waiting");
   shown = result;
   byId("answer").hidden = false; // before it is filled, or a screen reader would not announce it
   const drawn = preview.show(result);

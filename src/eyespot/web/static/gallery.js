@@ -95,9 +95,14 @@ function describe(item) {
     card.classList.toggle("unsure", !sure);
     title.textContent = sure ? label : t("perhaps", { label });
     detail.textContent = sure ? percent(confidence) : `${t("not_sure")} · ${percent(confidence)}`;
-    Object.assign(card.firstChild, { disabled: false, onclick: () => callbacks.choose(result) });
+    Object.assign(card.firstChild, { disabled: false, onclick: () => pick(item) });
   }
   hide(item);
+}
+
+function pick({ card, result }) {
+  for (const item of items) item.card.firstChild.ariaCurrent = String(item.card === card);
+  callbacks.choose(result);
 }
 
 function group({ result, problem }) {
@@ -128,7 +133,7 @@ function count() {
   byId("count").textContent = parts.filter(Boolean).join(" · ");
   byId("stop").textContent = running ? t("stop") : t("go_on");
   if (byId("stop") === document.activeElement && done === items.length) byId("csv").focus();
-  byId("stop").hidden = done === items.length;
+  byId("stop").hidden = byId("progress").hidden = done === items.length;
   chip(undefined, done);
   for (const [label, many] of counts) chip(label, many);
 }
@@ -151,7 +156,8 @@ function choose(label) {
 
 function sortChips() {
   const focused = document.activeElement;
-  const sorted = [...byGroup()].sort(([, one], [, other]) => other - one);
+  const first = (label) => [NOT_SURE, FAILED].includes(label);
+  const sorted = [...byGroup()].sort(([one, few], [other, many]) => first(other) - first(one) || many - few);
   byId("labels").append(...[undefined, ...sorted.map(([label]) => label)].map((label) => chips.get(label)));
   focused.focus({ preventScroll: true });
 }

@@ -47,6 +47,7 @@ async function open(files, skipped = 0) {
   const [file] = files;
   try {
     say(t("looking", { name: file.name }));
+    answer.announce(file);
     const result = await recognise(file, { signal, say });
     model.record(result.steps.infer);
     say("");
@@ -59,7 +60,8 @@ async function open(files, skipped = 0) {
 
 async function choose(result) {
   await answer.show(result);
-  byId("says").focus();
+  byId("answer").scrollIntoView();
+  byId("says").focus({ preventScroll: true });
 }
 
 function clear() {

@@ -6,21 +6,30 @@ import { send } from "./images.js";
 import { recipe } from "./model.js";
 
 const SIDE = 960; // pixels of the canvas's longer side
-const PALETTE = [[40, 11, 84], [159, 42, 99], [237, 105, 37], [252, 255, 164]]; // of "inferno", van der Walt and Smith
+const PALETTE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // of "inferno", van der Walt and Smith
 let shown; // the result whose image this is
 let heated; // { class_id, label } whose map is shown
 
 export const shows = (class_id) => heated?.class_id === class_id;
 
+/** The image at once, before its answer. */
+export async function announce(file) {
+  byId("caption").textContent = file.name;
+  await place({ sent: file });
+}
+
 export async function show(result) {
+  if (await place(result)) render();
+}
+
+async function place(result) {
   shown = result;
   hideHeat();
-  byId("image").hidden = true;
   const bitmap = result.sent && (await createImageBitmap(result.sent).catch(() => undefined));
   if (shown !== result) return;
   if (bitmap) draw(byId("image"), bitmap);
   byId("image").hidden = !bitmap;
-  render();
+  return true;
 }
 
 export function render() {
@@ -40,7 +49,7 @@ function seen(width, height) {
 }
 
 function draw(canvas, bitmap) {
-  const scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
+  const scale = SIDE / Math.max(bitmap.width, bitmap.height); // a small one is enlarged, so that its outline stays thin
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
   const whole = [0, 0, canvas.width, canvas.height];
@@ -82,7 +91,7 @@ function showHeat(of, map) {
   [canvas.width, canvas.height] = [image.width, image.height];
   const [left, top, side] = seen(canvas.width, canvas.height);
   canvas.getContext("2d").drawImage(coloured(map), left, top, side, side);
-  slider.oninput = () => (canvas.style.opacity = slider.value / 100);
+  slider.oninput = () => byId("preview").style.setProperty("--heat", slider.value / 100);
   slider.oninput();
   canvas.hidden = image.hidden;
   byId("opacity").hidden = false;
@@ -96,8 +105,8 @@ function coloured(map) {
   const image = new ImageData(columns * zoom, rows * zoom);
   for (let y = 0; y < image.height; y++) {
     for (let x = 0; x < image.width; x++) {
-      const share = Math.max(0, between(map, (y + 0.5) / zoom - 0.5, (x + 0.5) / zoom - 0.5) / most);
-      image.data.set([...colour(share), 255 * Math.min(1, 0.25 + share)], 4 * (y * image.width + x));
+      const share = Math.min(1, Math.max(0, between(map, (y + 0.5) / zoom - 0.5, (x + 0.5) / zoom - 0.5) / most));
+      image.data.set([...colour(share), 255 * share], 4 * (y * image.width + x));
     }
   }
   const canvas = new OffscreenCanvas(image.width, image.height);
@@ -105,13 +114,17 @@ function coloured(map) {
   return canvas;
 }
 
+/** The map between its cells: a cubic spline (Catmull and Rom), as Pillow enlarges it for POST /explain. */
 function between(map, y, x) {
   const cell = (row, column) => map[Math.min(map.length - 1, Math.max(0, row))][Math.min(map[0].length - 1, Math.max(0, column))];
   const [row, column] = [Math.floor(y), Math.floor(x)];
-  const [down, across] = [y - row, x - column].map((share) => share * share * (3 - 2 * share));
-  const line = (of) => cell(of, column) * (1 - across) + cell(of, column + 1) * across;
-  return line(row) * (1 - down) + line(row + 1) * down;
+  const [down, across] = [spline(y - row), spline(x - column)];
+  const line = (of) => across.reduce((sum, part, next) => sum + part * Math.max(0, cell(of, column + next - 1)), 0);
+  return down.reduce((sum, part, next) => sum + part * line(row + next - 1), 0);
 }
+
+const spline = (f) =>
+  [2 * f ** 2 - f - f ** 3, 2 - 5 * f ** 2 + 3 * f ** 3, f + 4 * f ** 2 - 3 * f ** 3, f ** 3 - f ** 2].map((part) => part / 2);
 
 function colour(share) {
   const place = Math.min(share, 0.999) * (PALETTE.length - 1);
