@@ -23,13 +23,13 @@ def browser() -> Iterator[Browser]:
 def test_a_sample_its_answer_and_its_heat_map(open_page: OpenPage, server: Served) -> None:
     page = open_page(server.url)
     page.get_by_role("button", name="A cup of coffee").click()
-    expect(page.get_by_role("heading", level=2)).to_have_text("espresso, 93.6%", timeout=30_000)
+    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 93.6%", timeout=30_000)
     expect(page.locator("#predictions li")).to_have_count(5)
-    assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [480, 320]
+    assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [960, 640]
     page.get_by_role("button", name="Why? espresso").click()
     expect(page.locator("#heat")).to_be_visible(timeout=30_000)
     centre = "canvas => [...canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data]"
     assert page.locator("#heat").evaluate(centre)[3] > 0
-    page.locator("#opacity input").fill("20")
+    page.get_by_label("Opacity of the heat map").fill("20")
     expect(page.locator("#heat")).to_have_css("opacity", "0.2")
     expect(page.locator("#health")).to_have_text("Ready")

@@ -18,40 +18,43 @@ export function listen(callbacks) {
   report = callbacks;
 }
 
-/** The image at once, before its answer. */
+/** Show an image before its answer. */
 export function announce(file) {
   shown = undefined;
+  byId("back").hidden = true;
   byId("answer").classList.add("waiting");
   byId("answer").hidden = false;
-  preview.announce(file);
+  preview.place(file);
 }
 
 export async function show(result) {
-  byId("answer").classList.remove("waiting");
   shown = result;
   byId("answer").hidden = false; // before it is filled, or a screen reader would not announce it
-  const drawn = preview.show(result);
+  await preview.show(result);
+  if (shown !== result) return;
+  byId("answer").classList.remove("waiting");
+  byId("answer").classList.toggle("alone", !result.file);
   render();
-  await drawn;
 }
 
 export function clear() {
   shown = undefined;
-  byId("answer").hidden = true;
+  byId("answer").hidden = byId("back").hidden = true;
 }
 
 export function render() {
   if (!shown) return;
   const { answer, steps } = shown;
   const [{ label, confidence }] = answer.predictions;
-  byId("says").textContent = isSure(answer) ? t("says", { label, percent: percent(confidence) }) : t("unsure", { label });
+  const share = element("small", { textContent: percent(confidence) });
+  byId("says").replaceChildren(...(isSure(answer) ? [label, " ", share] : [t("unsure", { label })]));
   byId("predictions").replaceChildren(...answer.predictions.map(row));
   byId("timing").textContent = timing(answer, steps);
-  byId("link").href = `?sha256=${answer.image.sha256}`;
-  byId("link").hidden = !remembers;
+  byId("copy-link").hidden = !remembers;
   byId("curl").textContent = curl();
   byId("curl").hidden = byId("copy-curl").hidden = !curl();
   byId("copy-json").onclick = ({ target }) => copy(JSON.stringify(answer, null, 2), target);
+  byId("copy-link").onclick = ({ target }) => copy(`${home()}?sha256=${answer.image.sha256}`, target);
   byId("copy-curl").onclick = ({ target }) => copy(curl(), target);
   preview.render();
 }
@@ -60,18 +63,26 @@ function row({ class_id, label, confidence }) {
   const name = element("span", { textContent: label });
   const share = element("span", { textContent: percent(confidence) });
   const bar = element("meter", { value: confidence, ariaHidden: "true" });
-  return element("li", {}, name, share, bar, ...(shown.sent ? [why(class_id, label)] : []));
+  return element("li", {}, name, share, bar, ...(preview.isDrawn() && shown.sent ? [why(class_id, label)] : []));
 }
 
 function why(class_id, label) {
-  const ariaPressed = String(preview.shows(class_id));
-  const toggle = button({ textContent: t("why"), ariaLabel: t("why_class", { label }), ariaPressed });
+  const of = shown;
+  const toggle = button({ textContent: t("why"), ariaLabel: t("why_class", { label }) });
+  toggle.mark = () => Object.assign(toggle, { ariaPressed: String(preview.shows(class_id)), ariaBusy: String(preview.waitsFor(class_id)) });
   toggle.onclick = async () => {
-    await preview.toggleHeat(class_id, label, report.say).catch(report.fail);
-    for (const other of byId("predictions").querySelectorAll("button")) other.ariaPressed = "false";
-    toggle.ariaPressed = String(preview.shows(class_id));
+    const say = (...words) => shown === of && report.say(...words);
+    const toggled = preview.toggleHeat(class_id, label, say).catch((error) => shown === of && report.fail(error));
+    mark();
+    await toggled;
+    mark();
   };
+  toggle.mark();
   return toggle;
+}
+
+function mark() {
+  for (const toggle of byId("predictions").querySelectorAll("button")) toggle.mark();
 }
 
 function timing({ cached }, { decode, infer, whole }) {
@@ -80,21 +91,24 @@ function timing({ cached }, { decode, infer, whole }) {
   return t("timing", { decode: rounded(decode), infer: rounded(infer), whole: rounded(whole) });
 }
 
+const home = () => location.href.split(/[?#]/)[0];
+
 /** The command that gets the same answer; "" if the image that was sent is not a file and no answer is remembered. */
 function curl() {
   const { file, sent, answer } = shown;
   const header = key() ? ' -H "X-API-Key: $EYESPOT_API_KEY"' : "";
-  const address = (path) => quoted(new URL(path, location.href.split("?")[0]).href);
-  if (sent && sent === file) return `curl${header} -F ${quoted(`file=@${file.name}`)} ${address(query())}`;
-  return remembers ? `curl${header} ${address(`results/${answer.image.sha256}`)}` : "";
+  const address = (path) => quoted(new URL(path, home()).href);
+  if (sent && sent === file) return `curl${header} -F ${quoted(`file=@${formQuoted(file.name)}`)} ${address(`predict?${query()}`)}`;
+  return remembers ? `curl${header} ${address(`results/${answer.image.sha256}?${query()}`)}` : "";
 }
 
-const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`); // for a shell
+const formQuoted = (name) => (/[",;\\]/.test(name) ? `"${name.replace(/["\\]/g, "\\$&")}"` : name); // for curl
 
 async function copy(text, pressed) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
-  } else { // over plain HTTP, except from this machine
+  } catch { // there is no clipboard over plain HTTP, except from this machine
     const field = element("textarea", { value: text });
     pressed.after(field);
     field.select();

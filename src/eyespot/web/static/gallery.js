@@ -5,6 +5,7 @@ import { button, byId, element } from "./dom.js";
 import { number, percent, problemText, t } from "./i18n.js";
 import { recognise } from "./images.js";
 import { saveCsv, saveJson } from "./records.js";
+import { Problem } from "./server.js";
 import * as thumbnails from "./thumbnails.js";
 
 const AT_ONCE = 4; // requests; a browser keeps six connections to a server
@@ -41,38 +42,45 @@ export function clear() {
   byId("gallery").hidden = true;
 }
 
-function stop() {
+function stop(reason = "") {
   running.abort();
   running = undefined;
+  callbacks.say(reason);
   count();
 }
 
 async function go() {
   const { signal } = (running = new AbortController());
+  const say = (...words) => signal.aborted || callbacks.say(...words);
+  if (items.every(isDone)) items.filter(({ problem }) => problem).forEach(reset);
   count();
   const work = async () => {
-    for (let item; !signal.aborted && (item = items.find(({ taken }) => !taken)); ) await recogniseOne(item, signal);
+    for (let item; !signal.aborted && (item = items.find(({ taken }) => !taken)); ) await recogniseOne(item, { signal, say });
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   if (signal.aborted) return;
   running = undefined;
   count();
   sortChips();
-  callbacks.say(t("gallery_done", { done: number(items.length), failed: number(byGroup().get(FAILED) ?? 0) }));
+  say(t("gallery_done", { done: number(items.length), failed: number(byGroup().get(FAILED) ?? 0) }));
 }
 
-async function recogniseOne(item, signal) {
+function reset(item) {
+  Object.assign(item, { taken: false, problem: undefined });
+}
+
+async function recogniseOne(item, { signal, say }) {
   item.taken = true;
   try {
-    item.result = { ...(await recognise(item.file, { signal, say: callbacks.say })), file: item.file };
+    item.result = { ...(await recognise(item.file, { signal, say })), file: item.file };
     callbacks.record(item.result.steps.infer);
-  } catch (problem) {
-    if (signal.aborted || problem.code === "unauthorized") {
-      item.taken = false; // for when it goes on
-      if (!signal.aborted) stop();
-      return;
+  } catch (error) {
+    if (signal.aborted) return reset(item);
+    if (["unauthorized", "rate-limited"].includes(error.code)) { // as all others would be
+      reset(item);
+      return stop(problemText(error));
     }
-    item.problem = problem;
+    item.problem = error instanceof Problem ? error : new Problem("unexpected");
   }
   describe(item);
   counting ??= setTimeout(count, COUNT_EVERY);
@@ -102,6 +110,10 @@ function describe(item) {
 
 function pick({ card, result }) {
   for (const item of items) item.card.firstChild.ariaCurrent = String(item.card === card);
+  byId("back").onclick = () => {
+    card.scrollIntoView({ block: "center" });
+    card.firstChild.focus({ preventScroll: true });
+  };
   callbacks.choose(result);
 }
 
@@ -131,9 +143,11 @@ function count() {
   Object.assign(byId("progress"), { max: items.length || 1, value: done });
   const parts = [t("done_of", { done: number(done), all: number(items.length) }), failed && t("failed_of", { failed: number(failed) })];
   byId("count").textContent = parts.filter(Boolean).join(" · ");
-  byId("stop").textContent = running ? t("stop") : t("go_on");
-  if (byId("stop") === document.activeElement && done === items.length) byId("csv").focus();
-  byId("stop").hidden = byId("progress").hidden = done === items.length;
+  const isOver = done === items.length;
+  byId("stop").textContent = t(running ? "stop" : isOver ? "retry" : "go_on");
+  if (byId("stop") === document.activeElement && isOver && !failed) byId("csv").focus();
+  byId("progress").hidden = isOver;
+  byId("stop").hidden = isOver && !failed;
   chip(undefined, done);
   for (const [label, many] of counts) chip(label, many);
 }

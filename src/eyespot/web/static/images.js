@@ -1,33 +1,40 @@
-// An image on its way to the server: sent as it is, or as a JPEG that the browser makes of it.
+// An image on its way to the server: sent as it is, or converted by the browser.
 
 import { language, size, t } from "./i18n.js";
 import { limits } from "./model.js";
-import { ask } from "./server.js";
+import { ask, Problem } from "./server.js";
 
 const SIDE = 2000; // pixels of the longer side of what the browser makes; the model sees a few hundred
 const QUALITY = 0.9;
 const TOP = 5;
-// Problems that may go away with a smaller JPEG.
-const REMEDIED = ["image-too-large", "body-too-large", "proxy_413", "too-many-pixels", "too-much-memory", "too-many-scans"];
-export const query = () => `predict?top_k=${TOP}${language === "en" ? "" : `&lang=${language}`}`;
+// Problems that may go away when the browser converts the image.
+const REMEDIED = ["body-too-large", "image-too-large", "proxy_413", "too-many-pixels", "too-many-scans", "too-much-memory"];
+
+/** The query of a recognition. */
+export function query() {
+  return `top_k=${Math.min(TOP, limits.max_top_k)}${language === "en" ? "" : `&lang=${language}`}`;
+}
 
 /** Recognise an image. Returns `answer`, the blob `sent`, a `note` if that is not the file, and `steps` in ms. */
 export async function recognise(file, options) {
   const started = performance.now();
-  let sent = needsConversion(file) ? await asJpeg(file) : file;
+  let sent = needsConversion(file) ? await converted(file) : file;
+  if (sent.size > limits.max_bytes) {
+    throw new Problem("too_large", t("too_large", { size: size(sent.size), limit: size(limits.max_bytes) }));
+  }
   let reply;
   try {
-    reply = await send(sent, query(), options);
+    reply = await send(sent, `predict?${query()}`, options);
   } catch (problem) {
-    if (sent !== file || ![...REMEDIED, "unsupported-format"].includes(problem.code)) throw problem;
-    sent = await asJpeg(file);
+    if (sent !== file || !REMEDIED.includes(problem.code)) throw problem;
+    sent = await converted(file);
     if (sent === file) throw problem;
-    reply = await send(sent, query(), options);
+    reply = await send(sent, `predict?${query()}`, options);
   }
   const steps = timings(reply);
   const answer = await reply.json();
   steps.whole = performance.now() - started;
-  return { answer, sent, note: sent === file ? "" : note(file, sent), steps };
+  return { answer, sent, note: () => note(file, sent), steps };
 }
 
 /** Send an image; as a form, which any proxy lets through. */
@@ -41,14 +48,12 @@ const formatOf = (file) => (file.type.split("/")[1] ?? file.name.split(".").pop(
 const isAccepted = (file) => !file.type || limits.formats.includes(formatOf(file));
 const needsConversion = (file) => file.size > limits.max_bytes || !isAccepted(file);
 
-/** The image as an upright JPEG within the limits; the file itself if the browser cannot decode it. */
-async function asJpeg(file) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file); // upright
-  } catch {
-    return file;
-  }
+/** The image upright, within the limits, in a format that is accepted; the file itself if the browser cannot decode it. */
+async function converted(file) {
+  const bitmap = await createImageBitmap(file).catch(() => undefined); // upright
+  if (!bitmap) return file;
+  const format = limits.formats.includes("jpeg") ? "jpeg" : limits.formats[0];
+  const type = `image/${format}`;
   const { width, height } = bitmap;
   for (let scale = Math.min(1, SIDE / Math.max(width, height)); ; scale /= 2) {
     const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
@@ -57,16 +62,18 @@ async function asJpeg(file) {
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-    const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
+    const blob = await canvas.convertToBlob({ type, quality: QUALITY });
     if (blob.size <= limits.max_bytes || canvas.width * canvas.height === 1) {
       bitmap.close();
-      return new File([blob], `${file.name.replace(/\.[^.]*$/, "")}.jpg`, { type: "image/jpeg" });
+      return new File([blob], `${file.name.replace(/\.[^.]*$/, "")}.${format}`, { type });
     }
   }
 }
 
 function note(file, sent) {
-  if (!isAccepted(file) && file.size <= limits.max_bytes) return t("converted", { format: formatOf(file).toUpperCase() });
+  if (sent === file) return "";
+  const [from, to] = [file, sent].map((each) => formatOf(each).toUpperCase());
+  if (!isAccepted(file) && file.size <= limits.max_bytes) return t("converted", { from, to });
   return t("shrunk", { from: size(file.size), to: size(sent.size) });
 }
 

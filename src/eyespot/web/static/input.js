@@ -49,7 +49,7 @@ function listenForDrops(take, say) {
     } else if (dataTransfer.files.length) {
       take([...dataTransfer.files], 0);
     } else if (dataTransfer.types.includes("text/uri-list")) {
-      await dragged(dataTransfer.getData("text/uri-list"), take, say);
+      dragged(dataTransfer.getData("text/uri-list"), take, say);
     } else {
       say(t("no_images"));
     }
@@ -57,28 +57,30 @@ function listenForDrops(take, say) {
 }
 
 /** An image dragged from a page: this server's own can be read, another site's cannot. */
-async function dragged(address, take, say) {
+function dragged(address, take, say) {
   const url = URL.parse(address);
-  if (url?.origin !== location.origin) return say(t("elsewhere"));
-  const blob = await (await fetch(url)).blob();
-  take([new File([blob], url.pathname.split("/").pop(), { type: blob.type })], 0);
+  if (url?.origin === location.origin) take([fetched(url.href)], 0);
+  else say(t("elsewhere"));
 }
 
-/** All files in dropped folders, each with its path as `path`. */
+async function fetched(address) {
+  const blob = await (await fetch(address)).blob();
+  return new File([blob], address.split("/").pop(), { type: blob.type });
+}
+
+/** All files in dropped folders, each with its path as `path`, without those that cannot be read. */
 async function filesIn(entries) {
-  const found = [];
-  for (const entry of entries) {
-    if (entry.isDirectory) {
-      found.push(...(await filesIn(await children(entry.createReader()))));
-    } else {
-      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      found.push(Object.assign(file, { path: entry.fullPath.slice(1) }));
-    }
-  }
-  return found;
+  const found = await Promise.allSettled(entries.map((entry) => (entry.isDirectory ? children(entry).then(filesIn) : fileOf(entry))));
+  return found.flatMap(({ value }) => value ?? []);
 }
 
-async function children(reader) {
+async function fileOf(entry) {
+  const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+  return Object.assign(file, { path: entry.fullPath.slice(1) });
+}
+
+async function children(folder) {
+  const reader = folder.createReader();
   const found = [];
   for (;;) { // a reader gives a hundred at a time
     const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
@@ -92,9 +94,6 @@ function sample(name, open) {
   const image = element("img", { src: `static/samples/${name}.jpg`, alt: "", width: 480, height: 320, draggable: false });
   const choice = button({}, image);
   choice.dataset.label = `sample_${name}`;
-  choice.onclick = async () => {
-    const blob = await (await fetch(image.src)).blob();
-    open([new File([blob], `${name}.jpg`, { type: "image/jpeg" })]);
-  };
+  choice.onclick = () => open([fetched(image.src)]);
   return element("li", {}, choice);
 }

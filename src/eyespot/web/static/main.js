@@ -4,7 +4,7 @@ import * as answer from "./answer.js";
 import { byId } from "./dom.js";
 import * as gallery from "./gallery.js";
 import { fill, other, problemText, t, use } from "./i18n.js";
-import { recognise } from "./images.js";
+import { query, recognise } from "./images.js";
 import { listen } from "./input.js";
 import * as model from "./model.js";
 import { ask, Problem } from "./server.js";
@@ -22,7 +22,10 @@ const complain = (text) => say(text, "", true);
 
 function fail(error, name) {
   if (error.name === "AbortError") return;
-  if (!(error instanceof Problem)) throw error;
+  if (!(error instanceof Problem)) {
+    complain(t("unexpected"));
+    throw error;
+  }
   complain(name ? t("about", { name, problem: problemText(error) }) : problemText(error));
 }
 
@@ -33,33 +36,41 @@ function begin() {
   say("");
   document.body.classList.add("used");
   byId("clear").hidden = false;
-  return running.signal;
+  const { signal } = running;
+  return { signal, say: (...words) => signal.aborted || say(...words) };
 }
 
-async function open(files, skipped = 0) {
-  const signal = begin();
-  if (files.length > 1) {
+/** Recognise images; each is a file, or the promise of one. */
+async function open(images, skipped = 0) {
+  const options = begin();
+  const { signal } = options;
+  history.replaceState(null, "", location.pathname);
+  if (images.length > 1) {
     answer.clear();
     if (skipped) say(t("skipped", { count: skipped }));
-    gallery.open(files, { choose, record: model.record, say });
+    gallery.open(images, { choose, record: model.record, say });
     return;
   }
-  const [file] = files;
+  let file;
   try {
+    file = await images[0];
+    if (signal.aborted) return;
     say(t("looking", { name: file.name }));
     answer.announce(file);
-    const result = await recognise(file, { signal, say });
+    const result = await recognise(file, options);
     model.record(result.steps.infer);
     say("");
     await answer.show({ ...result, file });
   } catch (error) {
-    if (!signal.aborted) answer.clear();
-    fail(error, file.name);
+    if (signal.aborted) return;
+    answer.clear();
+    fail(error, file?.name);
   }
 }
 
 async function choose(result) {
   await answer.show(result);
+  byId("back").hidden = false;
   byId("answer").scrollIntoView();
   byId("says").focus({ preventScroll: true });
 }
@@ -70,19 +81,20 @@ function clear() {
   document.body.classList.remove("used");
   byId("clear").hidden = true;
   byId("choose").focus();
-  history.replaceState(null, "", "./");
+  history.replaceState(null, "", location.pathname);
 }
 
 /** The answer that a link names, if the server still has it. */
 async function recall(sha256) {
-  const signal = begin();
+  const options = begin();
   const started = performance.now();
   try {
-    const path = `results/${encodeURIComponent(sha256)}?top_k=5`;
-    const found = await (await ask(path, { signal, say })).json();
+    if (!/^[0-9a-f]{64}$/.test(sha256)) throw new Problem("bad_link");
+    const found = await (await ask(`results/${sha256}?${query()}`, options)).json();
     await answer.show({ answer: found, steps: { whole: performance.now() - started } });
   } catch (error) {
-    if (["not-found", "invalid-parameter"].includes(error.code)) complain(t("forgotten"));
+    if (options.signal.aborted) return;
+    if (error.code === "not-found") complain(t("forgotten"));
     else fail(error);
   }
 }

@@ -5,8 +5,7 @@ import { number, t } from "./i18n.js";
 import { ask, isReady, sleep } from "./server.js";
 
 const POLL_SECONDS = 10;
-const POLL_SECONDS_AWAY = 2;
-export let limits = { max_bytes: Infinity, formats: ["jpeg", "png", "webp"] };
+export let limits = { max_bytes: Infinity, formats: ["jpeg", "png", "webp"], max_top_k: 5 };
 export let recipe = { resize: 256, crop: 224 };
 export let remembers = false; // whether answers are cached, so that a link to one works
 let model;
@@ -22,12 +21,16 @@ export async function load(options) {
   render();
 }
 
-/** Show whether the server is ready, for as long as the page is open. */
+/** Show whether the server is ready, for as long as the page is open. It may come back with another model. */
 export async function watch() {
-  for (;;) {
-    ready = document.hidden ? ready : await isReady();
+  document.addEventListener("ready", ({ detail }) => {
+    if (detail && ready === false && model) load();
+    ready = detail;
     render();
-    await sleep(ready ? POLL_SECONDS : POLL_SECONDS_AWAY);
+  });
+  for (;;) {
+    if (!document.hidden) await isReady();
+    await sleep(POLL_SECONDS);
   }
 }
 
@@ -49,6 +52,7 @@ export function render() {
 
 /** Record one inference time; none when the answer came from the cache. */
 export function record(milliseconds) {
+  if (!model) load(); // the key was given for the image
   if (milliseconds === undefined) return;
   durations.push(milliseconds);
   render();

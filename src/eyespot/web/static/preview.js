@@ -6,37 +6,42 @@ import { send } from "./images.js";
 import { recipe } from "./model.js";
 
 const SIDE = 960; // pixels of the canvas's longer side
-const PALETTE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // of "inferno", van der Walt and Smith
+const PALETTE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // as of POST /explain
 let shown; // the result whose image this is
 let heated; // { class_id, label } whose map is shown
+let wanted; // { class_id, label } whose map is asked for
+let placing = { file: undefined, placed: Promise.resolve() };
 
 export const shows = (class_id) => heated?.class_id === class_id;
+export const waitsFor = (class_id) => wanted?.class_id === class_id;
+export const isDrawn = () => !byId("image").hidden;
 
-/** The image at once, before its answer. */
-export async function announce(file) {
-  byId("caption").textContent = file.name;
-  await place({ sent: file });
+/** Draw the image, or nothing if there is none, or none that the browser can decode. */
+export function place(file) {
+  if (file !== placing.file) placing = { file, placed: drawFile(file) };
+  return placing.placed;
+}
+
+async function drawFile(file) {
+  hideHeat();
+  byId("caption").textContent = file?.name ?? "";
+  const bitmap = file && (await createImageBitmap(file).catch(() => undefined));
+  if (file !== placing.file) return;
+  if (bitmap) draw(byId("image"), bitmap);
+  byId("image").hidden = !bitmap;
 }
 
 export async function show(result) {
-  if (await place(result)) render();
-}
-
-async function place(result) {
   shown = result;
-  hideHeat();
-  const bitmap = result.sent && (await createImageBitmap(result.sent).catch(() => undefined));
-  if (shown !== result) return;
-  if (bitmap) draw(byId("image"), bitmap);
-  byId("image").hidden = !bitmap;
-  return true;
+  await place(result.file);
+  if (shown === result) render();
 }
 
 export function render() {
-  const { file, note, sent, answer } = shown;
+  const { file, note, answer } = shown;
   const { width, height, format } = answer.image;
-  const facts = [file?.name, `${width} × ${height} ${format}`, note].filter(Boolean).join(" · ");
-  const hint = t(!sent ? "remembered" : byId("image").hidden ? "no_preview" : "outline");
+  const facts = [file?.name, `${width} × ${height} ${format}`, note?.()].filter(Boolean).join(" · ");
+  const hint = t(!file ? "remembered" : isDrawn() ? "outline" : "no_preview");
   byId("caption").textContent = t("caption", { facts, hint });
   byId("image").ariaLabel = t("preview", { name: file?.name ?? format });
   if (heated) byId("opacity").firstElementChild.textContent = t("heat", heated);
@@ -70,18 +75,22 @@ function draw(canvas, bitmap) {
 /** Show the map of a class, or hide it if it is the one that is shown. */
 export async function toggleHeat(class_id, label, say) {
   if (shows(class_id)) return hideHeat();
-  const of = shown;
+  const [of, asked] = [shown, (wanted = { class_id, label })];
   of.maps ??= new Map();
-  if (!of.maps.has(class_id)) {
-    const options = { say, headers: { Accept: "application/json" } };
-    const { map } = await (await send(of.sent, `explain?class_id=${class_id}`, options)).json();
-    of.maps.set(class_id, map);
+  try {
+    if (!of.maps.has(class_id)) {
+      const options = { say, headers: { Accept: "application/json" } };
+      const { map } = await (await send(of.sent, `explain?class_id=${class_id}`, options)).json();
+      of.maps.set(class_id, map);
+    }
+    if (wanted === asked) showHeat(asked, of.maps.get(class_id));
+  } finally {
+    if (wanted === asked) wanted = undefined;
   }
-  if (shown === of) showHeat({ class_id, label }, of.maps.get(class_id));
 }
 
 function hideHeat() {
-  heated = undefined;
+  [heated, wanted] = [];
   byId("heat").hidden = byId("opacity").hidden = true;
 }
 
@@ -93,8 +102,7 @@ function showHeat(of, map) {
   canvas.getContext("2d").drawImage(coloured(map), left, top, side, side);
   slider.oninput = () => byId("preview").style.setProperty("--heat", slider.value / 100);
   slider.oninput();
-  canvas.hidden = image.hidden;
-  byId("opacity").hidden = false;
+  canvas.hidden = byId("opacity").hidden = false;
   render();
 }
 

@@ -27,7 +27,10 @@ function record({ file, result, problem }) {
   };
 }
 
-const quoted = (value = "") => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+function quoted(value = "") {
+  const text = /^[=+@-]/.test(value) ? `'${value}` : String(value); // or a spreadsheet would compute it
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
 
 function save(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));

@@ -5,50 +5,50 @@ import { askForKey, key } from "./key.js";
 
 const LONGEST_WAIT = 60; // seconds that a request waits by itself
 const POLL_SECONDS = 2; // while the server does not respond
-const BREAKS = 3; // connections that may break while the server responds to others
+const BREAKS = 3; // times that a request may be cut off while the server responds to others
+const READY_SECONDS = 5; // for an answer to /readyz
 
-/** Why there is no answer; `code` is that of the server's problem, or one of the page's own. */
+/** Why there is no answer; `code` is that of the server's problem, or one of the page's own texts. */
 export class Problem extends Error {
-  constructor(code, detail, wait = Infinity) {
+  constructor(code, detail = t(code), wait = Infinity) {
     super(detail);
     Object.assign(this, { code, detail, wait });
   }
 }
 
 /**
- * Fetch, and retry while the server is busy, down or wants a key. Throws `Problem`, or AbortError.
+ * Fetch JSON, and retry while the server is busy, down or wants a key. Throws `Problem`, or AbortError.
  * `say` gets the reason, and what counts down beside it; "" when the wait is over.
  */
 export async function ask(path, { say = () => {}, signal, ...options } = {}) {
   for (let breaks = 0; ; ) {
-    let response;
     const used = key();
     const headers = { ...options.headers, ...(used && { "X-API-Key": used }) };
-    try {
-      response = await fetch(path, { ...options, signal, headers });
-    } catch (error) {
-      signal?.throwIfAborted();
-      if (++breaks === BREAKS) throw new Problem("cut_off", t("cut_off"));
-      say(t("stopped"));
-      await unlessAborted(returned(), signal);
-      say("");
-      continue;
-    }
-    if (response.ok) return response;
-    const problem = await problemOf(response);
+    const problem = await fetch(path, { ...options, signal, headers }).then(problemOf, () => new Problem("stopped"));
+    signal?.throwIfAborted();
+    if (problem instanceof Response) return problem;
     if (problem.code === "unauthorized") {
       if (used === key() && !(await askForKey())) throw problem;
-    } else if ([429, 503].includes(response.status) && problem.wait <= LONGEST_WAIT) {
-      await unlessAborted(countdown(problem.wait, say), signal);
+    } else if (["rate-limited", "overloaded", "draining"].includes(problem.code) && problem.wait <= LONGEST_WAIT) {
+      await countdown(problem, say, signal);
+    } else if (["stopped", "proxy_gateway"].includes(problem.code)) {
+      if (!(await isReadable(options.body))) throw new Problem("file_gone");
+      if (++breaks === BREAKS) throw problem.code === "stopped" ? new Problem("cut_off") : problem;
+      say(problem.detail);
+      await Promise.race([returned(), aborted(signal)]);
+      say("");
     } else {
       throw problem;
     }
   }
 }
 
+/** The problem that a response tells of, or else the response. */
 async function problemOf(response) {
-  const { status, headers } = response;
-  if (headers.get("Content-Type") !== "application/problem+json") {
+  const { ok, status, headers } = response;
+  const type = headers.get("Content-Type");
+  if (ok && type === "application/json") return response;
+  if (ok || type !== "application/problem+json") {
     const code = status === 413 ? "proxy_413" : [502, 503, 504].includes(status) ? "proxy_gateway" : "proxy_other";
     return new Problem(code, t(code, { status }));
   }
@@ -57,18 +57,22 @@ async function problemOf(response) {
   return new Problem(code, code === "rate-limited" ? t("slow_down", { seconds: wait }) : detail, wait);
 }
 
-let counting, returning; // one of each for all requests that wait
+const counting = new WeakMap(); // one countdown for all requests with the same signal
 
-function countdown(seconds, say) {
+function countdown({ code, wait }, say, signal = {}) {
   const count = async () => {
-    for (let left = seconds; left > 0; left--) {
-      say(t("busy"), t("again", { seconds: left }));
+    for (let left = wait; left > 0 && !signal.aborted; left--) {
+      say(code === "rate-limited" ? t("too_fast") : t("busy"), t("again", { seconds: left }));
       await sleep(1);
     }
     say("");
+    counting.delete(signal);
   };
-  return (counting ??= count().finally(() => (counting = undefined)));
+  if (!counting.has(signal)) counting.set(signal, count());
+  return Promise.race([counting.get(signal), aborted(signal)]);
 }
+
+let returning; // one poll for all requests that wait
 
 function returned() {
   const poll = async () => {
@@ -77,10 +81,20 @@ function returned() {
   return (returning ??= poll().finally(() => (returning = undefined)));
 }
 
-export const isReady = () => fetch("readyz").then(({ ok }) => ok, () => false);
+/** Whether the server is ready; the document's event "ready" tells it to the others. */
+export async function isReady() {
+  const ready = await fetch("readyz", { signal: AbortSignal.timeout(READY_SECONDS * 1000) }).then(({ ok }) => ok, () => false);
+  document.dispatchEvent(new CustomEvent("ready", { detail: ready }));
+  return ready;
+}
+
+/** Whether the file in a form can still be read; it may have been changed or moved since it was chosen. */
+async function isReadable(form) {
+  return form?.get("file").slice(0, 1).arrayBuffer().then(() => true, () => false) ?? true;
+}
+
 export const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
-async function unlessAborted(waiting, signal) {
-  const aborted = new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
-  await Promise.race([waiting, aborted]);
+function aborted(signal) {
+  return new Promise((_, reject) => signal?.addEventListener?.("abort", () => reject(signal.reason), { once: true }));
 }

@@ -1,7 +1,7 @@
 // Thumbnails, each drawn when it comes into sight, a few at a time.
 
 const AT_ONCE = 2;
-const HEIGHT = 200; // pixels
+const [WIDTH, HEIGHT] = [300, 200]; // pixels, at most
 const files = new WeakMap(); // by canvas
 const waiting = [];
 let drawing = 0;
@@ -31,8 +31,10 @@ async function draw() {
     const options = { resizeHeight: HEIGHT, resizeQuality: "low" };
     const bitmap = await createImageBitmap(files.get(canvas), options).catch(() => undefined);
     if (!bitmap) continue;
-    [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
-    canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
+    [canvas.width, canvas.height] = [Math.min(WIDTH, bitmap.width), bitmap.height];
+    // Not transferred: Chromium would forget to turn it upright.
+    canvas.getContext("2d").drawImage(bitmap, (canvas.width - bitmap.width) / 2, 0);
+    bitmap.close();
   }
   drawing--;
 }
