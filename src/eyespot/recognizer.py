@@ -33,7 +33,7 @@ from eyespot.vision.classifier import Classifier, Scores
 from eyespot.vision.engines import TEMPERATURE
 
 Explain: TypeAlias = Callable[..., Scores]
-"""`Classifier.explain` with the class."""
+"""`Classifier.explain`, bound to a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ class Recognizer:
     ) -> Scores:
         """Steps 3 to 7 for one image, timed in `trace`.
 
-        With `explain` the scores have an activation. That comes neither from the cache, which stores no activations,
-        nor from another request's job; the scores themselves are cached.
+        With `explain` the scores carry an activation, which is always computed: it is never cached, and its job is not
+        shared. The scores themselves are cached.
 
         Raises:
             Refusal: the image cannot be recognised, or not now. It is audited, as any other exception is.

@@ -224,6 +224,35 @@ def test_without_a_cache_there_is_no_link(page: Page, image: Path) -> None:
     expect(page.locator("#copy-link")).to_be_hidden()
 
 
+def test_a_late_answer_is_not_shown(open_page: OpenPage, image: Path) -> None:
+    engine = FakeEngine()
+    engine.go.clear()
+    with serve_fake(engine) as served:
+        page = open_page(served.url)
+        send(page, image)
+        expect(page.locator("#caption")).to_have_text("grey.png")  # its preview is there at once
+        page.get_by_role("button", name="Clear").click()
+        with page.expect_response("**/labels"):
+            engine.go.set()
+            until(lambda: metric(served, "eyespot_workers_busy") == 0)
+            page.evaluate("fetch('labels')")  # after whatever was sent before
+        expect(page.locator("#answer")).to_be_hidden()
+        expect(status(page)).to_be_empty()
+
+
+def test_it_works_where_the_browser_keeps_nothing(open_page: OpenPage, fake: Served, image: Path) -> None:
+    blocked = """for (const name of ["localStorage", "sessionStorage"]) {
+        Object.defineProperty(window, name, {get() { throw new DOMException("blocked", "SecurityError"); }});
+    }"""
+    page = open_page(fake.url)
+    page.add_init_script(blocked)
+    page.reload()
+    page.get_by_role("button", name="中文").click()
+    send(page, image)
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+    expect(page.locator("#timing")).to_contain_text("毫秒")
+
+
 def test_names_of_files_are_text(page: Page, image: Path) -> None:
     evil = image.with_name("<img src=x onerror=alert(1)>.png")
     evil.write_bytes(image.read_bytes())

@@ -50,14 +50,14 @@ class Calls(Connection[H]):
         `image` of the answer is then the smaller one.
         """
         recognise = partial(self._recognise, top_k=top_k, min_confidence=min_confidence, lang=lang)
-        return await self._shrunk(image, shrink, recognise)
+        return await self._send_fitted(image, shrink, recognise)
 
     async def _explain(
         self, image: ImageSource, class_id: int | None = None, *, lang: Lang = "en", shrink: bool = True
     ) -> Explanation:
         """Show where the model sees a class in one image, by default the likeliest; otherwise as `predict`."""
         params = {"lang": lang} if class_id is None else {"lang": lang, "class_id": class_id}
-        return await self._shrunk(image, shrink, partial(self._post, Explanation, "explain", params=params))
+        return await self._send_fitted(image, shrink, partial(self._post, Explanation, "explain", params=params))
 
     async def _predict_batch(self, images: Iterable[ImageSource], **options: Unpack[Options]) -> list[Outcome]:
         """Recognise several images in one request; `options` are those of `predict`.
@@ -80,8 +80,8 @@ class Calls(Connection[H]):
                 found[index] = await self._outcome(self._predict(data, **options)) if again else outcome
         return found
 
-    async def _shrunk(self, image: ImageSource, shrink: bool, send: Callable[[bytes], Awaitable[T]]) -> T:
-        """What `send` returns for an image, which is made smaller if it must be."""
+    async def _send_fitted(self, image: ImageSource, shrink: bool, send: Callable[[bytes], Awaitable[T]]) -> T:
+        """Send an image, scaled down if it has too many bytes."""
         data = await self._load(image, shrink)
         try:
             return await send(data)

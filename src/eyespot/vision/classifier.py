@@ -34,8 +34,8 @@ class Scores:
     """The confidences for one image, over all classes, highest first.
 
     `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
-    `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one. `activation` is that of
-    one class, from `Classifier.explain` only.
+    `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one. `activation` is set by
+    `Classifier.explain` only.
     """
 
     class_ids: npt.NDArray[np.int32]
@@ -47,7 +47,7 @@ class Scores:
     activation: Activation | None = None
 
     def pack(self) -> builtins.bytes:
-        """As bytes for `unpack`, without the activation: 8 for each class and a head."""
+        """As bytes for `unpack`, without the activation: 8 for each class and a header."""
         head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height, self.bytes)
         return head + self.class_ids.tobytes() + self.confidences.tobytes()
 
@@ -148,9 +148,9 @@ class Classifier:
     def explain(
         self, data: bytes, class_id: int | None = None, steps: dict[str, float] | None = None, *, draw: bool = False
     ) -> Scores:
-        """As `scores`, with the activation of a class, by default of the likeliest.
+        """Like `scores`, plus the activation of one class, by default the top-1.
 
-        With `draw` it has an overlay, and `steps` receives the seconds of drawing as `respond`.
+        With `draw` the activation has an overlay, and `steps` receives the seconds of drawing as `respond`.
         """
         scores, pixels, features = self._infer(data, steps, features=True)
         chosen = int(scores.class_ids[0]) if class_id is None else class_id

@@ -83,7 +83,7 @@ def to_program(network: Any, side: int) -> torch.export.ExportedProgram:
 
 
 class TorchEngine:
-    """torch, eager, float32. `head` is the final layer's weights, float32 (classes, channels), of a `Network` only."""
+    """torch, eager, float32. `head` is the final layer's weights, float32 (classes, channels); it needs a `Network`."""
 
     name = "torch"
     precision = "f32"

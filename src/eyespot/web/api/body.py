@@ -46,7 +46,7 @@ class Body:
 
 
 async def read_one(request: Request, schema: Mapping[str, Any] = SCHEMA) -> tuple[Image, Parameters]:
-    """The one image and the parameters in `schema`: ends the steps `admit` and `read`. Raises as `read` does."""
+    """The one image, and the parameters in `schema`; ends the steps `admit` and `read`. Raises like `read`."""
     state = request.scope["state"]
     state["trace"].lap("admit")
     classifier: Classifier = request.app.state.recognizer.classifier
@@ -62,7 +62,7 @@ async def read(
 ) -> Body:
     """The images of a batch of at most `max_images`, or else the one image, and the parameters in `schema`.
 
-    Parameters in the body win over those in the query; `classes` is how many the model has. Raises `Refusal` if the
+    Parameters in the body win over those in the query; `classes` is the number of the model's classes. Raises `Refusal` if the
     body is broken or has no image or too many, its type is not supported, or a parameter is out of range.
     """
     content_type = header(request.scope, b"content-type") or ""

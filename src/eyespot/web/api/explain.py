@@ -20,11 +20,11 @@ _VARY = {"Vary": "Accept"}
 async def explain(request: Request) -> Response:
     """Show where the model sees a class: its class-activation map (Zhou et al., CVPR 2016).
 
-    The reply is a PNG: what the model saw in grey, under a heat map of what speaks for the class. With
+    The reply is a PNG: what the model saw in grey, under a heat map of the evidence for the class. With
     `Accept: application/json` it is the map as numbers. The body is that of `/predict`, and `PUT` does the same.
     """
     recognizer: Recognizer = request.app.state.recognizer
-    recognizer.pool.refuse_if_full()  # before the body is read: no answer comes from the cache
+    recognizer.pool.refuse_if_full()  # before the body is read, since explanations are never cached
     image, parameters = await body.read_one(request, EXPLAIN_SCHEMA)
     trace: Trace = request.scope["state"]["trace"]
     classifier = recognizer.classifier

@@ -214,7 +214,7 @@ FORGET = _options(
 
 
 def complete(app: FastAPI, needs_key: bool) -> None:
-    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's maxima.
+    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's bounds.
 
     With `needs_key`, recognitions need an API key; administration always does.
     """
@@ -229,7 +229,7 @@ def complete(app: FastAPI, needs_key: bool) -> None:
         most = {(SCHEMA | EXPLAIN_SCHEMA)[name]["title"]: value for name, value in maxima(classes).items()}
 
         def bounded(part: Schema) -> Schema:
-            title = str(part.get("title"))  # among properties, one called so
+            title = str(part.get("title"))  # a property may itself be called "title"
             return {**part, "maximum": most[title]} if title in most else part
 
         document: dict[str, Any] = json.loads(json.dumps(generate()), object_hook=bounded)

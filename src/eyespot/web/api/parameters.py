@@ -47,9 +47,9 @@ class Parameters:
     lang: Annotated[
         Literal["en", "zh"], Field(description="Language of the labels; `zh` answers with the English names so far.")
     ] = "en"
-    class_id: Annotated[  # None if not given; `int | None` would be two complaints
+    class_id: Annotated[  # None if not given; `int | None` would report one bad value twice
         int,
-        Field(ge=0, title="Explained class", description="The class to explain; the likeliest unless given."),
+        Field(ge=0, title="Explained class", description="Class to explain; the top-1 by default."),
         BeforeValidator(_no_boolean),
         AfterValidator(_at_most),
     ] = None  # type: ignore[assignment]
@@ -67,7 +67,7 @@ def parse(
 ) -> Parameters:
     """The parameters in `schema` from raw values, those of the body before those of the query.
 
-    `classes` is how many the model has. An empty string, as forms send it, or null counts as absent. Raises
+    `classes` is the number of the model's classes. An empty string, as forms send it, or null counts as absent. Raises
     `InvalidParameter` for all that are invalid.
     """
     given = {**_given(query, schema), **_given(body, schema)}

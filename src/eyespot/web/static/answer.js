@@ -116,10 +116,11 @@ async function copy(text, pressed) {
     field.remove();
     pressed.focus();
   }
+  const of = shown;
   pressed.textContent = t("copied");
   report.say(t("copied"));
   setTimeout(() => {
     pressed.textContent = t(pressed.dataset.text);
-    report.say("");
+    if (shown === of) report.say("");
   }, 1500);
 }
