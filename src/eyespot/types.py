@@ -112,8 +112,8 @@ class Explanation(Reply):
     map: Annotated[
         list[list[float]],
         Field(
-            description="Each cell's contribution to the class's logit, in rows from the top: the mean plus the class's "
-            "bias is the logit."
+            description="Each cell's contribution to the class's logit, in rows from the top: the mean plus the "
+            "class's bias is the logit."
         ),
     ]
     crop: Annotated[Crop, Field(description="What the map covers.")]

@@ -53,7 +53,7 @@ def activation_map(features: Features, weights: Weights) -> ActivationMap:
 
 
 def overlay(pixels: Pixels, cells: ActivationMap) -> bytes:
-    """A PNG of the pixels in grey under a heat map: opaque where the evidence is strong, transparent where there is none.
+    """A PNG of the pixels in grey under a heat map: opaque where the evidence is strong, clear without any.
 
     `pixels` is the model's input, uint8 RGB of shape (crop, crop, 3).
     """

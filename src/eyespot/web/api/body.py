@@ -62,8 +62,9 @@ async def read(
 ) -> Body:
     """The images of a batch of at most `max_images`, or else the one image, and the parameters in `schema`.
 
-    Parameters in the body win over those in the query; `classes` is the number of the model's classes. Raises `Refusal` if the
-    body is broken or has no image or too many, its type is not supported, or a parameter is out of range.
+    Parameters in the body win over those in the query; `classes` is the number of the model's classes. Raises
+    `Refusal` if the body is broken or has no image or too many, its type is not supported, or a parameter is out of
+    range.
     """
     content_type = header(request.scope, b"content-type") or ""
     kind = _media_type(content_type)
