@@ -93,7 +93,7 @@ lock: $(VENV)/lock/.installed
 			--no-annotate --custom-compile-command 'make lock' || exit; \
 	done
 
-# Licences of what is installed; tests/test_dependencies.py says which are allowed.
+# Licences of what is installed; tests/whole/test_dependencies.py says which are allowed.
 licences: install
 	$(BIN)/pip-licenses --order=license
 

@@ -18,6 +18,7 @@ from tests.serving import ROOT, FakeEngine, Served, serve_fake, until
 from tests.web.conftest import OpenPage
 
 pytestmark = pytest.mark.needs("chromium")
+thorough = pytest.mark.needs("make test-all")  # to keep `make test` short
 
 AXE = ROOT / ".venv" / "openapi" / "node_modules" / "axe-core" / "axe.min.js"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -88,6 +89,7 @@ def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server:
     expect(page.locator("#stand-in")).to_be_hidden()
 
 
+@thorough
 def test_a_stand_in_is_told_quietly_with_its_remedy(page: Page) -> None:
     def stand_in(route: Route) -> None:
         reply = route.fetch()
@@ -123,12 +125,14 @@ def test_ways_in(page: Page, image: Path) -> None:
     assert page.locator("#camera").get_attribute("capture") == "environment"
 
 
+@thorough
 def test_a_phone_offers_its_camera(open_page: OpenPage, fake: Served) -> None:
     page = open_page(fake.url, **PHONE)
     expect(page.get_by_role("button", name="Take a photo")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@thorough
 def test_an_image_dragged_from_another_site_is_told_plainly(page: Page) -> None:
     transfer(page, "drop", "(data) => data.setData('text/uri-list', 'https://cats.example/cat.jpg')")
     expect(status(page)).to_contain_text("do not let a page read another site")
@@ -138,6 +142,7 @@ def test_an_image_dragged_from_another_site_is_told_plainly(page: Page) -> None:
     expect(rows(page)).to_have_count(5)
 
 
+@thorough
 def test_a_photograph_over_the_limit_is_sent_smaller_and_upright(open_page: OpenPage, tmp_path: Path) -> None:
     photo = tmp_path / "IMG_1.jpg"
     photo.write_bytes(makers.turned(NOISE.resize((1800, 2700)), 6, quality=95))
@@ -151,6 +156,7 @@ def test_a_photograph_over_the_limit_is_sent_smaller_and_upright(open_page: Open
         assert width < height
 
 
+@thorough
 def test_too_many_pixels_are_reduced_once_the_server_says_so(open_page: OpenPage, tmp_path: Path) -> None:
     (tmp_path / "map.png").write_bytes(makers.encode(makers.flat((2400, 1600)), "PNG"))
     with serve_fake(max_pixels=3_000_000) as served:
@@ -160,6 +166,7 @@ def test_too_many_pixels_are_reduced_once_the_server_says_so(open_page: OpenPage
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP"])
+@thorough
 def test_what_only_the_browser_can_decode_is_converted(page: Page, tmp_path: Path, kind: str) -> None:
     (tmp_path / f"grey.{kind.lower()}").write_bytes(makers.encode(makers.flat((60, 40), (80, 80, 80)), kind))
     send(page, tmp_path / f"grey.{kind.lower()}")
@@ -167,6 +174,7 @@ def test_what_only_the_browser_can_decode_is_converted(page: Page, tmp_path: Pat
     expect(page.locator("#caption")).to_contain_text(f"60 × 40 JPEG · {kind}, sent as JPEG")
 
 
+@thorough
 def test_what_nobody_can_decode_gets_the_servers_reason(page: Page, tmp_path: Path) -> None:
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     send(page, tmp_path / "photo.heic")
@@ -174,6 +182,7 @@ def test_what_nobody_can_decode_gets_the_servers_reason(page: Page, tmp_path: Pa
     expect(rows(page)).to_have_count(0)
 
 
+@thorough
 def test_not_sure(open_page: OpenPage, image: Path) -> None:
     class Undecided(FakeEngine):
         def infer(self, *args: Any, **options: Any) -> Any:
@@ -189,6 +198,7 @@ def test_not_sure(open_page: OpenPage, image: Path) -> None:
         expect(page.locator("#cards li").first).to_contain_text("class 3?")
 
 
+@thorough
 def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> None:
     image = tmp_path / "it's grey.png"
     image.write_bytes(makers.encode(makers.flat((60, 40), (80, 80, 80)), "PNG"))
@@ -217,6 +227,7 @@ def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> N
         assert page.get_by_role("link", name="API").get_attribute("href") == "docs"
 
 
+@thorough
 def test_without_a_cache_there_is_no_link(page: Page, image: Path) -> None:
     send(page, image)
     expect(page.get_by_role("button", name="Copy JSON")).to_be_visible()
@@ -224,6 +235,7 @@ def test_without_a_cache_there_is_no_link(page: Page, image: Path) -> None:
     expect(page.locator("#copy-link")).to_be_hidden()
 
 
+@thorough
 def test_a_late_answer_is_not_shown(open_page: OpenPage, image: Path) -> None:
     engine = FakeEngine()
     engine.go.clear()
@@ -240,6 +252,7 @@ def test_a_late_answer_is_not_shown(open_page: OpenPage, image: Path) -> None:
         expect(status(page)).to_be_empty()
 
 
+@thorough
 def test_it_works_where_the_browser_keeps_nothing(open_page: OpenPage, fake: Served, image: Path) -> None:
     blocked = """for (const name of ["localStorage", "sessionStorage"]) {
         Object.defineProperty(window, name, {get() { throw new DOMException("blocked", "SecurityError"); }});
@@ -308,6 +321,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@thorough
 def test_thumbnails_are_upright(page: Page, image: Path) -> None:
     photo = image.with_name("photo.jpg")
     halves = makers.flat((60, 90), (255, 255, 255))
@@ -324,6 +338,7 @@ def test_thumbnails_are_upright(page: Page, image: Path) -> None:
     assert below < 50
 
 
+@thorough
 def test_failed_images_can_be_tried_again(page: Page, folder: Path) -> None:
     down = {"status": 500, "content_type": "text/html", "body": "<h1>nginx</h1>"}
     page.route("**/predict?*", lambda route: route.fulfill(**down))
@@ -358,6 +373,7 @@ def saved(page: Page, button: str) -> str:
     return Path(download.value.path()).read_text("utf-8-sig")
 
 
+@thorough
 def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
     comma = folder / 'one, "two".png'
     comma.write_bytes((folder / "a.png").read_bytes())
@@ -371,6 +387,7 @@ def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
     assert bad["problem"]["code"] == "unsupported-format"
 
 
+@thorough
 def test_the_gallery_asks_for_few_at_once_and_can_be_stopped(open_page: OpenPage, tmp_path: Path) -> None:
     images = [tmp_path / f"{number}.png" for number in range(12)]
     for number, path in enumerate(images):
@@ -417,6 +434,7 @@ def test_the_key_is_asked_for_and_kept_for_the_tab(open_page: OpenPage, image: P
         assert '-H "X-API-Key: $EYESPOT_API_KEY"' in page.inner_text("#curl")
 
 
+@thorough
 def test_without_a_key_the_page_says_what_is_missing(open_page: OpenPage, image: Path, folder: Path) -> None:
     with serve_fake(api_keys="me:open-sesame") as served:
         page = open_page(served.url)
@@ -434,6 +452,7 @@ def test_without_a_key_the_page_says_what_is_missing(open_page: OpenPage, image:
         expect(page.locator("#count")).to_have_text("4 of 4")
 
 
+@thorough
 def test_a_busy_server_is_asked_again_after_a_countdown(open_page: OpenPage, image: Path) -> None:
     engine = FakeEngine()
     engine.go.clear()
@@ -450,6 +469,7 @@ def test_a_busy_server_is_asked_again_after_a_countdown(open_page: OpenPage, ima
         expect(status(other)).to_be_empty()
 
 
+@thorough
 def test_a_stopped_server_is_told_and_comes_back_by_itself(open_page: OpenPage, image: Path, fake: Served) -> None:
     page = open_page(fake.url)
     expect(page.locator("#health")).to_have_text("Ready")
@@ -462,12 +482,14 @@ def test_a_stopped_server_is_told_and_comes_back_by_itself(open_page: OpenPage, 
     expect(page.locator("#health")).to_have_text("Ready", timeout=30_000)
 
 
+@thorough
 def test_a_connection_that_breaks_again_and_again_is_told(page: Page, image: Path) -> None:
     page.route("**/predict?*", lambda route: route.abort("connectionreset"))
     send(page, image)
     expect(status(page)).to_contain_text("The connection broke three times", timeout=30_000)
 
 
+@thorough
 def test_a_proxy_whose_server_is_down_is_asked_again(page: Page, image: Path) -> None:
     html = {"status": 502, "content_type": "text/html", "body": "<h1>nginx</h1>"}
     page.route(re.compile("predict|readyz"), lambda route: route.fulfill(**html))
@@ -486,6 +508,7 @@ def test_a_proxy_whose_server_is_down_is_asked_again(page: Page, image: Path) ->
         (404, "Something in front"),
     ],
 )
+@thorough
 def test_a_proxys_own_page_is_told_as_what_it_is(page: Page, image: Path, code: int, told: str) -> None:
     html = {"status": code, "content_type": "text/html", "body": "<h1>nginx</h1>"}
     page.route("**/predict?*", lambda route: route.fulfill(**html))
@@ -496,6 +519,7 @@ def test_a_proxys_own_page_is_told_as_what_it_is(page: Page, image: Path, code: 
 # -- languages --
 
 
+@thorough
 def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake: Served, image: Path) -> None:
     page = open_page(fake.url, locale="zh-CN")
     expect(page.get_by_role("button", name="选择图片")).to_be_visible()
@@ -538,7 +562,7 @@ def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
 # -- how it is made --
 
 
-@pytest.mark.needs("make test-all")
+@thorough
 def test_axe_finds_nothing(open_page: OpenPage, server: Served, folder: Path) -> None:
     """Empty, with an answer and its heat map, with a gallery, with the question for a key; light and dark."""
     axe = AXE.read_text()
@@ -573,6 +597,7 @@ def test_the_page_is_small(open_page: OpenPage, fake: Served) -> None:
     assert sum(sizes.values()) < 60_000
 
 
+@thorough
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     names = []
     for _ in range(5):
