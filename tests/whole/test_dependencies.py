@@ -65,7 +65,7 @@ def test_private_parts_have_an_upper_bound() -> None:
         for requirement in DIRECT
         if any(specifier.operator == "<" for specifier in requirement.specifier)
     }
-    assert bounded == PRIVATE_PARTS
+    assert bounded - {"playwright"} == PRIVATE_PARTS  # whose newer releases need a newer Firefox
 
 
 # SPDX names, and what packages say instead in their metadata. What is not here is looked at by a person first.

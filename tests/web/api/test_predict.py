@@ -316,7 +316,7 @@ def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 PATHS = {
     "/openapi.json",
-    *("/static/page.js", "/static/nope", "/static/predict", "/static/swagger/swagger-ui.css"),
+    *("/static/main.js", "/static/nope", "/static/predict", "/static/swagger/swagger-ui.css"),
     *(route.path for route in create_app(Settings()).routes if isinstance(route, APIRoute)),
 }
 

@@ -73,7 +73,7 @@ def test_rates_begin_at_zero(served: Served) -> None:
         client.put("/predict", content=IMAGE)
         client.post("/predict/batch", files=[("file", ("x", IMAGE))])
         client.delete(f"/uploads/{'0' * 64}")
-        for path in ("/labels", "/model", "/livez", "/readyz", "/docs", "/static/page.js", "/no/such/path"):
+        for path in ("/labels", "/model", "/livez", "/readyz", "/docs", "/static/main.js", "/no/such/path"):
             client.get(path)
     assert counts(served).keys() - before.keys() == {
         ("eyespot_request_duration_seconds_count", "DELETE", "/uploads/{sha256}", "403")  # there is no admin key

@@ -6,6 +6,7 @@ import { send } from "./images.js";
 import { recipe } from "./model.js";
 
 const SIDE = 960; // pixels of the canvas's longer side
+const ZOOM = 16; // pixels of a cell of the map, before it is laid over the image
 const PALETTE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // as of POST /explain
 let shown; // the result whose image this is
 let heated; // { class_id, label } whose map is shown
@@ -106,33 +107,22 @@ function showHeat(of, map) {
   render();
 }
 
-/** The map as a small image, each cell enlarged smoothly; negative cells are transparent. */
+/** The map as an image, each cell enlarged smoothly; negative cells are transparent. */
 function coloured(map) {
-  const [rows, columns, zoom] = [map.length, map[0].length, 16];
+  const [rows, columns] = [map.length, map[0].length];
   const most = Math.max(...map.flat(), Number.MIN_VALUE);
-  const image = new ImageData(columns * zoom, rows * zoom);
-  for (let y = 0; y < image.height; y++) {
-    for (let x = 0; x < image.width; x++) {
-      const share = Math.min(1, Math.max(0, between(map, (y + 0.5) / zoom - 0.5, (x + 0.5) / zoom - 0.5) / most));
-      image.data.set([...colour(share), 255 * share], 4 * (y * image.width + x));
-    }
-  }
-  const canvas = new OffscreenCanvas(image.width, image.height);
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  const shares = map.flat().flatMap((value) => [0, 0, 0, (255 * Math.max(0, value)) / most]);
+  const cells = new OffscreenCanvas(columns, rows);
+  cells.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(shares), columns, rows), 0, 0);
+  const canvas = new OffscreenCanvas(columns * ZOOM, rows * ZOOM);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(cells, 0, 0, canvas.width, canvas.height);
+  const image = context.getImageData(0, 0, canvas.width, canvas.height);
+  for (let at = 0; at < image.data.length; at += 4) image.data.set(colour(image.data[at + 3] / 255), at);
+  context.putImageData(image, 0, 0);
   return canvas;
 }
-
-/** The map between its cells: a cubic spline (Catmull and Rom), as Pillow enlarges it for POST /explain. */
-function between(map, y, x) {
-  const cell = (row, column) => map[Math.min(map.length - 1, Math.max(0, row))][Math.min(map[0].length - 1, Math.max(0, column))];
-  const [row, column] = [Math.floor(y), Math.floor(x)];
-  const [down, across] = [spline(y - row), spline(x - column)];
-  const line = (of) => across.reduce((sum, part, next) => sum + part * Math.max(0, cell(of, column + next - 1)), 0);
-  return down.reduce((sum, part, next) => sum + part * line(row + next - 1), 0);
-}
-
-const spline = (f) =>
-  [2 * f ** 2 - f - f ** 3, 2 - 5 * f ** 2 + 3 * f ** 3, f + 4 * f ** 2 - 3 * f ** 3, f ** 3 - f ** 2].map((part) => part / 2);
 
 function colour(share) {
   const place = Math.min(share, 0.999) * (PALETTE.length - 1);
