@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -114,7 +115,7 @@ def _routes() -> list[BaseRoute]:
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
         *_get("/", pages.page, include_in_schema=False),
         *_get("/docs", pages.docs, include_in_schema=False),
-        Mount("/static", routes=static),
+        Mount("/static", routes=static, middleware=[Middleware(GZipMiddleware)]),
     ]
 
 
