@@ -74,7 +74,7 @@ def transfer(page: Page, event: str, script: str, argument: object = None) -> No
 
 def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server: Served) -> None:
     page = open_page(server.url)
-    expect(page.get_by_role("heading", level=1)).to_contain_text("see what is in it")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("See what is in an image")
     page.get_by_role("button", name="A cup of coffee").click()
     expect(page.get_by_role("heading", level=2)).to_have_text("espresso 93.6%")
     expect(rows(page)).to_have_count(5)

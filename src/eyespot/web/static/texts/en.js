@@ -1,6 +1,6 @@
 export default {
   title: "eyespot: what is in this image?",
-  lead: "Drop in an image and see what is in it; it goes to this server and nowhere else.",
+  lead: "See what is in an image; it goes to this server and nowhere else.",
   api: "API",
 
   input: "Image",

@@ -1,6 +1,6 @@
 export default {
   title: "eyespot：图像识别",
-  lead: "传一张图片，看看里面是什么；图片只发到这台服务器。",
+  lead: "看看图片里是什么；图片只发到这台服务器。",
   api: "API",
 
   input: "图片",
