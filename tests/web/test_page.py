@@ -519,6 +519,18 @@ def test_a_proxys_own_page_is_told_as_what_it_is(page: Page, image: Path, code: 
 # -- languages --
 
 
+def test_the_texts_are_there_before_the_script(open_page: OpenPage, fake: Served) -> None:
+    page = open_page(fake.url, "/livez", locale="zh-CN", java_script_enabled=False)
+    page.goto("/")
+    expect(page.get_by_role("button", name="选择图片")).to_be_visible()
+    expect(page).to_have_title(re.compile("eyespot.图像识别"))
+    with fake.client() as client:
+        for accepted, language in [("de, zh-TW;q=0.9, en", "zh-Hans"), ("de", "en"), ("*", "en"), ("en-GB, zh", "en")]:
+            reply = client.get("/", headers={"Accept-Language": accepted})
+            assert f'<html lang="{language}">' in reply.text
+            assert reply.headers["vary"] == "Accept-Language"
+
+
 @thorough
 def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake: Served, image: Path) -> None:
     page = open_page(fake.url, locale="zh-CN")
@@ -536,10 +548,8 @@ def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake
 
 
 def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
-    def texts(name: str) -> dict[str, str]:
-        return page.evaluate(f"import('/static/texts/{name}.js').then((module) => module.default)")  # type: ignore[no-any-return]
-
-    english, chinese = texts("en"), texts("zh")
+    static = export.SAMPLE.parent / "web" / "static"
+    english, chinese = (json.loads((static / "texts" / f"{name}.json").read_text("utf-8")) for name in ("en", "zh"))
     problems = {key for key in chinese if key.startswith("problem_")}  # most are the server's own in English
     assert english.keys() - problems == chinese.keys() - problems
     for key, text in english.items():
@@ -551,9 +561,7 @@ def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
     }""")
     assert codes
     assert {f"problem_{code}" for code in codes} - problems == {"problem_rate-limited"}  # its text is slow_down
-    sources = "".join(
-        path.read_text() for path in export.SAMPLE.parent.glob("web/static/*") if path.suffix in (".js", ".html")
-    )
+    sources = "".join(path.read_text() for path in static.glob("*") if path.suffix in (".js", ".html"))
     asked = re.findall(r"""\bt\("(\w+)"|data-(?:text|label)="(\w+)\"""", sources)
     assert {name for names in asked for name in names} - {""} - english.keys() == set()
     assert [key for key in english if f'"{key}"' not in sources and not key.startswith(("sample_", "problem_"))] == []

@@ -74,7 +74,7 @@ def test_it_serves(elsewhere: Path, packaged: dict[str, str]) -> None:
     with serve_process(elsewhere, EYESPOT_MANIFEST="", **packaged) as served, served.client() as client:
         answer = client.put("/predict", content=makers.jpeg("coffee")).json()
         assert answer["predictions"][0]["label"] == "espresso"
-        assert "<title>" in client.get("/").text
+        assert "<title" in client.get("/").text
         assert client.get("/docs").status_code == 200
         assert client.get("/static/samples/coffee.jpg").status_code == 200
         assert client.get("/static/swagger/swagger-ui.css").status_code == 200

@@ -1,9 +1,17 @@
 """`/` and `/docs`: the page, and Swagger UI."""
 
+import json
+import re
+from functools import cache
+from html import escape
 from pathlib import Path
 
-from fastapi.responses import FileResponse
+from fastapi import Request
+from fastapi.responses import FileResponse, HTMLResponse
 
+from eyespot.web.gate import header
+
+_LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # of static/texts, and what `lang` is for each
 STATIC = Path(__file__).parents[1] / "static"
 # Pages load everything from this server.
 _PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
@@ -16,8 +24,19 @@ def _headers(policy: str) -> dict[str, str]:
     return {"Content-Security-Policy": f"{policy}; {common}", "Referrer-Policy": "no-referrer"}
 
 
-async def page() -> FileResponse:
-    return FileResponse(STATIC / "index.html", headers=_headers(_PAGE_POLICY))
+async def page(request: Request) -> HTMLResponse:
+    """The page, in the language that the browser prefers."""
+    preferred = (part.strip()[:2].lower() for part in (header(request.scope, b"accept-language") or "").split(","))
+    language = next((code for code in preferred if code in _LANGUAGES), "en")
+    return HTMLResponse(_filled(language), headers={**_headers(_PAGE_POLICY), "Vary": "Accept-Language"})
+
+
+@cache
+def _filled(language: str) -> str:
+    """The HTML with its texts, which are then there before the script is."""
+    texts = json.loads((STATIC / "texts" / f"{language}.json").read_text("utf-8"))
+    html = (STATIC / "index.html").read_text("utf-8").replace('lang="en"', f'lang="{_LANGUAGES[language]}"')
+    return re.sub(r'data-text="(\w+)"[^>]*>', lambda tag: tag[0] + escape(texts[tag[1]]), html)
 
 
 async def docs() -> FileResponse:

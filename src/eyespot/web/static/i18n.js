@@ -6,7 +6,11 @@ const LANGUAGES = { en: "English", zh: "中文" };
 const CHOICE = "eyespot-language"; // in localStorage
 const wanted = [load("localStorage", CHOICE), ...navigator.languages].map((name) => name?.slice(0, 2));
 export let language = wanted.find((name) => name in LANGUAGES) ?? "en";
-let texts = (await import(`./texts/${language}.js`)).default;
+let texts = await read(language);
+
+async function read(code) {
+  return (await fetch(new URL(`texts/${code}.json`, import.meta.url))).json();
+}
 
 /** The text of that name, with {placeholders} replaced. */
 export function t(name, values = {}) {
@@ -22,10 +26,9 @@ export const percent = (confidence) =>
   confidence.toLocaleString(language, { style: "percent", minimumFractionDigits: 1 });
 export const size = (bytes) => (bytes < 1e5 ? `${number(bytes / 1e3)} kB` : `${number(bytes / 1e6, 1)} MB`);
 
-/** Fill in every element that names its text. */
+/** Fill in every element that names its text; the server has done so in the language of the browser. */
 export function fill() {
   document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
-  document.title = t("title");
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);
   for (const element of document.querySelectorAll("[data-label]")) element.ariaLabel = t(element.dataset.label);
 }
@@ -34,7 +37,7 @@ export function fill() {
 export const other = () => Object.entries(LANGUAGES).find(([code]) => code !== language);
 
 export async function use(code) {
-  [language, texts] = [code, (await import(`./texts/${code}.js`)).default];
+  [language, texts] = [code, await read(code)];
   save("localStorage", CHOICE, code);
   fill();
 }

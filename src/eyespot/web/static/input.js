@@ -1,9 +1,8 @@
 // The ways in: picker, camera, drop anywhere, paste, samples.
 
-import { button, byId, element } from "./dom.js";
+import { byId } from "./dom.js";
 import { t } from "./i18n.js";
 
-const SAMPLES = ["coffee", "cat", "balloon", "otter", "valley", "tape"];
 const IMAGE_NAMES = /\.(jpe?g|jfif|png|webp|gif|bmp|avif|hei[cf]|tiff?)$/i;
 
 /** Call `open` with the files of every way in; `say` is told what has none. */
@@ -20,7 +19,7 @@ export function listen(open, say) {
     else if (clipboardData.types.includes("text/html")) say(t("no_images"));
   });
   listenForDrops(take, say);
-  byId("samples").replaceChildren(...SAMPLES.map((name) => sample(name, open)));
+  for (const image of document.querySelectorAll("#samples img")) image.parentElement.onclick = () => open([fetched(image.src)]);
 
   function take(files, skipped) {
     if (files.length) open(files, skipped);
@@ -87,13 +86,4 @@ async function children(folder) {
     if (!some.length) return found;
     found.push(...some);
   }
-}
-
-function sample(name, open) {
-  // The sizes keep room for it before it has arrived.
-  const image = element("img", { src: `static/samples/${name}.jpg`, alt: "", width: 480, height: 320, draggable: false });
-  const choice = button({}, image);
-  choice.dataset.label = `sample_${name}`;
-  choice.onclick = () => open([fetched(image.src)]);
-  return element("li", {}, choice);
 }

@@ -115,7 +115,6 @@ fill();
 offerLanguage();
 byId("clear").onclick = clear;
 byId("terminal").querySelector("code").textContent = `curl -F file=@cat.jpg ${new URL("predict", location)}`;
-document.documentElement.classList.add("filled");
 model.watch();
 model.load({ say }).then(answer.render, fail);
 const wanted = new URLSearchParams(location.search).get("sha256");
