@@ -347,6 +347,8 @@ def test_failed_images_can_be_tried_again(page: Page, folder: Path) -> None:
     page.unroute_all()
     page.get_by_role("button", name="Try failed again").click()
     expect(page.locator("#count")).to_have_text("2 of 2")
+    expect(page.locator("#labels").get_by_text("class 3 2", exact=True)).to_be_visible()
+    expect(page.locator("#labels").get_by_text("Failed")).to_be_hidden()
 
 
 def test_a_dropped_folder_becomes_a_gallery(page: Page, folder: Path) -> None:

@@ -148,8 +148,8 @@ function count() {
   if (byId("stop") === document.activeElement && isOver && !failed) byId("csv").focus();
   byId("progress").hidden = isOver;
   byId("stop").hidden = isOver && !failed;
-  chip(undefined, done);
-  for (const [label, many] of counts) chip(label, many);
+  counts.set(undefined, done);
+  for (const label of new Set([undefined, ...chips.keys(), ...counts.keys()])) chip(label, counts.get(label) ?? 0);
 }
 
 /** A button keeps its place while others join it, so that it can be pressed. */
@@ -159,7 +159,7 @@ function chip(label, many) {
     byId("labels").append(chips.get(label));
   }
   const name = { [NOT_SURE]: t("not_sure"), [FAILED]: t("failed"), [undefined]: t("all") }[label] ?? label;
-  Object.assign(chips.get(label), { textContent: `${name} ${number(many)}`, ariaPressed: String(filter === label) });
+  Object.assign(chips.get(label), { textContent: `${name} ${number(many)}`, hidden: !many && label !== undefined, ariaPressed: String(filter === label) });
 }
 
 function choose(label) {

@@ -63,7 +63,7 @@ function dragged(address, take, say) {
 }
 
 async function fetched(address) {
-  const blob = await (await fetch(address)).blob();
+  const blob = await (await fetch(address, { cache: "force-cache" })).blob(); // it is on the page already
   return new File([blob], address.split("/").pop(), { type: blob.type });
 }
 
