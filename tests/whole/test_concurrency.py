@@ -38,7 +38,7 @@ def test_a_caller_who_waits_too_long_gets_an_answer_and_readiness_says_that_the_
     engine = FakeEngine()
     engine.go.clear()
     with (
-        serve_fake(engine, workers=1, queue=1, deadline_seconds=0.3) as served,
+        serve_fake(engine, workers=1, queue=1, deadline_seconds=2) as served,
         ThreadPoolExecutor(2) as callers,
         served.client() as client,
     ):

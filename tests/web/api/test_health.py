@@ -22,7 +22,7 @@ def send_batches(served: Served, stop: threading.Event) -> None:
 
 def test_a_hung_engine_is_not_ready_while_batches_keep_coming() -> None:
     engine, stop = FakeEngine(), threading.Event()
-    with serve_fake(engine, queue=20, deadline_seconds=0.3) as served, ThreadPoolExecutor(3) as senders:
+    with serve_fake(engine, queue=20, deadline_seconds=2) as served, ThreadPoolExecutor(3) as senders:
         assert predict(served).status_code == 200
         engine.go.clear()
         sending = [senders.submit(send_batches, served, stop) for _ in range(3)]
