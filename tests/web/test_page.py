@@ -208,7 +208,7 @@ def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> N
         page.get_by_role("button", name="Copy JSON").click()
         answer = json.loads(page.evaluate("navigator.clipboard.readText()"))
         assert answer["predictions"][0]["label"] == "class 3"
-        page.get_by_role("button", name="Copy curl command").click()
+        page.get_by_role("button", name="Copy curl").click()
         command = page.evaluate("navigator.clipboard.readText()")
         assert (
             command == f"curl -F 'file=@it'\\''s grey.png' '{served.url}/predict?top_k=5'" == page.inner_text("#curl")
@@ -345,16 +345,18 @@ def test_failed_images_can_be_tried_again(page: Page, folder: Path) -> None:
     send(page, folder / "a.png", folder / "b.png")
     expect(page.locator("#count")).to_have_text("2 of 2 · 2 failed")
     page.unroute_all()
-    page.get_by_role("button", name="Try failed again").click()
+    page.locator("#labels").get_by_text("Failed 2").click()
+    page.get_by_role("button", name="Retry failed").click()
     expect(page.locator("#count")).to_have_text("2 of 2")
     expect(page.locator("#labels").get_by_text("class 3 2", exact=True)).to_be_visible()
     expect(page.locator("#labels").get_by_text("Failed")).to_be_hidden()
+    expect(page.locator("#cards li").locator("visible=true")).to_have_count(2)
 
 
 def test_a_dropped_folder_becomes_a_gallery(page: Page, folder: Path) -> None:
     drop(page, folder)
-    expect(page.locator("#count")).to_have_text("5 of 5 · 1 failed")
-    expect(status(page)).to_have_text("Done: 5 images, 1 failed.")
+    expect(page.locator("#count")).to_have_text("5 of 5 · 1 failed · 1 skipped")
+    expect(page.locator("#told")).to_have_text("Done: 5 images, 1 failed.")
     cards = page.locator("#cards li")
     expect(cards).to_have_count(5)
     failed = cards.filter(has_text="broken.jpg")
@@ -477,7 +479,8 @@ def test_a_stopped_server_is_told_and_comes_back_by_itself(open_page: OpenPage, 
     expect(page.locator("#health")).to_have_text("Ready")
     page.route("**/*", lambda route: route.abort("connectionrefused"))
     send(page, image)
-    expect(status(page)).to_contain_text("The server is not responding")
+    expect(status(page)).to_have_text("The server is not responding.")
+    expect(page.locator("#aside")).to_have_text("Waiting for it to come back…")
     expect(page.locator("#health")).to_have_text("Not ready", timeout=30_000)
     page.unroute_all()
     expect(page.get_by_role("heading", level=2)).to_contain_text("class 3", timeout=30_000)
@@ -542,9 +545,11 @@ def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake
         send(page, image)
     assert asked.value.url.endswith("top_k=5&lang=zh")
     expect(page.locator("#timing")).to_contain_text("毫秒")
+    page.route("**/*", lambda route: route.abort())  # the other language is there already
     page.get_by_role("button", name="English").click()
     expect(page.locator("#timing")).to_contain_text("total")
     expect(page.get_by_role("button", name="Choose images")).to_be_visible()
+    page.unroute_all()
     page.reload()
     expect(page.get_by_role("button", name="中文")).to_be_visible()
 

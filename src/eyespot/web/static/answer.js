@@ -1,6 +1,6 @@
 // The answer to one image: what is in it, how sure that is, how long it took, and how to ask for it in a program.
 
-import { button, byId, element } from "./dom.js";
+import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, t } from "./i18n.js";
 import { query } from "./images.js";
 import { key } from "./key.js";
@@ -11,6 +11,7 @@ const SURE = 0.4; // below it, top-1 was wrong more often than right on 200 phot
 let report; // { say, fail }
 let shown; // { file, sent, answer, note, steps }; of a link, only the answer and its steps
 
+export const shows = (result) => shown === result;
 export const isSure = ({ predictions }) => predictions[0].confidence >= SURE;
 
 /** Tell where to report progress and errors. */
@@ -23,11 +24,13 @@ export function announce(file) {
   shown = undefined;
   byId("back").hidden = true;
   byId("answer").classList.add("waiting");
+  byId("answer").classList.remove("alone");
   byId("answer").hidden = false;
   preview.place(file);
 }
 
 export async function show(result) {
+  if (result.file !== shown?.file) byId("answer").classList.add("waiting"); // not the answer to another image
   shown = result;
   byId("answer").hidden = false; // before it is filled, or a screen reader would not announce it
   await preview.show(result);
@@ -71,6 +74,7 @@ function why(class_id, label) {
   const toggle = button({ textContent: t("why"), ariaLabel: t("why_class", { label }) });
   toggle.mark = () => Object.assign(toggle, { ariaPressed: String(preview.shows(class_id)), ariaBusy: String(preview.waitsFor(class_id)) });
   toggle.onclick = async () => {
+    report.say("");
     const say = (...words) => shown === of && report.say(...words);
     const toggled = preview.toggleHeat(class_id, label, say).catch((error) => shown === of && report.fail(error));
     mark();
@@ -116,11 +120,10 @@ async function copy(text, pressed) {
     field.remove();
     pressed.focus();
   }
-  const of = shown;
   pressed.textContent = t("copied");
-  report.say(t("copied"));
+  readOut(t("copied"));
   setTimeout(() => {
     pressed.textContent = t(pressed.dataset.text);
-    if (shown === of) report.say("");
+    readOut("");
   }, 1500);
 }

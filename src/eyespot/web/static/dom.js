@@ -2,6 +2,9 @@
 
 export const byId = (id) => document.getElementById(id);
 
+/** Have a screen reader say it, and nobody see it. */
+export const readOut = (text) => (byId("told").textContent = text);
+
 /** A new element with these properties and children. */
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);

@@ -1,7 +1,7 @@
 // Many images: progress, a card for each, and their labels with counts.
 
 import { isSure } from "./answer.js";
-import { button, byId, element } from "./dom.js";
+import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, problemText, t } from "./i18n.js";
 import { recognise } from "./images.js";
 import { saveCsv, saveJson } from "./records.js";
@@ -17,12 +17,14 @@ let items = []; // { file, card, result or problem when it is done }
 let running; // aborts the requests that are under way
 let filter; // a label, NOT_SURE, FAILED, or undefined for all
 let counting; // timer
+let skipped; // files that are no images
 let callbacks; // { choose, record, say }
 const chips = new Map(); // buttons by what they filter
 
-/** Recognise these files. `choose` is called with the result whose card is pressed. */
-export function open(files, { choose, record, say }) {
+/** Recognise these files; others were `leftOut`. `choose` is called with the result whose card is pressed. */
+export function open(files, leftOut, { choose, record, say }) {
   callbacks = { choose, record, say };
+  skipped = leftOut;
   items = files.map((file) => ({ file, card: card(file) }));
   byId("cards").replaceChildren(...items.map((item) => item.card));
   byId("gallery").hidden = false;
@@ -60,9 +62,9 @@ async function go() {
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   if (signal.aborted) return;
   running = undefined;
-  count();
+  choose(byGroup().has(filter) ? filter : undefined); // none of the failed may be left
   sortChips();
-  say(t("gallery_done", { done: number(items.length), failed: number(byGroup().get(FAILED) ?? 0) }));
+  readOut(t("gallery_done", { done: number(items.length), failed: number(byGroup().get(FAILED) ?? 0) }));
 }
 
 function reset(item) {
@@ -111,6 +113,7 @@ function describe(item) {
 function pick({ card, result }) {
   for (const item of items) item.card.firstChild.ariaCurrent = String(item.card === card);
   byId("back").onclick = () => {
+    if (card.hidden) choose(undefined);
     card.scrollIntoView({ block: "center" });
     card.firstChild.focus({ preventScroll: true });
   };
@@ -142,6 +145,7 @@ function count() {
   const failed = counts.get(FAILED);
   Object.assign(byId("progress"), { max: items.length || 1, value: done });
   const parts = [t("done_of", { done: number(done), all: number(items.length) }), failed && t("failed_of", { failed: number(failed) })];
+  if (skipped) parts.push(t("skipped", { count: number(skipped) }));
   byId("count").textContent = parts.filter(Boolean).join(" · ");
   const isOver = done === items.length;
   byId("stop").textContent = t(running ? "stop" : isOver ? "retry" : "go_on");
@@ -170,7 +174,7 @@ function choose(label) {
 
 function sortChips() {
   const focused = document.activeElement;
-  const first = (label) => [NOT_SURE, FAILED].includes(label);
+  const first = (label) => [NOT_SURE, FAILED, filter].includes(label);
   const sorted = [...byGroup()].sort(([one, few], [other, many]) => first(other) - first(one) || many - few);
   byId("labels").append(...[undefined, ...sorted.map(([label]) => label)].map((label) => chips.get(label)));
   focused.focus({ preventScroll: true });

@@ -6,7 +6,9 @@ const LANGUAGES = { en: "English", zh: "中文" };
 const CHOICE = "eyespot-language"; // in localStorage
 const wanted = [load("localStorage", CHOICE), ...navigator.languages].map((name) => name?.slice(0, 2));
 export let language = wanted.find((name) => name in LANGUAGES) ?? "en";
-let texts = await read(language);
+// All of them, as the server may be away when another is wanted.
+const all = Object.fromEntries(Object.keys(LANGUAGES).map((code) => [code, read(code)]));
+let texts = await all[language];
 
 async function read(code) {
   return (await fetch(new URL(`texts/${code}.json`, import.meta.url))).json();
@@ -37,7 +39,7 @@ export function fill() {
 export const other = () => Object.entries(LANGUAGES).find(([code]) => code !== language);
 
 export async function use(code) {
-  [language, texts] = [code, await read(code)];
+  [language, texts] = [code, await all[code]];
   save("localStorage", CHOICE, code);
   fill();
 }

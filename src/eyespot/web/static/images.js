@@ -45,7 +45,7 @@ export function send(blob, path, options) {
 }
 
 const formatOf = (file) => (file.type.split("/")[1] ?? file.name.split(".").pop()).split(/[+;]/)[0];
-const isAccepted = (file) => !file.type || limits.formats.includes(formatOf(file));
+const isAccepted = (file) => !file.type.startsWith("image/") || limits.formats.includes(formatOf(file));
 const needsConversion = (file) => file.size > limits.max_bytes || !isAccepted(file);
 
 /** The image upright, within the limits, in a format that is accepted; the file itself if the browser cannot decode it. */

@@ -14,7 +14,8 @@ export function listen(open, say) {
       target.value = ""; // so that the same file can be chosen again
     };
   }
-  document.addEventListener("paste", ({ clipboardData }) => {
+  document.addEventListener("paste", ({ clipboardData, target }) => {
+    if (target.closest?.("dialog")) return;
     if (clipboardData.files.length) take([...clipboardData.files], 0);
     else if (clipboardData.types.includes("text/html")) say(t("no_images"));
   });
@@ -31,7 +32,7 @@ function listenForDrops(take, say) {
   const over = (shown) => (byId("dropping").hidden = !shown);
   addEventListener("dragover", (event) => {
     event.preventDefault(); // or the browser would open the file in place of the page
-    over(true);
+    over(event.dataTransfer.types.some((type) => ["Files", "text/uri-list"].includes(type)));
   });
   addEventListener("dragleave", ({ relatedTarget }) => {
     if (!relatedTarget) over(false);

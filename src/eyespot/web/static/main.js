@@ -18,21 +18,26 @@ function say(text, aside = "", isProblem = false) {
   byId("status").classList.toggle("problem", isProblem);
 }
 
-const complain = (text) => say(text, "", true);
+let retell; // says the same again, after a change of language
+function tell(text, isProblem = false) {
+  retell = () => say(text(), "", isProblem);
+  retell();
+}
 
 function fail(error, name) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Problem)) {
-    complain(t("unexpected"));
+    tell(() => t("unexpected"), true);
     throw error;
   }
-  complain(name ? t("about", { name, problem: problemText(error) }) : problemText(error));
+  tell(() => (name ? t("about", { name, problem: problemText(error) }) : problemText(error)), true);
 }
 
 function begin() {
   running.abort();
   running = new AbortController();
   gallery.clear();
+  retell = undefined;
   say("");
   document.body.classList.add("used");
   byId("clear").hidden = false;
@@ -47,19 +52,19 @@ async function open(images, skipped = 0) {
   history.replaceState(null, "", location.pathname);
   if (images.length > 1) {
     answer.clear();
-    if (skipped) say(t("skipped", { count: skipped }));
-    gallery.open(images, { choose, record: model.record, say });
+    gallery.open(images, skipped, { choose, record: model.record, say });
     return;
   }
   let file;
   try {
     file = await images[0];
     if (signal.aborted) return;
-    say(t("looking", { name: file.name }));
+    tell(() => t("looking", { name: file.name }));
     answer.announce(file);
     const result = await recognise(file, options);
     model.record(result.steps.infer);
-    say("");
+    retell = undefined;
+    say(skipped ? t("skipped", { count: skipped }) : "");
     await answer.show({ ...result, file });
   } catch (error) {
     if (signal.aborted) return;
@@ -70,6 +75,7 @@ async function open(images, skipped = 0) {
 
 async function choose(result) {
   await answer.show(result);
+  if (!answer.shows(result)) return;
   byId("back").hidden = false;
   byId("answer").scrollIntoView();
   byId("says").focus({ preventScroll: true });
@@ -94,7 +100,7 @@ async function recall(sha256) {
     await answer.show({ answer: found, steps: { whole: performance.now() - started } });
   } catch (error) {
     if (options.signal.aborted) return;
-    if (error.code === "not-found") complain(t("forgotten"));
+    if (error.code === "not-found") tell(() => t("forgotten"), true);
     else fail(error);
   }
 }
@@ -104,12 +110,13 @@ function offerLanguage() {
   Object.assign(byId("language"), { textContent: name, lang: code });
   byId("language").onclick = async () => {
     await use(code);
-    say("");
+    if (retell) retell();
+    else say("");
     for (const render of [offerLanguage, model.render, answer.render, gallery.render]) render();
   };
 }
 
-listen(open, complain);
+listen(open, (text) => tell(() => text, true));
 answer.listen({ say, fail });
 fill();
 offerLanguage();

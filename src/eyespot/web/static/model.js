@@ -24,7 +24,7 @@ export async function load(options) {
 /** Show whether the server is ready, for as long as the page is open. It may come back with another model. */
 export async function watch() {
   document.addEventListener("ready", ({ detail }) => {
-    if (detail && ready === false && model) load();
+    if (detail && ready === false && model) load().catch(() => {});
     ready = detail;
     render();
   });
@@ -52,7 +52,7 @@ export function render() {
 
 /** Record one inference time; none when the answer came from the cache. */
 export function record(milliseconds) {
-  if (!model) load(); // the key was given for the image
+  if (!model) load().catch(() => {}); // the key was given for the image
   if (milliseconds === undefined) return;
   durations.push(milliseconds);
   render();

@@ -25,10 +25,12 @@ export function place(file) {
 
 async function drawFile(file) {
   hideHeat();
+  byId("image").classList.add("old");
   byId("caption").textContent = file?.name ?? "";
   const bitmap = file && (await createImageBitmap(file).catch(() => undefined));
   if (file !== placing.file) return;
   if (bitmap) draw(byId("image"), bitmap);
+  byId("image").classList.remove("old");
   byId("image").hidden = !bitmap;
 }
 
@@ -64,6 +66,8 @@ function draw(canvas, bitmap) {
   around.rect(...whole);
   around.rect(left, top, side, side);
   const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // as the server does
+  context.fillRect(...whole);
   context.drawImage(bitmap, ...whole);
   bitmap.close();
   context.fillStyle = "rgb(15 23 42 / 45%)";

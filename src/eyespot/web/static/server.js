@@ -34,7 +34,7 @@ export async function ask(path, { say = () => {}, signal, ...options } = {}) {
     } else if (["stopped", "proxy_gateway"].includes(problem.code)) {
       if (!(await isReadable(options.body))) throw new Problem("file_gone");
       if (++breaks === BREAKS) throw problem.code === "stopped" ? new Problem("cut_off") : problem;
-      say(problem.detail);
+      say(problem.detail, t("waiting"));
       await Promise.race([returned(), aborted(signal)]);
       say("");
     } else {

@@ -33,7 +33,10 @@ async function draw() {
     if (!bitmap) continue;
     [canvas.width, canvas.height] = [Math.min(WIDTH, bitmap.width), bitmap.height];
     // Not transferred: Chromium would forget to turn it upright.
-    canvas.getContext("2d").drawImage(bitmap, (canvas.width - bitmap.width) / 2, 0);
+    const context = canvas.getContext("2d", { alpha: false });
+    context.fillStyle = "white"; // behind transparency, as the server does
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(bitmap, (canvas.width - bitmap.width) / 2, 0);
     bitmap.close();
   }
   drawing--;
