@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.needs(tool) for tool in ("make test-all", "unshare", "
 LOOPBACK_ONLY = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 JOURNEYS = [
     "tests/whole/test_calls_home.py::test_export_start_and_recognition_call_nobody",
-    "tests/web/test_browser.py",
+    "tests/web/test_docs_page.py",
+    "tests/web/test_page.py::test_one_click_on_a_sample_gives_a_first_answer",
     "tests/whole/test_docs.py::test_examples_are_true",
     "tests/cli/test_main.py",
     "tests/whole/test_wheel.py",
