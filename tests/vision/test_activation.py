@@ -15,12 +15,8 @@ from eyespot.vision.preprocess import preprocess
 from tests import makers
 from tests.serving import EVAL, ROOT
 
-ENGINES = [
-    "openvino",
-    "torch",
-    pytest.param("onnxruntime", marks=pytest.mark.needs("make test-all")),
-    pytest.param("torchscript", marks=pytest.mark.needs("make test-all")),
-]
+OTHERS = ("torch", "onnxruntime", "torchscript")
+ENGINES = ["openvino", *(pytest.param(name, marks=pytest.mark.needs("make test-all")) for name in OTHERS)]
 REAL = pytest.param((EVAL / "manifest.toml", "resnet18-eval"), marks=pytest.mark.needs("eval"), id="resnet18-eval")
 MODELS = [pytest.param((ROOT / "weights" / "manifest.toml", "efficientnet-lite0"), id="packaged"), REAL]
 

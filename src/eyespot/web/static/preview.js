@@ -68,6 +68,7 @@ function draw(canvas, bitmap) {
   const context = canvas.getContext("2d");
   context.fillStyle = "white"; // as the server does
   context.fillRect(...whole);
+  context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, ...whole);
   bitmap.close();
   context.fillStyle = "rgb(15 23 42 / 45%)";

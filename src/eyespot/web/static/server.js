@@ -24,26 +24,27 @@ export async function ask(path, { say = () => {}, signal, ...options } = {}) {
   for (let breaks = 0; ; ) {
     const used = key();
     const headers = { ...options.headers, ...(used && { "X-API-Key": used }) };
-    const problem = await fetch(path, { ...options, signal, headers }).then(problemOf, () => new Problem("stopped"));
+    const outcome = await fetch(path, { ...options, signal, headers }).then(problemOf, () => new Problem("stopped"));
     signal?.throwIfAborted();
-    if (problem instanceof Response) return problem;
-    if (problem.code === "unauthorized") {
-      if (used === key() && !(await askForKey())) throw problem;
-    } else if (["rate-limited", "overloaded", "draining"].includes(problem.code) && problem.wait <= LONGEST_WAIT) {
-      await countdown(problem, say, signal);
-    } else if (["stopped", "proxy_gateway"].includes(problem.code)) {
+    if (outcome instanceof Response) return outcome;
+    const { code, detail, wait } = outcome;
+    if (code === "unauthorized") {
+      if (used === key() && !(await askForKey())) throw outcome;
+    } else if (wait <= LONGEST_WAIT) {
+      await countdown(outcome, say, signal);
+    } else if (["stopped", "proxy_gateway"].includes(code)) {
       if (!(await isReadable(options.body))) throw new Problem("file_gone");
-      if (++breaks === BREAKS) throw problem.code === "stopped" ? new Problem("cut_off") : problem;
-      say(problem.detail, t("waiting"));
+      if (++breaks === BREAKS) throw code === "stopped" ? new Problem("cut_off") : outcome;
+      say(detail, t("waiting"));
       await Promise.race([returned(), aborted(signal)]);
       say("");
     } else {
-      throw problem;
+      throw outcome;
     }
   }
 }
 
-/** The problem that a response tells of, or else the response. */
+/** The problem that a response tells of, or the response itself if it is JSON. */
 async function problemOf(response) {
   const { ok, status, headers } = response;
   const type = headers.get("Content-Type");
