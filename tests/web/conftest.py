@@ -12,6 +12,8 @@ FLAGS += ["--disable-component-update", "--disable-sync", "--disable-gpu"]
 EXPECTED = ("Failed to load resource", "net::ERR_")
 VIOLATIONS = "addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective}`))"
 
+expect.set_options(timeout=30_000)  # ms, for machines with other work
+
 OpenPage = Callable[..., Page]
 """Opens a page of the server at that URL; `options` are those of a browser context."""
 

@@ -469,7 +469,7 @@ def test_a_busy_server_is_asked_again_after_a_countdown(open_page: OpenPage, ima
         expect(other.locator("#aside")).to_have_text(re.compile(r"Trying again in \d+ s…"))
         engine.go.set()
         for each in (page, other):
-            expect(each.get_by_role("heading", level=2)).to_contain_text("class 3", timeout=30_000)
+            expect(each.get_by_role("heading", level=2)).to_contain_text("class 3")
         expect(status(other)).to_be_empty()
 
 
@@ -481,17 +481,17 @@ def test_a_stopped_server_is_told_and_comes_back_by_itself(open_page: OpenPage, 
     send(page, image)
     expect(status(page)).to_have_text("The server is not responding.")
     expect(page.locator("#aside")).to_have_text("Waiting for it to come back…")
-    expect(page.locator("#health")).to_have_text("Not ready", timeout=30_000)
+    expect(page.locator("#health")).to_have_text("Not ready")
     page.unroute_all()
-    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3", timeout=30_000)
-    expect(page.locator("#health")).to_have_text("Ready", timeout=30_000)
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+    expect(page.locator("#health")).to_have_text("Ready")
 
 
 @thorough
 def test_a_connection_that_breaks_again_and_again_is_told(page: Page, image: Path) -> None:
     page.route("**/predict?*", lambda route: route.abort("connectionreset"))
     send(page, image)
-    expect(status(page)).to_contain_text("The connection broke three times", timeout=30_000)
+    expect(status(page)).to_contain_text("The connection broke three times")
 
 
 @thorough
@@ -501,7 +501,7 @@ def test_a_proxy_whose_server_is_down_is_asked_again(page: Page, image: Path) ->
     send(page, image)
     expect(status(page)).to_contain_text("A proxy answered in place of this server (status 502)")
     page.unroute_all()
-    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3", timeout=30_000)
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
 
 
 @pytest.mark.parametrize(
