@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
-from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import BaseRoute, Match, Mount
@@ -95,8 +94,8 @@ def _get(path: str, endpoint: Callable[..., Any], kind: type[APIRoute] = APIRout
 
 def _routes() -> list[BaseRoute]:
     static = [
-        Mount("/swagger", StaticFiles(packages=[("fastapi_offline", "static")])),  # before the shorter path
-        Mount("", StaticFiles(directory=pages.STATIC)),
+        Mount("/swagger", pages.Static(packages=[("fastapi_offline", "static")])),  # before the shorter path
+        Mount("", pages.Static(directory=pages.STATIC)),
     ]
     return [
         PlainRoute("/predict", predict.predict, methods=["POST"], **openapi.PREDICT),

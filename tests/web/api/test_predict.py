@@ -301,7 +301,12 @@ def test_pages_name_no_other_host_and_hold_no_inline_script(client: httpx.Client
         for part in page.text.split(f'{attribute}="')[1:]:
             target = part.split('"')[0]
             if target:
-                assert client.get(f"/{target}").status_code == 200, target
+                found = client.get(f"/{target}")
+                assert found.status_code == 200, target
+                if "static/" in target:
+                    assert found.headers["cache-control"] == "no-cache"  # all are of one version
+                    again = client.get(f"/{target}", headers={"If-None-Match": found.headers["etag"]})
+                    assert again.status_code == 304
 
 
 def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:

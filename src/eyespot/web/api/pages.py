@@ -1,13 +1,15 @@
-"""`/` and `/docs`: the page, and Swagger UI."""
+"""`/` and `/docs`: the page, and Swagger UI, with their files."""
 
 import json
 import re
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.staticfiles import StaticFiles
 
 from eyespot.web.gate import header
 
@@ -17,6 +19,15 @@ STATIC = Path(__file__).parents[1] / "static"
 _PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
 # Swagger UI sets styles, and draws icons from data: URIs.
 _DOCS_POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'"
+
+
+class Static(StaticFiles):
+    """Files that a browser asks about each time, since an upgrade may have changed them together."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def _headers(policy: str) -> dict[str, str]:
