@@ -4,6 +4,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests import makers
 from tests.requests import answered, metric
@@ -57,17 +58,18 @@ def test_a_caller_who_waits_too_long_gets_an_answer_and_readiness_says_that_the_
         assert engine.calls == 2  # the one that was late in the queue was never begun
 
 
-def test_a_caller_who_hangs_up_while_waiting_is_not_computed_for() -> None:
+@pytest.mark.parametrize("path", ["/predict", "/explain"])
+def test_a_caller_who_hangs_up_while_waiting_is_not_computed_for(path: str) -> None:
     engine = FakeEngine()
     engine.go.clear()
     with serve_fake(engine, workers=1, queue=2) as served, ThreadPoolExecutor(1) as callers:
         first = callers.submit(predict, served)
         assert engine.started.acquire(timeout=30)
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(head.encode() + IMAGE)
             until(lambda: metric(served, "eyespot_queue_depth") == 1)
-        until(lambda: answered(served, "/predict", 499) == 1)
+        until(lambda: answered(served, path, 499) == 1)
         engine.go.set()
         assert first.result().status_code == 200
         until(lambda: metric(served, "eyespot_images_cancelled_total") == 1)

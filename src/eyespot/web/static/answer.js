@@ -1,4 +1,4 @@
-// The answer to one image: what is in it, how sure that is, how long it took, and how to ask for it in a program.
+// The answer to one image: classes, confidences and timings, and the request as a curl command.
 
 import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, t } from "./i18n.js";
@@ -112,7 +112,7 @@ const formQuoted = (name) => (/[",;\\]/.test(name) ? `"${name.replace(/["\\]/g, 
 async function copy(text, pressed) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // there is no clipboard over plain HTTP, except from this machine
+  } catch { // browsers offer the clipboard over HTTPS and on localhost only
     const field = element("textarea", { value: text });
     pressed.after(field);
     field.select();

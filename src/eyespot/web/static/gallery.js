@@ -17,11 +17,11 @@ let items = []; // { file, card, result or problem when it is done }
 let running; // aborts the requests that are under way
 let filter; // a label, NOT_SURE, FAILED, or undefined for all
 let counting; // timer
-let skipped; // files that are no images
+let skipped; // number of files that are not images
 let callbacks; // { choose, record, say }
 const chips = new Map(); // buttons by what they filter
 
-/** Recognise these files; others were `leftOut`. `choose` is called with the result whose card is pressed. */
+/** Recognise these files; `leftOut` is the number of others. `choose` is called with the result whose card is pressed. */
 export function open(files, leftOut, { choose, record, say }) {
   callbacks = { choose, record, say };
   skipped = leftOut;

@@ -1,5 +1,6 @@
 // An image on its way to the server: sent as it is, or converted by the browser.
 
+import { onWhite } from "./dom.js";
 import { language, size, t } from "./i18n.js";
 import { limits } from "./model.js";
 import { ask, Problem } from "./server.js";
@@ -57,11 +58,7 @@ async function converted(file) {
   const { width, height } = bitmap;
   for (let scale = Math.min(1, SIDE / Math.max(width, height)); ; scale /= 2) {
     const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
-    const context = canvas.getContext("2d", { alpha: false });
-    context.fillStyle = "white"; // the server puts white behind transparency too
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    onWhite(canvas).drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     const blob = await canvas.convertToBlob({ type, quality: QUALITY });
     if (blob.size <= limits.max_bytes || canvas.width * canvas.height === 1) {
       bitmap.close();

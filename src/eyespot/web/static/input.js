@@ -5,7 +5,7 @@ import { t } from "./i18n.js";
 
 const IMAGE_NAMES = /\.(jpe?g|jfif|png|webp|gif|bmp|avif|hei[cf]|tiff?)$/i;
 
-/** Call `open` with the files of every way in; `say` is told what has none. */
+/** Call `open` with the files that come in, and `say` with a message when there are none. */
 export function listen(open, say) {
   for (const [button, field] of [["choose", "file"], ["photograph", "camera"]]) {
     byId(button).onclick = () => byId(field).click();

@@ -1,6 +1,6 @@
 // The preview, the square that the model sees, and the heat map of one class.
 
-import { byId } from "./dom.js";
+import { byId, onWhite } from "./dom.js";
 import { t } from "./i18n.js";
 import { send } from "./images.js";
 import { recipe } from "./model.js";
@@ -65,10 +65,7 @@ function draw(canvas, bitmap) {
   const around = new Path2D();
   around.rect(...whole);
   around.rect(left, top, side, side);
-  const context = canvas.getContext("2d");
-  context.fillStyle = "white"; // as the server does
-  context.fillRect(...whole);
-  context.imageSmoothingQuality = "high";
+  const context = onWhite(canvas);
   context.drawImage(bitmap, ...whole);
   bitmap.close();
   context.fillStyle = "rgb(15 23 42 / 45%)";
@@ -78,7 +75,7 @@ function draw(canvas, bitmap) {
   context.strokeRect(left, top, side, side);
 }
 
-/** Show the map of a class, or hide it if it is the one that is shown. */
+/** Toggle the heat map of a class. */
 export async function toggleHeat(class_id, label, say) {
   if (shows(class_id)) return hideHeat();
   const [of, asked] = [shown, (wanted = { class_id, label })];

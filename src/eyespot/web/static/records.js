@@ -1,4 +1,4 @@
-// What was found in many images, saved as CSV or JSON.
+// The results of a gallery, saved as CSV or JSON.
 
 import { element } from "./dom.js";
 import { problemText } from "./i18n.js";

@@ -3,12 +3,12 @@
 import { t } from "./i18n.js";
 import { askForKey, key } from "./key.js";
 
-const LONGEST_WAIT = 60; // seconds that a request waits by itself
+const LONGEST_WAIT = 60; // seconds; a longer Retry-After is reported instead
 const POLL_SECONDS = 2; // while the server does not respond
 const BREAKS = 3; // times that a request may be cut off while the server responds to others
 const READY_SECONDS = 5; // for an answer to /readyz
 
-/** Why there is no answer; `code` is that of the server's problem, or one of the page's own texts. */
+/** A failed request. `code` is the server's problem code, or the name of one of the page's texts. */
 export class Problem extends Error {
   constructor(code, detail = t(code), wait = Infinity) {
     super(detail);

@@ -1,4 +1,4 @@
-// What the browser keeps for this page; nothing, where it is told to block that.
+// Browser storage, which users may block: then nothing is kept.
 
 export function load(storage, name) {
   try {

@@ -1,5 +1,7 @@
 // Thumbnails, each drawn when it comes into sight, a few at a time.
 
+import { onWhite } from "./dom.js";
+
 const AT_ONCE = 2;
 const [WIDTH, HEIGHT] = [300, 200]; // pixels, at most
 const files = new WeakMap(); // by canvas
@@ -33,10 +35,7 @@ async function draw() {
     if (!bitmap) continue;
     [canvas.width, canvas.height] = [Math.min(WIDTH, bitmap.width), bitmap.height];
     // Not transferred: Chromium would forget to turn it upright.
-    const context = canvas.getContext("2d", { alpha: false });
-    context.fillStyle = "white"; // behind transparency, as the server does
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(bitmap, (canvas.width - bitmap.width) / 2, 0);
+    onWhite(canvas).drawImage(bitmap, (canvas.width - bitmap.width) / 2, 0);
     bitmap.close();
   }
   drawing--;
