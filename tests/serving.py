@@ -26,10 +26,11 @@ from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
-from eyespot.types import Label, Limits, Recipe
+from eyespot.types import Limits, Recipe
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Features, Logits, Pixels
 from eyespot.vision.export import Export
+from eyespot.vision.labels import ClassRow, GroupRow, Labels
 from eyespot.vision.weights import Entry
 from eyespot.web.app import create_app
 from eyespot.web.server import Server, bind
@@ -200,7 +201,9 @@ def fake_classifier(
         license="none",
         recipe=RECIPE,
     )
-    labels = tuple(Label(i, f"n{i:08}", f"class {i}") for i in range(10))
+    groups = tuple(GroupRow(name, name, zh) for name, zh in {"low": "低", "high": "高"}.items())
+    classes = (ClassRow(i, f"n{i:08}", f"class {i}", f"第{i}类", group="low" if i < 5 else "high") for i in range(10))
+    labels = Labels(tuple(classes), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
     return Classifier(entry, labels, engine, np.eye(10, 4, dtype=np.float32), limits, record=record)
 

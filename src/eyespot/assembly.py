@@ -59,6 +59,7 @@ def open_classifier(settings: Settings, plan: cpus.Plan) -> Classifier:
         streams=plan.streams,
         threads=plan.threads,
         latency_threads=plan.latency_threads,
+        min_says=settings.min_says,
         max_bytes=settings.max_bytes,
         max_pixels=settings.max_pixels,
         formats=settings.formats,

@@ -4,7 +4,7 @@ EyespotError
 ├── StartError                    the process cannot start: one line, exit code 2
 │   ├── InvalidSetting  DataDirUnwritable  AuditUnusable  PortTaken  OutputUnusable
 │   ├── BadManifest  UnknownModel  WeightsMissing  WeightsCorrupt  FetchFailed
-│   └── EngineUnavailable  ExportRefused  TooFewImages  GoldenImageFailed
+│   └── EngineUnavailable  ExportRefused  TooFewImages  UnlabelledImages  GoldenImageFailed
 ├── SidecarUnreadable             keywords cannot be added to an XMP file
 ├── NoAnswer                      a server gave no usable answer
 │   └── ServerUnavailable  ServerSilent  NotEyespot
@@ -73,6 +73,10 @@ class ExportRefused(StartError):
 
 class TooFewImages(StartError):
     """There are too few images to calibrate and measure with."""
+
+
+class UnlabelledImages(StartError):
+    """Images belong to no class of the model."""
 
 
 class GoldenImageFailed(StartError):

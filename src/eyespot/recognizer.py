@@ -30,7 +30,6 @@ from eyespot.pool import Lane, WorkerPool
 from eyespot.telemetry import Metrics, Trace, child
 from eyespot.types import AuditRow
 from eyespot.vision.classifier import Classifier, Scores
-from eyespot.vision.engines import TEMPERATURE
 
 Explain: TypeAlias = Callable[..., Scores]
 """`Classifier.explain`, bound to a class."""
@@ -235,5 +234,6 @@ class Recognizer:
 def _fingerprint(classifier: Classifier) -> str:
     """16 hexadecimal digits of the model and everything else that its answers depend on."""
     info = classifier.info
-    parts = [info.digest, asdict(classifier.recipe), info.engine, info.precision, TEMPERATURE, __version__]
+    temperature = classifier.calibration.temperature
+    parts = [info.digest, asdict(classifier.recipe), info.engine, info.precision, temperature, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

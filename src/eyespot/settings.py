@@ -49,6 +49,12 @@ class Settings(BaseSettings):
         "auto",
         description="Number format; `auto` is bf16 if measured to be faster, else f32. int8 needs `eyespot quantize`.",
     )
+    min_says: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="Minimum confidence of what an answer says; by default the model's own thresholds.",
+    )
     workers: int | None = Field(
         None, ge=1, le=1024, description="Images processed at once; by default chosen from the available CPUs."
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 
 from pydantic import Field
 from pydantic_core import to_jsonable_python
@@ -11,9 +11,17 @@ from eyespot.values import SHA256
 
 TYPE_URI = "urn:eyespot:problem:"  # RFC 9457 `type` is this and the code
 
+Lang: TypeAlias = Literal["en", "zh"]
+"""English or Simplified Chinese."""
+
 RequestId = Annotated[str, Field(description="As in the header X-Request-ID.")]
 Pixels = Annotated[int, Field(ge=1, description="Pixels of the upright image.")]
+Confidence = Annotated[float, Field(ge=0, le=1)]
 Predictions = Annotated[list["Prediction"], Field(description="Highest confidence first.")]
+Groups = Annotated[
+    list["GroupScore"],
+    Field(description="The likeliest group, and those in it that hold most of its confidence; most specific first."),
+]
 Cached = Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
 
 
@@ -54,7 +62,51 @@ class Label(Reply):
 class Prediction(Label):
     """One class, and its confidence."""
 
-    confidence: Annotated[float, Field(ge=0, le=1, description="Softmax of the logits; all classes sum to 1.")]
+    confidence: Annotated[Confidence, Field(description="Softmax of the logits; all classes sum to 1.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Reply):
+    """Several classes, such as all dogs. Groups form a tree, and each class is in one of them."""
+
+    id: Annotated[str, Field(description="Path in the tree, such as animal/dog.")]
+    label: Annotated[str, Field(description="Name of the group; unique.")]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore(Group):
+    """A group, and its confidence."""
+
+    confidence: Annotated[Confidence, Field(description="Sum over all classes of the group.")]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEntry(Label):
+    """One class, as a dictionary describes it."""
+
+    en: Annotated[str, Field(description="English name.")]
+    zh: Annotated[str | None, Field(description="Chinese name.")]
+    synonyms: Annotated[list[str], Field(description="Other English names, the scientific one included.")]
+    gloss: Annotated[str | None, Field(description="What it is, in a line.")]
+    groups: Annotated[list[Group], Field(description="The groups it belongs to, most specific first.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Says(Reply):
+    """The most specific thing that the confidences justify: a class, a group, or that the model is unsure."""
+
+    kind: Literal["class", "group", "unsure"]
+    id: Annotated[str | None, Field(description="wnid of the class or id of the group; null if unsure.")]
+    label: Annotated[str, Field(description="What to show a person, such as dog or unsure.")]
+    confidence: Annotated[Confidence, Field(description="Of the class or group; if unsure, of the likeliest one.")]
+
+
+class Answer(TypedDict):
+    """What the confidences for one image say; part of several replies."""
+
+    says: Says
+    groups: list[GroupScore]
+    predictions: list[Prediction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +133,8 @@ class ModelInfo(Reply):
 class Recognition(Reply):
     """What is in one image: the reply of `/predict`."""
 
+    says: Says
+    groups: Groups
     predictions: Predictions
     image: ImageInfo
     model: ModelInfo
@@ -88,10 +142,12 @@ class Recognition(Reply):
     request_id: RequestId
 
     def __repr__(self) -> str:
-        """Such as `Recognition(espresso 93.6%, cup 1.7%; 480 x 320 JPEG)`, with five classes at most."""
+        """Such as `Recognition(drink 97.6%; espresso 93.6%, cup 1.7%; 480 x 320 JPEG)`, with five classes at most."""
         classes = [f"{each.label} {each.confidence:.1%}" for each in self.predictions[:5]] or ["no class"]
         more = ", …" if len(self.predictions) > 5 else ""
-        return f"Recognition({', '.join(classes)}{more}; {self.image.width} x {self.image.height} {self.image.format})"
+        said = f"{self.says.label} {self.says.confidence:.1%}"
+        size = f"{self.image.width} x {self.image.height} {self.image.format}"
+        return f"Recognition({said}; {', '.join(classes)}{more}; {size})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +216,8 @@ class BatchItem:
 
     index: Annotated[int, Field(ge=0, description="Place of the image in the batch.")]
     filename: Annotated[str | None, Field(description="As the form has it.")] = None
+    says: Says | None = None
+    groups: Groups | None = None
     predictions: Predictions | None = None
     image: ImageInfo | None = None
     cached: Cached | None = None
@@ -231,6 +289,16 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns logits into confidences, and confidences into what an answer says."""
+
+    temperature: Annotated[float, Field(gt=0, description="Divides the logits (Guo et al., ICML 2017).")] = 1.0
+    min_class: Annotated[float, Field(ge=0.5, le=1, description="Confidence from which a class is said.")] = 0.7
+    min_group: Annotated[float, Field(ge=0.5, le=1, description="Confidence from which a group is said.")] = 0.7
+    images: Annotated[int, Field(ge=0, description="Number of labelled images that it was fitted on.")] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a request."""
 
@@ -252,4 +320,5 @@ class ModelCard(ModelInfo):
     stand_in: Annotated[bool, Field(description="Whether it stands in for a model whose weights are missing.")]
     limits: Limits
     recipe: Recipe
+    calibration: Calibration
     quantization: Annotated[Quantization | None, Field(description="Of an int8 model.")] = None

@@ -1,9 +1,9 @@
 """Where `eyespot classify` gets its answers: the model on this machine, or a server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import eyespot
 from eyespot import cpus
@@ -11,39 +11,37 @@ from eyespot.cli.formats import FileProblem, Finding
 from eyespot.cli.terminal import err, load_settings, shown_waiting
 from eyespot.errors import InvalidParameter, Refusal, SidecarUnreadable
 from eyespot.images import to_bytes
-from eyespot.types import ImageInfo, ModelCard, ModelInfo, Prediction
+from eyespot.types import ImageInfo, ModelCard, ModelInfo
 from eyespot.vision import weights
 
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
-
-Answer: TypeAlias = tuple[list[Prediction], ImageInfo]
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
     """`recognise` answers for the image at a path, in `threads` threads at once; `keep` stores the answer beside it."""
 
-    recognise: Callable[[str], Answer]
+    recognise: Callable[[str], Finding]
     model: ModelInfo
     threads: int
     url: str | None = None  # of the server
     close: Callable[[], None] = lambda: None
-    keep: Callable[[str, list[Prediction]], None] = lambda *_: None
+    keep: Callable[[Finding], None] = lambda _: None
 
     def find(self, path: str | OSError) -> Finding:
         """Classify a file; errors of one file or folder become a problem. Raises errors that concern all files."""
         if isinstance(path, OSError):
             return Finding(str(path.filename), problem=FileProblem.of(path))
-        predictions = image = problem = None
+        finding = Finding(path)
         try:
-            predictions, image = self.recognise(path)
-            self.keep(path, predictions)
+            finding = self.recognise(path)
+            self.keep(finding)
         except (Refusal, SidecarUnreadable, OSError) as error:
             if isinstance(error, Refusal) and not error.per_image:
                 raise
-            problem = FileProblem.of(error)
-        return Finding(path, predictions, image, self.model if image else None, problem)
+            return replace(finding, problem=FileProblem.of(error))
+        return finding
 
 
 def local(options: "Options", workers: int | None) -> Backend:
@@ -60,11 +58,12 @@ def local(options: "Options", workers: int | None) -> Backend:
         remedy = f"for {first}, run `eyespot weights fetch {first}`"
         err.print(f"Using the stand-in {classifier.card.name}; {remedy}", style="dim", markup=False)
 
-    def recognise(path: str) -> Answer:
+    def recognise(path: str) -> Finding:
         data = to_bytes(path)
         scores = classifier.scores(data)
         image = ImageInfo(sha256(data).hexdigest(), scores.format, scores.width, scores.height)
-        return classifier.top(scores, options["top_k"], options["min_confidence"]), image
+        answer = classifier.answer(scores, options["top_k"], options["min_confidence"], options["lang"])
+        return Finding(path, **answer, image=image, model=classifier.info)
 
     return Backend(recognise, classifier.info, plan.workers)
 
@@ -78,11 +77,12 @@ def remote(url: str, options: "Options", workers: int | None, wait: float) -> Ba
         card = client.model()
     _check_top_k(options["top_k"], card)
 
-    def recognise(path: str) -> Answer:
-        found = client.predict(path, **options)
-        return found.predictions, found.image
-
     model = ModelInfo(card.name, card.digest, card.engine, card.precision)
+
+    def recognise(path: str) -> Finding:
+        found = client.predict(path, **options)
+        return Finding(path, found.says, found.groups, found.predictions, found.image, model)
+
     return Backend(recognise, model, workers or 8, shown, client.close)
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from eyespot.cli.backend import Backend, local, remote
-from eyespot.cli.formats import Csv, JsonLines
-from eyespot.cli.options import Url
+from eyespot.cli.formats import Csv, Finding, JsonLines
+from eyespot.cli.options import Language, Url
 from eyespot.cli.output import Output, Stdout, Table
 from eyespot.cli.results import Results, tried_again
 from eyespot.cli.run import Run
 from eyespot.cli.terminal import err, out
 from eyespot.errors import OutputUnusable
-from eyespot.types import Prediction
 
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
@@ -59,7 +58,7 @@ def classify(
             metavar="CONFIDENCE", min=0, max=1, help="Minimum confidence; the default is 0, or 0.2 for keywords."
         ),
     ] = None,
-    lang: Annotated[Literal["en", "zh"], typer.Option(help="Language of the labels; zh is not translated yet.")] = "en",
+    lang: Language = "en",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -154,7 +153,8 @@ def _with_keywords(backend: Backend, min_confidence: float) -> Backend:
     except ModuleNotFoundError as error:
         raise OutputUnusable("--xmp needs `pip install eyespot[xmp]`") from error
 
-    def keep(path: str, predictions: list[Prediction]) -> None:
-        xmp.add_keywords(Path(path), [found.label for found in predictions if found.confidence >= min_confidence])
+    def keep(finding: Finding) -> None:
+        found = finding.predictions or []
+        xmp.add_keywords(Path(finding.path), [each.label for each in found if each.confidence >= min_confidence])
 
     return replace(backend, keep=keep)

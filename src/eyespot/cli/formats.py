@@ -9,7 +9,7 @@ from typing import NamedTuple, Self, TypeAlias
 from pydantic import TypeAdapter
 
 from eyespot.errors import EyespotError, Refusal
-from eyespot.types import ImageInfo, ModelInfo, Prediction
+from eyespot.types import GroupScore, ImageInfo, ModelInfo, Prediction, Says
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Finding:
     """What is in one file, or why that is unknown: one line of the output."""
 
     path: str
+    says: Says | None = None
+    groups: list[GroupScore] | None = None
     predictions: list[Prediction] | None = None
     image: ImageInfo | None = None
     model: ModelInfo | None = None

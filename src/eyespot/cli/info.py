@@ -1,6 +1,5 @@
 """`eyespot health`, `eyespot model`, `eyespot labels`: facts about a server, or about the model on this machine."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -9,9 +8,9 @@ from rich.table import Column, Table
 
 import eyespot
 from eyespot import cpus
-from eyespot.cli.options import Url
+from eyespot.cli.options import Language, Url
 from eyespot.cli.terminal import err, load_settings, out, say
-from eyespot.types import Label, ModelCard, Readiness
+from eyespot.types import LabelEntry, ModelCard, Readiness
 from eyespot.vision import weights
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
@@ -72,29 +71,34 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
 
 def labels(
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="Only labels that contain this.", show_default=False)
-    ] = None,
+        str, typer.Argument(metavar="TEXT", help="Only classes with a name or a word that begins with this.")
+    ] = "",
+    lang: Language = "en",
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the model's classes: number, WordNet id and label.
+    """List the model's classes: number, WordNet id, label, and the groups it belongs to.
 
-    Examples: `eyespot labels`, `eyespot labels cat`, `eyespot labels --json | jq -r .[].label`
+    `--json` adds synonyms, meanings and both languages.
+
+    Examples: `eyespot labels`, `eyespot labels retriever`, `eyespot labels 猫 --lang zh`,
+    `eyespot labels --json | jq -r .[].label`
     """
     if url:
         with eyespot.Client(url, retry_seconds=0) as client:
-            classes: Sequence[Label] = client.labels()
+            found = client.labels(text, lang=lang)
     else:
         from eyespot.vision.classifier import labels_of
 
         config = load_settings()
-        classes = labels_of(weights.choose(weights.read_manifest(config.manifest), config.model), config.labels_dir)
-    found = [label for label in classes if not text or text.lower() in label.label.lower()]
+        entry = weights.choose(weights.read_manifest(config.manifest), config.model)
+        found = labels_of(entry, config.labels_dir).find(text, lang)
     if as_json:
-        typer.echo(TypeAdapter(list[Label]).dump_json(found))
+        typer.echo(TypeAdapter(list[LabelEntry]).dump_json(found))
         return
     for label in found:
-        typer.echo(f"{label.class_id:4} {label.wnid} {label.label}")
+        groups = f" ({', '.join(group.label for group in label.groups)})" * bool(label.groups)
+        typer.echo(f"{label.class_id:4} {label.wnid} {label.label}{groups}")
     if not found:
-        say(f"no label contains {text!r}", err)
+        say(f"no class has a name or a word that begins with {text!r}", err)
         raise typer.Exit(1)

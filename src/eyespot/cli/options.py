@@ -1,4 +1,4 @@
-"""The option --url, and typer's messages about options, replaced where typer has no hook."""
+"""The options --url and --lang, and typer's messages about options, replaced where typer has no hook."""
 
 from typing import Annotated, Any
 
@@ -7,10 +7,13 @@ from pydantic import TypeAdapter, ValidationError
 from typer.core import TyperOption
 
 from eyespot import values
+from eyespot.types import Lang
 
 Url = Annotated[
     str | None, typer.Option(metavar="URL", envvar="EYESPOT_URL", help="Ask this server.", show_default=False)
 ]
+
+Language = Annotated[Lang, typer.Option("--lang", help="Language of the labels: English or Chinese.")]
 
 _type_in_help, _process = TyperOption.display_type_rich, TyperOption.process_value
 

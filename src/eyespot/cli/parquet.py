@@ -91,8 +91,8 @@ def _finding(row: dict[str, Any]) -> Finding:
     predictions = row["predictions"]
     return Finding(
         row["path"],
-        None if predictions is None else [Prediction(**found) for found in predictions],
-        ImageInfo(**{name: row[name] for name in _IMAGE}) if row["sha256"] else None,
-        ModelInfo(row["model"], row["digest"], row["engine"], row["precision"]) if row["digest"] else None,
-        FileProblem(row["code"], row["detail"]) if row["code"] else None,
+        predictions=None if predictions is None else [Prediction(**found) for found in predictions],
+        image=ImageInfo(**{name: row[name] for name in _IMAGE}) if row["sha256"] else None,
+        model=ModelInfo(row["model"], row["digest"], row["engine"], row["precision"]) if row["digest"] else None,
+        problem=FileProblem(row["code"], row["detail"]) if row["code"] else None,
     )

@@ -31,7 +31,15 @@ def outcomes(batch: Batch) -> list[Recognition | Refusal]:
     return [
         _refusal(item.problem)
         if item.problem
-        else Recognition(item.predictions or [], item.image, batch.model, bool(item.cached), batch.request_id)  # type: ignore[arg-type]
+        else Recognition(
+            says=item.says,  # type: ignore[arg-type]
+            groups=item.groups or [],
+            predictions=item.predictions or [],
+            image=item.image,  # type: ignore[arg-type]
+            model=batch.model,
+            cached=bool(item.cached),
+            request_id=batch.request_id,
+        )
         for item in batch.results
     ]
 

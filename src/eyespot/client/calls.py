@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
 
 import httpx
 
@@ -12,9 +12,8 @@ from eyespot.client.answers import outcomes, parse, read
 from eyespot.client.connection import Connection, H
 from eyespot.errors import EyespotError, ImageTooLarge, NotFound, Refusal
 from eyespot.images import ImageSource, fit, is_image, to_bytes
-from eyespot.types import Batch, Explanation, Label, ModelCard, Problem, Readiness, Recognition
+from eyespot.types import Batch, Explanation, LabelEntry, Lang, ModelCard, Problem, Readiness, Recognition
 
-Lang: TypeAlias = Literal["en", "zh"]
 Outcome: TypeAlias = Recognition | EyespotError | OSError
 T = TypeVar("T")
 
@@ -126,9 +125,12 @@ class Calls(Connection[H]):
                 raise
             return error
 
-    async def _labels(self, lang: Lang = "en") -> list[Label]:
-        """All classes of the server's model, ordered by class_id."""
-        return parse(list[Label], await self._retry("GET", "labels", params={"lang": lang}))
+    async def _labels(self, q: str = "", *, lang: Lang = "en") -> list[LabelEntry]:
+        """The classes of the server's model, ordered by class_id.
+
+        With `q`, those with a name or a word in it that begins with this text.
+        """
+        return parse(list[LabelEntry], await self._retry("GET", "labels", params={"q": q, "lang": lang}))
 
     async def _model(self) -> ModelCard:
         """The server's model: name, digest, accuracy and limits."""

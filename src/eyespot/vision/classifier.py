@@ -17,14 +17,18 @@ import numpy.typing as npt
 from eyespot.choices import FORMATS
 from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
-from eyespot.types import Label, Limits, ModelCard, ModelInfo, Prediction
+from eyespot.types import Answer, Calibration, Lang, Limits, ModelCard, ModelInfo, Prediction
+from eyespot.vision import calibration as calibrations
 from eyespot.vision import export, preprocess, weights
 from eyespot.vision.activation import Activation, activation_map, overlay
 from eyespot.vision.engines import Confidences, Engine, Features, Pixels, Threads, Weights, softmax
 from eyespot.vision.export import Export
+from eyespot.vision.groups import Groups, says
+from eyespot.vision.labels import Labels, load_labels
 from eyespot.vision.loader import Comparison, load_model
 from eyespot.vision.weights import Entry
 
+_UNFITTED = Calibration()
 _PACKED = b"eye2"
 _HEAD = struct.Struct("<4s8sIII")  # _PACKED, format, width, height, bytes
 
@@ -68,17 +72,19 @@ class Classifier:
     def __init__(
         self,
         entry: Entry,
-        labels: tuple[Label, ...],
+        labels: Labels,
         engine: Engine,
         head: Weights,
         limits: Limits,
         *,
+        calibration: Calibration = _UNFITTED,
         stand_in: bool = False,
         record: Export | None = None,
         comparison: Comparison | None = None,
     ) -> None:
         """`head` is the weights of the final layer, float32 (classes, channels)."""
         self.labels = labels
+        self.groups = Groups(labels)
         self.info = ModelInfo(entry.name, entry.sha256, engine.name, engine.precision)
         self.card = ModelCard(
             **asdict(self.info),
@@ -90,9 +96,11 @@ class Classifier:
             stand_in=stand_in,
             limits=limits,
             recipe=entry.recipe,
+            calibration=calibration,
             quantization=record.quantization if record else None,
         )
         self.recipe = entry.recipe
+        self.calibration = calibration
         self.engine = engine
         self.head = head
         self.comparison = comparison
@@ -113,6 +121,7 @@ class Classifier:
         streams: int = 1,
         threads: int = 1,
         latency_threads: int | None = None,
+        min_says: float | None = None,
         max_bytes: int = 5 * 1024 * 1024,
         max_pixels: int = preprocess.MAX_PIXELS,
         formats: Collection[str] = tuple(FORMATS),
@@ -120,8 +129,9 @@ class Classifier:
         """Open the manifest's `model`: verify its weights, and export them if no export exists.
 
         The engine computes `streams` images at once with `threads` threads each, and an exclusive image with
-        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile. Raises
-        `StartError` if the model cannot be opened.
+        `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile. `min_says`,
+        from 0.5 to 1, replaces the model's thresholds for what an answer says. Raises `StartError` if the model cannot
+        be opened.
         """
         entries = weights.read_manifest(Path(manifest))
         entry = weights.choose(entries, model)
@@ -139,7 +149,20 @@ class Classifier:
         plan = Threads(streams, threads, latency_threads or streams * threads)
         loaded, head, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))
-        return cls(entry, names, loaded, head, limits, stand_in=stand_in, record=record, comparison=comparison)
+        fitted = calibrations.of(entry, loaded.precision, Path(data_dir))
+        if min_says:
+            fitted = replace(fitted, min_class=min_says, min_group=min_says)
+        return cls(
+            entry,
+            names,
+            loaded,
+            head,
+            limits,
+            calibration=fitted,
+            stand_in=stand_in,
+            record=record,
+            comparison=comparison,
+        )
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
@@ -176,29 +199,35 @@ class Classifier:
         finally:
             with self._lock:
                 self._running -= 1
-        confidences = softmax(logits[0])
+        confidences = softmax(logits[0], self.calibration.temperature)
         order = np.argsort(-confidences, kind="stable").astype(np.int32)
         if steps is not None:
             steps["decode"], steps["infer"] = decoded - started, time.monotonic() - decoded
         scores = Scores(order, confidences[order], image.format, image.width, image.height, len(data))
         return scores, image.pixels, None if maps is None else maps[0]
 
-    def top(self, scores: Scores, top_k: int, min_confidence: float = 0) -> list[Prediction]:
+    def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
+        """What the scores say, their groups, and their `top`."""
+        groups = self.groups.likeliest(scores.class_ids, scores.confidences, lang)
+        said = says(self.top(scores, 1, lang=lang)[0], groups, self.calibration, lang)
+        return {"says": said, "groups": groups, "predictions": self.top(scores, top_k, min_confidence, lang)}
+
+    def top(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> list[Prediction]:
         """The `top_k` classes with the highest confidences, of those with at least `min_confidence`."""
         best = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
-        return [self._prediction(class_id, confidence) for class_id, confidence in best if confidence >= min_confidence]
+        return [self._prediction(class_id, value, lang) for class_id, value in best if value >= min_confidence]
 
-    def prediction(self, scores: Scores, class_id: int) -> Prediction:
+    def prediction(self, scores: Scores, class_id: int, lang: Lang = "en") -> Prediction:
         """One class with its confidence."""
-        return self._prediction(class_id, float(scores.confidences[scores.class_ids == class_id][0]))
+        return self._prediction(class_id, float(scores.confidences[scores.class_ids == class_id][0]), lang)
 
-    def _prediction(self, class_id: int, confidence: float) -> Prediction:
-        label = self.labels[class_id]
-        return Prediction(label.class_id, label.wnid, label.label, round(confidence, 6))
+    def _prediction(self, class_id: int, confidence: float, lang: Lang) -> Prediction:
+        wnid = self.labels.classes[class_id].wnid
+        return Prediction(class_id, wnid, self.labels.names[lang][class_id], round(confidence, 6))
 
-    def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0) -> list[Prediction]:
+    def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0, lang: Lang = "en") -> list[Prediction]:
         """The `top` of one encoded image. Raises `Refusal` if it cannot be recognised."""
-        return self.top(self.scores(data), top_k, min_confidence)
+        return self.top(self.scores(data), top_k, min_confidence, lang)
 
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as it was by torch."""
@@ -210,10 +239,11 @@ class Classifier:
             if not math.isclose(total, 1, abs_tol=1e-3):
                 raise GoldenImageFailed(f"the confidences of the golden image sum to {total}")
             if self._record and not self._record.is_golden(confidences, self.engine.precision):
-                expected, actual = (self.labels[i].label for i in (self._record.golden[0][0], confidences.argmax()))
+                ids = self._record.golden[0][0], confidences.argmax()
+                expected, actual = (self.labels.names["en"][class_id] for class_id in ids)
                 raise GoldenImageFailed(f"the golden image shows {expected}, but was recognised as {actual}")
 
 
-def labels_of(entry: Entry, labels_dir: Path) -> tuple[Label, ...]:
+def labels_of(entry: Entry, labels_dir: Path) -> Labels:
     """The model's classes, from a label file beside the manifest, in `labels_dir`, or in the package."""
-    return weights.load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])
+    return load_labels(entry.labels, [entry.folder, labels_dir, weights.packaged("labels")])

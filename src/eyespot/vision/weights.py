@@ -1,17 +1,15 @@
-"""The manifest of models, their weight files and label files."""
+"""The manifest of models, and their weight files."""
 
 import hashlib
 import importlib.util
 import tomllib
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMissing
-from eyespot.types import Accuracy, Label, Recipe
+from eyespot.types import Accuracy, Calibration, Recipe
 from eyespot.values import SHA256, complaints
 
 
@@ -32,6 +30,7 @@ class Entry(BaseModel):
     license: str
     accuracy: Accuracy | None = None
     recipe: Recipe
+    calibration: dict[str, Calibration] = {}  # by precision
 
     @property
     def path(self) -> Path:
@@ -44,7 +43,6 @@ class Entry(BaseModel):
 
 
 _MANIFEST = TypeAdapter(dict[str, Entry])
-_LABELS = TypeAdapter(tuple[Label, ...])
 
 
 def packaged(name: str) -> Path:
@@ -107,24 +105,6 @@ def check(path: Path, entry: Entry, origin: object = None) -> None:
         raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
     if (digest := sha256(path)) != entry.sha256:
         raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
-
-
-def load_labels(name: str, folders: Iterable[Path]) -> tuple[Label, ...]:
-    """The classes in `<name>.json` from the first folder that has it, in the model's order; raises `BadManifest`."""
-    tried = [folder / f"{name}.json" for folder in folders]
-    path = next(filter(Path.is_file, tried), None)
-    if path is None:
-        raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
-    try:
-        labels = _LABELS.validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise BadManifest(f"{path} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
-    if [label.class_id for label in labels] != list(range(len(labels))):
-        raise BadManifest(f"{path}: class_id must be 0, 1, 2, … in this order")
-    name, times = Counter(label.label for label in labels).most_common(1)[0]
-    if times > 1:
-        raise BadManifest(f"{path}: {name!r} is the name of {times} classes; names must be unique")
-    return labels
 
 
 def sha256(path: Path) -> str:

@@ -20,8 +20,6 @@ Weights = npt.NDArray[np.float32]
 Answer = tuple[Logits, Features | None]
 Clock = Callable[[], float]  # seconds
 
-TEMPERATURE = 1.0  # divides the logits; another one would recalibrate the confidences
-
 
 @dataclass(frozen=True, slots=True)
 class Threads:
@@ -55,9 +53,9 @@ def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
         raise EngineUnavailable(f"the engine {name} needs `pip install eyespot[{choice.extra}]`: {error}") from error
 
 
-def softmax(logits: Logits) -> Confidences:
-    """Confidences, float32 of the same shape (classes,)."""
-    powers = np.exp((logits.astype(np.float64) - logits.max()) / TEMPERATURE)
+def softmax(logits: Logits, temperature: float = 1) -> Confidences:
+    """Confidences, float32 of the same shape (classes,); the logits are divided by the temperature."""
+    powers = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     return cast(Confidences, (powers / powers.sum()).astype(np.float32))
 
 

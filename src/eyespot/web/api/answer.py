@@ -1,20 +1,23 @@
 """Scores as the reply of `/predict` and `/results`."""
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import TypeAdapter
 
 from eyespot.telemetry import Trace
 from eyespot.types import ImageInfo, Recognition
 from eyespot.vision.classifier import Classifier, Scores
+from eyespot.web.api import language
 from eyespot.web.api.parameters import Parameters
 
 _RECOGNITION = TypeAdapter(Recognition)
 
 
-def recognition(classifier: Classifier, sha256: str, scores: Scores, parameters: Parameters, trace: Trace) -> Response:
-    """The top-k as JSON."""
+def recognition(request: Request, sha256: str, scores: Scores, parameters: Parameters) -> Response:
+    """What the scores say, as JSON."""
+    classifier: Classifier = request.app.state.recognizer.classifier
+    trace: Trace = request.scope["state"]["trace"]
     reply = Recognition(
-        predictions=classifier.top(scores, parameters.top_k, parameters.min_confidence),
+        **classifier.answer(scores, parameters.top_k, parameters.min_confidence, parameters.lang),
         image=ImageInfo(sha256, scores.format, scores.width, scores.height),
         model=classifier.info,
         cached=trace.cache == "hit",
@@ -22,4 +25,4 @@ def recognition(classifier: Classifier, sha256: str, scores: Scores, parameters:
     )
     document = _RECOGNITION.dump_json(reply)
     trace.lap("respond")
-    return Response(document, media_type="application/json")
+    return Response(document, media_type="application/json", headers=language.headers(parameters.lang))

@@ -78,8 +78,7 @@ async def read(
             items, given = await in_thread_if_large(len(raw), _from_json, raw, max_images)
         else:
             items = _from_raw(raw, kind, max_images)
-    query = request.query_params if request.scope["query_string"] else {}
-    return Body(items, parse(query, given, classes, schema))
+    return Body(items, parse(request, given, classes, schema))
 
 
 def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping[str, Any]]:

@@ -38,7 +38,7 @@ async def explain(request: Request) -> Response:
         return Response(activation.png, media_type="image/png", headers=_VARY)
     left, top, right, bottom = crop_box((scores.width, scores.height), classifier.recipe)
     reply = Explanation(
-        prediction=classifier.prediction(scores, activation.class_id),
+        prediction=classifier.prediction(scores, activation.class_id, parameters.lang),
         map=activation.map.astype(float).round(3).tolist(),
         crop=Crop(*(round(edge, 2) for edge in (left, top, right - left, bottom - top))),
         image=ImageInfo(image.sha256, scores.format, scores.width, scores.height),

@@ -11,9 +11,10 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from eyespot.web.gate import header
+from eyespot.types import Lang
+from eyespot.web.api import language
 
-_LANGUAGES = {"en": "en", "zh": "zh-Hans"}  # of static/texts, and what `lang` is for each
+_TAGS: dict[Lang, str] = {"en": "en", "zh": "zh-Hans"}  # for HTML
 STATIC = Path(__file__).parents[1] / "static"
 # Pages load everything from this server.
 _PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
@@ -37,16 +38,15 @@ def _headers(policy: str) -> dict[str, str]:
 
 async def page(request: Request) -> HTMLResponse:
     """The page, in the language that the browser prefers."""
-    preferred = (part.strip()[:2].lower() for part in (header(request.scope, b"accept-language") or "").split(","))
-    language = next((code for code in preferred if code in _LANGUAGES), "en")
-    return HTMLResponse(_filled(language), headers={**_headers(_PAGE_POLICY), "Vary": "Accept-Language"})
+    lang = language.preferred(request.scope)
+    return HTMLResponse(_filled(lang), headers={**_headers(_PAGE_POLICY), **language.headers(lang)})
 
 
 @cache
-def _filled(language: str) -> str:
+def _filled(lang: Lang) -> str:
     """The HTML with its texts, which are then there before the script is."""
-    texts = json.loads((STATIC / "texts" / f"{language}.json").read_text("utf-8"))
-    html = (STATIC / "index.html").read_text("utf-8").replace('lang="en"', f'lang="{_LANGUAGES[language]}"')
+    texts = json.loads((STATIC / "texts" / f"{lang}.json").read_text("utf-8"))
+    html = (STATIC / "index.html").read_text("utf-8").replace('lang="en"', f'lang="{_TAGS[lang]}"')
     return re.sub(r'data-text="(\w+)"[^>]*>', lambda tag: tag[0] + escape(texts[tag[1]]), html)
 
 

@@ -1,14 +1,17 @@
 """The parameters of a recognition or an explanation, from the query or the body."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+from fastapi import Request
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from eyespot.errors import InvalidParameter
+from eyespot.types import Lang
 from eyespot.values import complaint, shown
+from eyespot.web.api import language
 
 
 def _no_boolean(value: object) -> object:
@@ -44,9 +47,9 @@ class Parameters:
         Field(ge=0, le=1, allow_inf_nan=False, description="Leave out classes below this confidence."),
         BeforeValidator(_no_boolean),
     ] = 0
-    lang: Annotated[
-        Literal["en", "zh"], Field(description="Language of the labels; `zh` answers with the English names so far.")
-    ] = "en"
+    lang: Annotated[  # None if not given
+        Lang, Field(description="Language of the labels; by default the one that Accept-Language prefers.")
+    ] = None  # type: ignore[assignment]
     class_id: Annotated[  # None if not given; `int | None` would report one bad value twice
         int,
         Field(ge=0, title="Explained class", description="Class to explain; the top-1 by default."),
@@ -59,22 +62,22 @@ _PARAMETERS = TypeAdapter(Parameters)
 _SCHEMA: dict[str, Any] = _PARAMETERS.json_schema()["properties"]
 SCHEMA = {name: _SCHEMA[name] for name in ("top_k", "min_confidence", "lang")}
 EXPLAIN_SCHEMA = {name: _SCHEMA[name] for name in ("class_id", "lang")}
-_DEFAULT = Parameters()
+_DEFAULTS = {lang: Parameters(lang=lang) for lang in language.LANGUAGES}
 
 
-def parse(
-    query: Mapping[str, Any], body: Mapping[str, Any], classes: int, schema: Mapping[str, Any] = SCHEMA
-) -> Parameters:
-    """The parameters in `schema` from raw values, those of the body before those of the query.
+def parse(request: Request, body: Mapping[str, Any], classes: int, schema: Mapping[str, Any] = SCHEMA) -> Parameters:
+    """The parameters in `schema`, those of the body before those of the query.
 
     `classes` is the number of the model's classes. An empty string, as forms send it, or null counts as absent. Raises
     `InvalidParameter` for all that are invalid.
     """
+    query = request.query_params if request.scope["query_string"] else {}
     given = {**_given(query, schema), **_given(body, schema)}
+    lang = language.preferred(request.scope)
     if not given:
-        return _DEFAULT
+        return _DEFAULTS[lang]
     try:
-        return _PARAMETERS.validate_python(given, context=maxima(classes))
+        return _PARAMETERS.validate_python({"lang": lang, **given}, context=maxima(classes))
     except ValidationError as error:
         raise _invalid(error, classes) from error
 

@@ -38,7 +38,7 @@ async def predict(request: Request) -> Response:
     image, parameters = await body.read_one(request)
     trace: Trace = request.scope["state"]["trace"]
     scores = await recognizer.recognize(image, trace, request.receive)  # `receive` returns when the client disconnects
-    return answer.recognition(recognizer.classifier, image.sha256, scores, parameters, trace)
+    return answer.recognition(request, image.sha256, scores, parameters)
 
 
 async def predict_batch(request: Request) -> Response:
@@ -78,13 +78,13 @@ async def result(request: Request) -> Response:
     sha256 = request.path_params["sha256"]
     if not re.fullmatch(SHA256, sha256):
         raise InvalidParameter(f"{complaint('sha256', shown(sha256), {'pattern': SHA256})}.")
-    asked = parse(request.query_params, {}, recognizer.classifier.card.limits.max_top_k)
+    asked = parse(request, {}, recognizer.classifier.card.limits.max_top_k)
     request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
     scores = await recognizer.recall(sha256, trace)
     if not scores:  # a client asks before it sends an image
         unknown = NotFound("No answer is cached for this image; send it to /predict.")
         return problems.response(request, unknown, counted=False)
-    return answer.recognition(recognizer.classifier, sha256, scores, asked, trace)
+    return answer.recognition(request, sha256, scores, asked)
 
 
 async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[bytes]:
@@ -127,9 +127,9 @@ async def _result(request: Request, item: Item, asked: Body) -> BatchItem:
     try:
         image = await image_of(item, classifier.card.limits.max_bytes)
         scores = await recognizer.recognize(image, trace, lane="batch")
-        predictions = classifier.top(scores, parameters.top_k, parameters.min_confidence)
+        found = classifier.answer(scores, parameters.top_k, parameters.min_confidence, parameters.lang)
         info = ImageInfo(image.sha256, scores.format, scores.width, scores.height)
-        return BatchItem(item.index, item.filename, predictions, info, trace.cache == "hit")
+        return BatchItem(item.index, item.filename, **found, image=info, cached=trace.cache == "hit")
     except Exception as error:
         if not isinstance(error, Refusal):
             event("request_failed", logging.ERROR, exc_info=error, request_id=trace.request_id, index=item.index)

@@ -1,0 +1,71 @@
+"""The confidences of groups, and the most specific thing that they justify saying.
+
+Backing off from a class to a group until one is certain enough is from Deng et al., "Hedging Your Bets", CVPR 2012.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.types import Calibration, GroupScore, Lang, Prediction, Says
+from eyespot.vision.engines import Confidences
+from eyespot.vision.labels import Labels, upwards
+
+UNSURE: dict[Lang, str] = {"en": "unsure", "zh": "不确定"}
+
+
+class Groups:
+    """The tree of groups over the classes of a model."""
+
+    def __init__(self, labels: Labels) -> None:
+        """A model's labels may have no groups; then no answer has any."""
+        self._names = labels.group_names
+        self._ids = [row.id for row in labels.groups]
+        index = {group: number for number, group in enumerate(self._ids)}
+        none = len(index)  # of the classes that are in no group
+        self._of_class = np.array([index[row.group] if row.group else none for row in labels.classes])
+        # [a, b] is 1 where group b is a or below it, so that one product adds up all groups.
+        self._covers = np.zeros((none, none + 1))
+        self._below: dict[int, list[int]] = {}
+        for number, group in enumerate(self._ids):
+            above = [index[name] for name in upwards(group)]
+            self._covers[above, number] = 1
+            self._below.setdefault(above[1] if len(above) > 1 else none, []).append(number)
+
+    def confidences(self, class_ids: npt.NDArray[np.int32], confidences: Confidences) -> npt.NDArray[np.float64]:
+        """The sum over all classes of each group, from the confidences of all classes in the order of `class_ids`."""
+        own = np.bincount(self._of_class[class_ids], weights=confidences, minlength=len(self._ids) + 1)
+        return self._covers @ own
+
+    def likeliest(
+        self, class_ids: npt.NDArray[np.int32], confidences: Confidences, lang: Lang = "en"
+    ) -> list[GroupScore]:
+        """The likeliest group, and those in it that hold most of its confidence; most specific first."""
+        sums = self.confidences(class_ids, confidences).tolist()
+        names = self._names[lang]
+        return [GroupScore(self._ids[i], names[i], round(min(sums[i], 1), 6)) for i in self._path(sums)][::-1]
+
+    def _path(self, sums: list[float]) -> Iterator[int]:
+        least = 0.0
+        group = len(self._ids)
+        while group in self._below:
+            group = max(self._below[group], key=sums.__getitem__)
+            if sums[group] < least:
+                break
+            yield group
+            least = sums[group] / 2
+
+
+def says(top: Prediction, groups: list[GroupScore], calibration: Calibration, lang: Lang = "en") -> Says:
+    """The likeliest class, if its confidence is high enough, else the first group that is; else unsure.
+
+    Thresholds are at least 0.5, so a class that is said belongs to all the likeliest groups.
+    """
+    if top.confidence >= calibration.min_class:
+        return Says("class", top.wnid, top.label, top.confidence)
+    for group in groups:
+        if group.confidence >= calibration.min_group:
+            return Says("group", group.id, group.label, group.confidence)
+    likeliest = max([top.confidence, *(group.confidence for group in groups)])
+    return Says("unsure", None, UNSURE[lang], likeliest)

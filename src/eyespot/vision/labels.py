@@ -1,0 +1,135 @@
+"""The classes of a model: their names in each language, their groups, and the file that lists them."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from eyespot.errors import BadManifest
+from eyespot.types import Group, Label, LabelEntry, Lang
+from eyespot.values import complaints
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow(Label):
+    """A class in a label file; `label` is its English name, `group` the id of its most specific group."""
+
+    zh: str | None = None
+    synonyms: tuple[str, ...] = ()
+    gloss: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow(Group):
+    """A group in a label file; `label` is its English name."""
+
+    zh: str | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label file. Without a Chinese name, the English one stands in for it."""
+
+    classes: tuple[ClassRow, ...]
+    groups: tuple[GroupRow, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def names(self) -> dict[Lang, tuple[str, ...]]:
+        """The names of all classes, by language."""
+        return {
+            "en": tuple(row.label for row in self.classes),
+            "zh": tuple(row.zh or row.label for row in self.classes),
+        }
+
+    @cached_property
+    def group_names(self) -> dict[Lang, tuple[str, ...]]:
+        """The names of all groups, by language."""
+        return _names(self.groups)
+
+    @cached_property
+    def entries(self) -> dict[Lang, tuple[LabelEntry, ...]]:
+        """All classes as a dictionary describes them, by language."""
+        return {lang: tuple(self._entries(lang)) for lang in self.names}
+
+    def find(self, text: str, lang: Lang = "en") -> list[LabelEntry]:
+        """The classes with a word, in a name or a synonym, that begins with `text`.
+
+        Chinese has no spaces between words, so there `text` may stand anywhere in the name.
+        """
+        wanted = _folded(text)
+        return [entry for entry in self.entries[lang] if f" {wanted}" in _spaced(entry) or wanted in (entry.zh or "")]
+
+    def _entries(self, lang: Lang) -> Iterator[LabelEntry]:
+        groups = {row.id: Group(row.id, name) for row, name in zip(self.groups, self.group_names[lang], strict=True)}
+        for row, name in zip(self.classes, self.names[lang], strict=True):
+            path = [groups[group] for group in upwards(row.group)]
+            yield LabelEntry(row.class_id, row.wnid, name, row.label, row.zh, list(row.synonyms), row.gloss, path)
+
+
+def _names(rows: Sequence[ClassRow | GroupRow]) -> dict[Lang, tuple[str, ...]]:
+    return {"en": tuple(row.label for row in rows), "zh": tuple(row.zh or row.label for row in rows)}
+
+
+def upwards(group: str | None) -> Iterator[str]:
+    """The ids of a group and of those above it: `animal/dog/hound`, `animal/dog`, `animal`."""
+    while group:
+        yield group
+        group = group.rpartition("/")[0]
+
+
+def load_labels(name: str, folders: Iterable[Path]) -> Labels:
+    """The classes in `<name>.json` from the first folder that has it.
+
+    The file is a list of classes, or an object with `classes` and `groups`. Raises `BadManifest`.
+    """
+    tried = [folder / f"{name}.json" for folder in folders]
+    path = next(filter(Path.is_file, tried), None)
+    if path is None:
+        raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
+    try:
+        content = from_json(path.read_bytes())
+        labels = _LABELS.validate_python({"classes": content} if isinstance(content, list) else content)
+    except ValidationError as error:
+        raise BadManifest(f"{path} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
+    except ValueError as error:
+        raise BadManifest(f"{path} is not a label file: it is not JSON") from error
+    if complaint := next(_complaints(labels), None):
+        raise BadManifest(f"{path}: {complaint}")
+    return labels
+
+
+_LABELS = TypeAdapter(Labels)
+
+
+def _complaints(labels: Labels) -> Iterator[str]:
+    if [row.class_id for row in labels.classes] != list(range(len(labels))):
+        yield "class_id must be 0, 1, 2, … in this order"
+    for names in (*labels.names.values(), *labels.group_names.values(), [row.id for row in labels.groups]):
+        yield from _doubled(names)
+    known = {row.id for row in labels.groups}
+    for group in (*known, *(row.group for row in labels.classes)):
+        yield from (f"there is no group {part!r}" for part in upwards(group) if part not in known)
+
+
+def _doubled(names: Sequence[str]) -> Iterator[str]:
+    for name, times in Counter(names).most_common(1):
+        if times > 1:
+            yield f"{name!r} is the name of {times} classes; names must be unique"
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold().replace("-", " ")
+
+
+def _spaced(entry: LabelEntry) -> str:
+    """The English names, each of whose words has a space before it."""
+    return _folded(" ".join(["", entry.en, *entry.synonyms]))
