@@ -293,8 +293,9 @@ class Calibration:
     """What turns logits into confidences, and confidences into what an answer says."""
 
     temperature: Annotated[float, Field(gt=0, description="Divides the logits (Guo et al., ICML 2017).")] = 1.0
-    min_class: Annotated[float, Field(ge=0.5, le=1, description="Confidence from which a class is said.")] = 0.7
-    min_group: Annotated[float, Field(ge=0.5, le=1, description="Confidence from which a group is said.")] = 0.7
+    min_says: Annotated[float, Field(ge=0.5, le=1, description="Confidence from which a class or group is said.")] = (
+        0.75
+    )
     images: Annotated[int, Field(ge=0, description="Number of labelled images that it was fitted on.")] = 0
 
 

@@ -130,7 +130,7 @@ class Classifier:
 
         The engine computes `streams` images at once with `threads` threads each, and an exclusive image with
         `latency_threads`, by default all of them. More threads than that may call: they decode meanwhile. `min_says`,
-        from 0.5 to 1, replaces the model's thresholds for what an answer says. Raises `StartError` if the model cannot
+        from 0.5 to 1, replaces the model's threshold for what an answer says. Raises `StartError` if the model cannot
         be opened.
         """
         entries = weights.read_manifest(Path(manifest))
@@ -151,7 +151,7 @@ class Classifier:
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))
         fitted = calibrations.of(entry, loaded.precision, Path(data_dir))
         if min_says:
-            fitted = replace(fitted, min_class=min_says, min_group=min_says)
+            fitted = replace(fitted, min_says=min_says)
         return cls(
             entry,
             names,
@@ -209,7 +209,7 @@ class Classifier:
     def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
         """What the scores say, their groups, and their `top`."""
         groups = self.groups.likeliest(scores.class_ids, scores.confidences, lang)
-        said = says(self.top(scores, 1, lang=lang)[0], groups, self.calibration, lang)
+        said = says(self.top(scores, 1, lang=lang)[0], groups, self.calibration.min_says, lang)
         return {"says": said, "groups": groups, "predictions": self.top(scores, top_k, min_confidence, lang)}
 
     def top(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> list[Prediction]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eyespot.types import Calibration
-from eyespot.vision.calibration import Candidates
+from eyespot.vision.fitting import Candidates
 
 _Z = 1.959964  # of the normal distribution: 95 % lie within
 _BINS = 15
@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
 def report(parts: Iterable[tuple[Candidates, Calibration]]) -> Report:
     """The report on all images of several parts, each with its own calibration."""
-    found = [(one, one.said(calibration.min_class, calibration.min_group)) for one, calibration in parts]
+    found = [(one, one.said(calibration.min_says)) for one, calibration in parts]
     said = np.concatenate([chosen for _, chosen in found])
     right = np.concatenate([one.right_of(chosen) for one, chosen in found])
     confidences = np.concatenate([one.confidences[:, 0] for one, _ in found])

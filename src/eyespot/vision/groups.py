@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from eyespot.types import Calibration, GroupScore, Lang, Prediction, Says
+from eyespot.types import GroupScore, Lang, Prediction, Says
 from eyespot.vision.engines import Confidences
 from eyespot.vision.labels import Labels, upwards
 
@@ -57,15 +57,15 @@ class Groups:
             least = sums[group] / 2
 
 
-def says(top: Prediction, groups: list[GroupScore], calibration: Calibration, lang: Lang = "en") -> Says:
-    """The likeliest class, if its confidence is high enough, else the first group that is; else unsure.
+def says(top: Prediction, groups: list[GroupScore], min_says: float, lang: Lang = "en") -> Says:
+    """The likeliest class, if its confidence is at least `min_says`, or else the first group with as much; or unsure.
 
-    Thresholds are at least 0.5, so a class that is said belongs to all the likeliest groups.
+    `min_says` is at least 0.5, so a class that is said belongs to all the likeliest groups.
     """
-    if top.confidence >= calibration.min_class:
+    if top.confidence >= min_says:
         return Says("class", top.wnid, top.label, top.confidence)
     for group in groups:
-        if group.confidence >= calibration.min_group:
+        if group.confidence >= min_says:
             return Says("group", group.id, group.label, group.confidence)
     likeliest = max([top.confidence, *(group.confidence for group in groups)])
     return Says("unsure", None, UNSURE[lang], likeliest)

@@ -1,0 +1,126 @@
+"""Fits a calibration on labelled images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.errors import Refusal, TooFewImages
+from eyespot.types import Calibration
+from eyespot.vision import labelled, preprocess
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.engines import Logits, softmax
+from eyespot.vision.groups import Groups
+from eyespot.vision.labels import Labels, upwards
+
+TARGET = 0.95  # of what is said, the share that should be right
+MIN_IMAGES = 50
+_TEMPERATURES = np.geomspace(0.25, 4, 161)
+_THRESHOLDS = np.arange(0.5, 0.995, 0.01).round(2).tolist()
+_DEPTH = 4  # the class, and at most three groups
+
+Progress = Callable[[str, int, int], None]
+"""Called with the present activity, the steps done, and the steps in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What could be said of each image: its likeliest class, then its likeliest groups, most specific first.
+
+    `confidences` are float64 and `right` bool, both of shape (images, 4); where there are fewer groups, they are 0 and
+    False.
+    """
+
+    confidences: npt.NDArray[np.float64]
+    right: npt.NDArray[np.bool_]
+
+    def said(self, min_says: float) -> npt.NDArray[np.intp]:
+        """Which candidate is said of each image, as `groups.says` decides; -1 if none is."""
+        enough = self.confidences >= min_says
+        return np.where(enough.any(1), enough.argmax(1), -1)
+
+    def right_of(self, said: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Whether what is said is right, for the images of which something is said."""
+        spoken = np.flatnonzero(said >= 0)
+        return self.right[spoken, said[spoken]]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a model finds in labelled images: logits, float32 (images, classes), and the true classes, (images,)."""
+
+    labels: Labels
+    logits: Logits
+    truth: npt.NDArray[np.intp]
+
+    def half(self, number: int) -> "Samples":
+        """Every second image, from that number on."""
+        return Samples(self.labels, self.logits[number::2], self.truth[number::2])
+
+    def loss(self, temperature: float) -> float:
+        """The mean negative log-likelihood of the true classes."""
+        scaled = self.logits.astype(np.float64) / temperature
+        peak = scaled.max(1)
+        true = scaled[np.arange(len(self.truth)), self.truth]
+        return float((np.log(np.exp(scaled - peak[:, None]).sum(1)) + peak - true).mean())
+
+    def candidates(self, temperature: float) -> Candidates:
+        """The candidates at this temperature."""
+        groups = Groups(self.labels)
+        confidences, right = np.zeros((len(self.truth), _DEPTH)), np.zeros((len(self.truth), _DEPTH), bool)
+        every = np.arange(len(self.labels), dtype=np.int32)
+        for row, (logits, true) in enumerate(zip(self.logits, self.truth, strict=True)):
+            scores = softmax(logits, temperature)
+            confidences[row, 0], right[row, 0] = scores.max(), scores.argmax() == true
+            known = set(upwards(self.labels.classes[true].group))
+            for column, group in enumerate(groups.likeliest(every, scores), 1):
+                confidences[row, column], right[row, column] = group.confidence, group.id in known
+        return Candidates(confidences, right)
+
+
+def read(classifier: Classifier, folder: Path, progress: Progress = lambda *_: None) -> tuple[Samples, list[Path]]:
+    """The samples from the labelled images in a folder, and the files that cannot be read.
+
+    Raises `UnlabelledImages`, or `TooFewImages` below 50.
+    """
+    images = labelled.find(folder, classifier.labels)
+    logits, truth, skipped = [], [], []
+    limits = classifier.card.limits
+    for done, (path, class_id) in enumerate(images):
+        progress("recognising", done, len(images))
+        try:
+            data = path.read_bytes()
+            image = preprocess.preprocess(data, classifier.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
+        except (Refusal, OSError):
+            skipped.append(path)
+            continue
+        logits.append(classifier.engine.infer(image.pixels[None], exclusive=True)[0][0])
+        truth.append(class_id)
+    if len(truth) < MIN_IMAGES:
+        detail = f"at least {MIN_IMAGES} are needed, a few hundred are better"
+        raise TooFewImages(f"{folder} has {len(truth)} readable labelled images; {detail}")
+    return Samples(classifier.labels, np.stack(logits), np.array(truth)), skipped
+
+
+def fit(samples: Samples) -> Calibration:
+    """The temperature with the smallest loss (Guo et al., ICML 2017), and the lowest threshold with which `TARGET` is met.
+
+    Few images flatter the threshold that is fitted on them, so one more error is counted than was made, as in conformal
+    risk control (Angelopoulos et al., ICLR 2024). If no threshold is enough, it is the highest.
+    """
+    temperature = round(float(min(_TEMPERATURES, key=samples.loss)), 3)
+    found = samples.candidates(temperature)
+
+    def met(min_says: float) -> bool:
+        right = found.right_of(found.said(min_says))
+        return bool(right.sum() >= TARGET * (len(right) + 1))
+
+    return Calibration(temperature, next(filter(met, _THRESHOLDS), _THRESHOLDS[-1]), len(samples.truth))
+
+
+def crossed(samples: Samples) -> list[tuple[Calibration, Samples]]:
+    """Each half of the images, with the calibration fitted on the other: none is measured on what it was fitted on."""
+    halves = samples.half(0), samples.half(1)
+    return [(fit(halves[1]), halves[0]), (fit(halves[0]), halves[1])]
