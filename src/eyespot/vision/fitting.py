@@ -105,7 +105,7 @@ def read(classifier: Classifier, folder: Path, progress: Progress = lambda *_: N
 
 
 def fit(samples: Samples) -> Calibration:
-    """The temperature with the smallest loss (Guo et al., ICML 2017), and the lowest threshold with which `TARGET` is met.
+    """The temperature with the smallest loss (Guo et al., ICML 2017), and the lowest threshold that meets `TARGET`.
 
     Few images flatter the threshold that is fitted on them, so one more error is counted than was made, as in conformal
     risk control (Angelopoulos et al., ICLR 2024). If no threshold is enough, it is the highest.
