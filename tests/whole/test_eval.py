@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyespot.types import Calibration
+from eyespot.vision import fitting
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Confidences, softmax
 from eyespot.vision.engines.openvino import has_bf16
+from eyespot.vision.evaluation import report
 from eyespot.vision.preprocess import REDUCED_SIDE, preprocess
 from tests import makers
 from tests.serving import EVAL, EYESPOT, Served, environment
@@ -180,3 +183,18 @@ def test_calibration_photographs_are_all_readable(eval_server: Served) -> None:
             assert reply.status_code == 200
             with Image.open(io.BytesIO(path.read_bytes())) as image:
                 assert reply.json()["image"]["width"] == image.width
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_what_is_said_is_right(precision: str, data_dir: Path) -> None:
+    """Fitted on the 200 photographs of `calibration`, measured on the 200 others."""
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("this processor has no bf16")
+    model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", precision=precision, data_dir=data_dir)
+    fitted = fitting.fit(fitting.read(model, EVAL / "calibration")[0])
+    tested = fitting.read(model, EVAL / "images")[0]
+    for used in (fitted, Calibration()):
+        found = report([(tested.candidates(used.temperature), used)])
+        print(precision, used, found)
+        assert found.said_right.value >= 0.95
+        assert found.said.value >= 0.85

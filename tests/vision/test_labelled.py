@@ -1,0 +1,42 @@
+"""Images whose class is known from their place or name."""
+
+from pathlib import Path
+
+import pytest
+
+from eyespot.errors import UnlabelledImages
+from eyespot.vision import labelled
+from eyespot.vision.labels import ClassRow, Labels
+
+LABELS = Labels((ClassRow(0, "n02123045", "tabby", "虎斑猫"), ClassRow(1, "n02113186", "Cardigan", "卡迪根柯基犬")))
+
+
+def images(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_a_folder_is_named_after_its_class_in_either_language_or_by_wnid(tmp_path: Path) -> None:
+    images(
+        tmp_path,
+        "tabby/a.jpg",
+        "more/虎斑猫/b.PNG",
+        "n02113186/c.webp",
+        "cardigan/d.jpeg",
+        "tabby/notes.txt",
+        "tabby/._a.jpg",
+    )
+    found = {path.name: class_id for path, class_id in labelled.find(tmp_path, LABELS)}
+    assert found == {"a.jpg": 0, "b.PNG": 0, "c.webp": 1, "d.jpeg": 1}
+
+
+def test_a_file_name_may_begin_with_a_wnid(tmp_path: Path) -> None:
+    images(tmp_path, "n02123045.jpg", "train/n02113186_7.JPEG")
+    assert [class_id for _, class_id in labelled.find(tmp_path, LABELS)] == [0, 1]
+
+
+def test_images_of_other_classes_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    images(tmp_path, "tabby/a.jpg", "dog/b.jpg", "dog/c.jpg")
+    with pytest.raises(UnlabelledImages, match=r"2 of 3 images .* such as dog/b.jpg; .*eyespot labels"):
+        labelled.find(tmp_path, LABELS)
