@@ -142,12 +142,12 @@ class Recognition(Reply):
     request_id: RequestId
 
     def __repr__(self) -> str:
-        """Such as `Recognition(drink 97.6%; espresso 93.6%, cup 1.7%; 480 x 320 JPEG)`, with five classes at most."""
+        """Such as `Recognition(cat 98.0%: tabby 48.9%, tiger cat 25.3%; 480 x 320 JPEG)`, with five classes at most."""
         classes = [f"{each.label} {each.confidence:.1%}" for each in self.predictions[:5]] or ["no class"]
         more = ", …" if len(self.predictions) > 5 else ""
         said = f"{self.says.label} {self.says.confidence:.1%}"
         size = f"{self.image.width} x {self.image.height} {self.image.format}"
-        return f"Recognition({said}; {', '.join(classes)}{more}; {size})"
+        return f"Recognition({said}: {', '.join(classes)}{more}; {size})"
 
 
 @dataclass(frozen=True, slots=True)
