@@ -23,7 +23,7 @@ def test_a_folder_is_named_after_its_class_in_either_language_or_by_wnid(tmp_pat
         "tabby/a.jpg",
         "more/虎斑猫/b.PNG",
         "n02113186/c.webp",
-        "cardigan/d.jpeg",
+        "CARDIGAN/d.jpeg",
         "tabby/notes.txt",
         "tabby/._a.jpg",
     )
