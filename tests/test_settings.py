@@ -5,8 +5,18 @@ from eyespot.errors import InvalidSetting
 from eyespot.settings import Settings, variable
 
 DESIGN = {
-    *("HOST", "PORT", "MODEL", "MANIFEST", "LABELS_DIR", "DATA_DIR", "ENGINE", "PRECISION", "WORKERS", "THREADS"),
-    *("QUEUE", "DEADLINE_SECONDS", "DRAIN_SECONDS", "MAX_BYTES", "MAX_PIXELS", "FORMATS", "BATCH_MAX"),
+    *("HOST", "PORT", "MODEL", "MANIFEST", "LABELS_DIR", "DATA_DIR", "ENGINE", "PRECISION", "MIN_SAYS"),
+    *(
+        "WORKERS",
+        "THREADS",
+        "QUEUE",
+        "DEADLINE_SECONDS",
+        "DRAIN_SECONDS",
+        "MAX_BYTES",
+        "MAX_PIXELS",
+        "FORMATS",
+        "BATCH_MAX",
+    ),
     *("BATCH_MAX_BYTES", "CACHE_URL", "AUDIT_URL", "AUDIT_DAYS", "AUDIT_REQUIRED", "UPLOADS", "UPLOADS_DAYS"),
     *(
         "CACHE_SCOPE",

@@ -55,7 +55,15 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def answer(self, status: int, content: dict[str, Any]) -> None:
         problem = {"type": "urn:x", "title": "not yet", "status": status, "detail": "not yet", "code": "draining"}
-        recognition = {"predictions": [], "image": IMAGE, "model": self.model, "cached": self.cached}
+        says = {"kind": "unsure", "id": None, "label": "unsure", "confidence": 0}
+        recognition = {
+            "says": says,
+            "groups": [],
+            "predictions": [],
+            "image": IMAGE,
+            "model": self.model,
+            "cached": self.cached,
+        }
         said = recognition if status == 200 else problem
         body = json.dumps({**said, "request_id": "1", **content}, separators=(",", ":")).encode()
         self.send_response(status)
