@@ -47,14 +47,14 @@ class Groups:
         return [GroupScore(self._ids[i], names[i], round(min(sums[i], 1), 6)) for i in self._path(sums)][::-1]
 
     def _path(self, sums: list[float]) -> Iterator[int]:
-        least = 0.0
+        half = -1.0
         group = len(self._ids)
         while group in self._below:
             group = max(self._below[group], key=sums.__getitem__)
-            if sums[group] < least:
+            if sums[group] <= half:
                 break
             yield group
-            least = sums[group] / 2
+            half = sums[group] / 2
 
 
 def says(top: Prediction, groups: list[GroupScore], min_says: float, lang: Lang = "en") -> Says:
