@@ -27,7 +27,7 @@ def test_a_row_of_the_table_fits(width: int | None, top_k: int, says: Says) -> N
         line = table.row(Finding(path, says, predictions=long)).plain
         assert not re.search(r"\d\.?$", line)  # a number that is cut in two says another
         assert line.count("\n") == 1
-        assert ("unsure" if says is UNSURE else "98.8%") in line
+        assert ("unsure" if says is UNSURE else "… 98.8%") in line
         if width:
             assert cell_len(line[:-1]) <= width
             assert path[-5:] in line

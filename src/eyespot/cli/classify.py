@@ -45,7 +45,8 @@ def classify(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue --output, and retry files that could not be read or sorted, and requests that failed."
+            "--resume",
+            help="Continue --output, and retry files that could not be read or sorted, and requests that failed.",
         ),
     ] = False,
     retry_failed: Annotated[
@@ -83,11 +84,11 @@ def classify(
         typer.Option(
             metavar="DIR",
             file_okay=False,
-            help="Link each image into a folder of what is said: DIR/animal/dog/hound/beagle. Nothing is replaced: "
+            help="Link each image into folders by what is said: DIR/animal/dog/hound/beagle. Nothing is replaced: "
             "another image of the same name becomes cat (2).jpg. XMP files stay where they are.",
         ),
     ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy for --sort-into, to another disk for example.")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="With --sort-into, copy instead of linking.")] = False,
     dry_run: Annotated[
         bool | None,
         typer.Option(

@@ -89,7 +89,10 @@ class Table(Output):
 
     def _cell_of(self, found: Prediction | Says) -> str:
         share = "" if isinstance(found, Says) and found.kind == "unsure" else f" {found.confidence:.1%}"
-        return set_cell_size(set_cell_size(found.label, self._cell - len(share)).rstrip() + share, self._cell)
+        room = self._cell - len(share)
+        fits = cell_len(found.label) <= room
+        label = found.label if fits else set_cell_size(found.label, room - 1).rstrip() + "…"
+        return set_cell_size(label + share, self._cell)
 
 
 class Moves(Table):
