@@ -75,8 +75,7 @@ def passes(paths: Iterable[str], folder: Path) -> bool:
 
 def _same(source: Path, there: Path) -> bool:
     with suppress(FileNotFoundError):  # a broken link
-        # A link need not be read.
-        return os.path.samefile(source, there) or filecmp.cmp(source, there, shallow=False)
+        return os.path.samefile(source, there) or filecmp.cmp(source, there, shallow=False)  # links are not read
     return False
 
 
