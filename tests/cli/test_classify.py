@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests import makers
+from tests.cli.hesitant import CLASS, GROUP, UNSURE, Hesitant, grey
 from tests.manifests import ENTRY
 from tests.requests import IMAGE, answered, image
 from tests.serving import (
@@ -60,6 +61,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     with serve_fake(queue=64, cache_url="memory://") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def hesitant() -> Iterator[Served]:
+    with serve_fake(Hesitant()) as served:
         yield served
 
 
@@ -364,34 +371,56 @@ def test_a_signal_ends_the_wait_for_a_server_that_is_full(tmp_path: Path, served
     assert "Traceback" not in told
 
 
-def test_keywords_are_written_beside_the_images(tmp_path: Path, served: Served) -> None:
+@pytest.mark.parametrize(
+    ("level", "keywords"),
+    [(CLASS, {"en": ["class 0", "low"], "zh": ["第0类", "低"]}), (GROUP, {"en": ["high"], "zh": ["高"]}), (UNSURE, {})],
+)
+def test_keywords_are_what_is_said_and_its_groups(
+    tmp_path: Path, hesitant: Served, level: int, keywords: dict[str, list[str]]
+) -> None:
+    (tmp_path / "a.png").write_bytes(grey(level))
+    for lang in ("en", "zh"):
+        words = ("classify", "a.png", "--xmp", "--lang", lang, "--min-confidence", "1")
+        assert run(*words, cwd=tmp_path, EYESPOT_URL=hesitant.url).returncode == 0
+        if keywords:
+            sidecar = tmp_path / "a.png.xmp"
+            assert re.findall("<rdf:li>(.*)</rdf:li>", sidecar.read_text()) == keywords[lang]
+            sidecar.unlink()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+    assert (tmp_path / "a.png").read_bytes() == grey(level)
+
+
+def test_a_sidecar_that_cannot_take_keywords_is_a_problem_of_its_image(tmp_path: Path, served: Served) -> None:
     (tmp_path / "red.png").write_bytes(IMAGE)
-    done = run("classify", "red.png", "--xmp", cwd=tmp_path, EYESPOT_URL=served.url)
-    assert done.returncode == 0, done.stderr
-    (found,) = [json.loads(line) for line in done.stdout.splitlines()]
-    text = (tmp_path / "red.png.xmp").read_text()
-    assert [one["confidence"] >= 0.2 for one in found["predictions"]] == [True, False, False]
-    assert re.findall("<rdf:li>(.*)</rdf:li>", text) == [found["predictions"][0]["label"]]
-    assert (tmp_path / "red.png").read_bytes() == IMAGE
     (tmp_path / "red.png.xmp").write_text("mine")
     refused = run("classify", "red.png", "--xmp", cwd=tmp_path, EYESPOT_URL=served.url)
     assert refused.returncode == 1
     assert "red.png.xmp is not an XMP file" in refused.stderr
     (kept,) = [json.loads(line) for line in refused.stdout.splitlines()]
-    assert kept["predictions"] == found["predictions"]
+    assert kept["says"]["label"] == "class 4"
     assert kept["problem"]["code"] == "unreadable"
     assert (tmp_path / "red.png.xmp").read_text() == "mine"
 
 
-def test_a_minimum_confidence_is_for_keywords_and_output(tmp_path: Path, served: Served) -> None:
-    (tmp_path / "red.png").write_bytes(IMAGE)
-    done = run("classify", "red.png", "--xmp", "--min-confidence", "0.001", cwd=tmp_path, EYESPOT_URL=served.url)
-    assert len(json.loads(done.stdout)["predictions"]) == 3
-    assert (tmp_path / "red.png.xmp").read_text().count("<rdf:li>") == 3
-    (tmp_path / "red.png.xmp").unlink()
-    done = run("classify", "red.png", "--xmp", "--min-confidence", "0.99", cwd=tmp_path, EYESPOT_URL=served.url)
-    assert json.loads(done.stdout)["predictions"] == []
-    assert not (tmp_path / "red.png.xmp").exists()
+@pytest.mark.parametrize("here", [True, False], ids=["this machine", "a server"])
+def test_labels_are_chinese(tmp_path: Path, server: Served, packaged: dict[str, str], here: bool) -> None:
+    (tmp_path / "coffee.png").write_bytes(makers.encode(makers.photograph("coffee"), "PNG"))
+    settings = packaged if here else {"EYESPOT_URL": server.url}
+    done = run("classify", "coffee.png", "--lang", "zh", cwd=tmp_path, **settings)
+    found = json.loads(done.stdout)
+    assert (found["says"]["label"], found["predictions"][0]["label"]) == ("浓缩咖啡", "浓缩咖啡")
+    assert [group["label"] for group in found["groups"]] == ["饮料", "食物或饮料"]
+    table = run("classify", "coffee.png", "--lang", "zh", "--format", "table", cwd=tmp_path, **settings)
+    assert table.stdout.startswith("coffee.png  浓缩咖啡 ")
+
+
+def test_a_minimum_confidence_is_for_the_classes_alone(tmp_path: Path, hesitant: Served) -> None:
+    (tmp_path / "a.png").write_bytes(grey(GROUP))
+    words = ("classify", "a.png", "--min-confidence", "0.5")
+    found = json.loads(run(*words, cwd=tmp_path, EYESPOT_URL=hesitant.url).stdout)
+    assert (found["predictions"], found["says"]["label"]) == ([], "high")
+    table = run(*words, "--format", "table", cwd=tmp_path, EYESPOT_URL=hesitant.url)
+    assert table.stdout == "a.png  high 99.3%\n"
 
 
 def test_resume_tries_again_what_could_not_be_read(tmp_path: Path, served: Served) -> None:

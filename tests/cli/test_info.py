@@ -41,14 +41,20 @@ def test_model_and_labels(tmp_path: Path, server: Served, packaged: dict[str, st
     assert "efficientnet-lite0" in model.stdout
     labels = run("labels", cwd=tmp_path, **settings).stdout.splitlines()
     assert len(labels) == 1000
-    assert labels[281] == " 281 n02123045 tabby"
+    assert labels[281] == " 281 n02123045 tabby (cat, mammal, animal)"
+    (chinese,) = run("labels", "浓缩", "--lang", "zh", cwd=tmp_path, **settings).stdout.splitlines()
+    assert chinese == " 967 n07920052 浓缩咖啡 (饮料, 食物或饮料)"
 
 
 def test_model_and_labels_as_json(tmp_path: Path, served: Served) -> None:
     settings = {"EYESPOT_URL": served.url}
     assert json.loads(run("model", "--json", cwd=tmp_path, **settings).stdout)["classes"] == 10
     assert [
-        row["class_id"] for row in json.loads(run("labels", "--json", "SS 7", cwd=tmp_path, **settings).stdout)
+        row["class_id"] for row in json.loads(run("labels", "--json", "class 7", cwd=tmp_path, **settings).stdout)
     ] == [7]
     none = run("labels", "zzzz", cwd=tmp_path, **settings)
-    assert (none.returncode, none.stdout, none.stderr) == (1, "", "no label contains 'zzzz'\n")
+    assert (none.returncode, none.stdout, none.stderr) == (
+        1,
+        "",
+        "no class has a name or a word that begins with 'zzzz'\n",
+    )

@@ -17,12 +17,13 @@ from eyespot.cli.formats import FileProblem, Finding
 from eyespot.cli.parquet import Parquet
 from eyespot.cli.results import tried_again
 from eyespot.errors import OutputUnusable
-from eyespot.types import ImageInfo, ModelInfo, Prediction
+from eyespot.types import GroupScore, ImageInfo, ModelInfo, Prediction, Says
 from tests.disk import file_size_limit
 from tests.requests import image
 from tests.serving import Served, run, serve_fake
 
 MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
+PNG = ImageInfo("1" * 64, "PNG", 3, 4)
 NEVER = tried_again([], every=False)
 
 
@@ -34,7 +35,8 @@ def served() -> Iterator[Served]:
 
 def finding(path: str) -> Finding:
     classes = [Prediction(281, "n02123045", "tabby", 0.5), Prediction(7, "n7", "猫", 0.25)]
-    return Finding(path, classes, ImageInfo("1" * 64, "PNG", 3, 4), MODEL)
+    groups = [GroupScore("animal/cat", "猫", 0.75), GroupScore("animal", "animal", 0.875)]
+    return Finding(path, Says("group", "animal/cat", "猫", 0.75), groups, classes, PNG, MODEL)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -57,10 +59,10 @@ def test_a_row_is_what_the_json_line_says(tmp_path: Path, served: Served) -> Non
     assert found[0]["code"] == "unsupported-format"
     assert found[-1]["path"] == "./\\udcff.png"  # as in CSV
     for row, line in zip(found[:-1], printed[:-1], strict=True):
-        best = line.get("predictions", [{}])[0]
-        expected = {"path": line["path"], **best, "predictions": line.get("predictions")}
-        expected |= {**line.get("image", {}), **line.get("model", {}), **line.get("problem", {})}
-        expected["model"] = expected.pop("name", None)
+        says = line.get("says", {})
+        expected = {**line, **says, **line.get("image", {}), **line.get("model", {}), **line.get("problem", {})}
+        expected |= {"says": says.get("label"), "model": expected.get("name")}
+        expected = {name: value for name, value in expected.items() if name in row}
         assert row == {**dict.fromkeys(row), **expected}
 
 
@@ -72,7 +74,7 @@ def test_a_run_that_ended_in_any_way_is_resumed(tmp_path: Path) -> None:
         for name in names[:2]:
             results.write(finding(name))
         results.write(Finding("gone.jpg", problem=FileProblem("unreadable", "no such file")))
-        results.write(Finding("nothing.jpg", [], ImageInfo("2" * 64, "PNG", 3, 4), MODEL))
+        results.write(Finding("nothing.jpg", Says("unsure", None, "unsure", 0.25), [], [], PNG, MODEL))
         killed = part.read_bytes()
     whole = rows(path)
     path.unlink()
@@ -135,7 +137,12 @@ def test_more_rows_than_fit_in_memory_are_several_groups(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("mine", "is not a Parquet file"), ({"my": [1]}, "its columns differ"), ({}, "columns differ")],
+    [
+        ("mine", "is not a Parquet file"),
+        ({"my": [1]}, "its columns differ"),
+        ({}, "columns differ"),
+        ({"path": ["a.png"], "label": ["tabby"], "predictions": [[]]}, "found.parquet was written by an older version"),
+    ],
 )
 def test_a_foreign_file_is_not_changed(tmp_path: Path, served: Served, content: Any, told: str) -> None:
     path = tmp_path / "found.parquet"

@@ -12,7 +12,7 @@ import pytest
 from eyespot.cli.formats import Csv, FileProblem, Finding, JsonLines
 from eyespot.cli.results import Results, tried_again
 from eyespot.errors import OutputUnusable
-from eyespot.types import ImageInfo, ModelInfo, Prediction
+from eyespot.types import GroupScore, ImageInfo, ModelInfo, Prediction, Says
 from tests.disk import file_size_limit
 
 MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
@@ -30,8 +30,9 @@ NAMES = [
 
 
 def finding(path: str) -> Finding:
-    cat = Prediction(281, "n02123045", 'a "tabby"', 0.5)
-    return Finding(path, [cat], PNG, MODEL)
+    cat = Prediction(281, "n02123045", 'a "tabby"', 0.75)
+    groups = [GroupScore("animal/cat", "cat, domestic", 0.8), GroupScore("animal", "animal", 0.9)]
+    return Finding(path, Says("class", cat.wnid, cat.label, 0.75), groups, [cat], PNG, MODEL)
 
 
 NEVER = tried_again([], every=False)
@@ -89,14 +90,14 @@ def test_a_file_that_was_cut_off_anywhere_is_resumed(tmp_path: Path, form: JsonL
     path = tmp_path / "found"
     with closing(Results(path, form)) as results:
         results.begin()
-        for name in NAMES:
+        for name in NAMES[:4]:
             results.write(finding(name))
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with closing(Results(path, form)) as results:
             results.resume(MODEL, NEVER)
-            for name in NAMES:
+            for name in NAMES[:4]:
                 if not results.has(name):
                     results.write(finding(name))
         assert path.read_bytes() == whole, length
@@ -131,6 +132,42 @@ def test_a_foreign_file_is_not_changed(tmp_path: Path, form: JsonLines | Csv, co
     with closing(Results(path, form)) as results, pytest.raises(OutputUnusable, match="not a results file"):
         results.resume(MODEL, NEVER)
     assert path.read_bytes() == content
+
+
+OLD_CSV = (
+    b"path,label1,confidence1,problem,detail,sha256,format,width,height,model\r\na.jpg,tabby,0.5,,,00,PNG,3,4,net\r\n"
+)
+OLD_JSON = b"""{"path": "gone.jpg", "problem": {"code": "unreadable", "detail": "gone"}}
+{"path": "a.jpg", "predictions": [], "model": {"name": "net", "digest": "0"}}
+"""
+
+
+@pytest.mark.parametrize(("form", "content"), [(Csv(1), OLD_CSV), (Csv(3), OLD_CSV), (JsonLines(), OLD_JSON)])
+def test_a_file_of_an_older_version_is_not_changed(tmp_path: Path, form: JsonLines | Csv, content: bytes) -> None:
+    path = tmp_path / "found"
+    path.write_bytes(content + b"cut o")
+    with (
+        closing(Results(path, form)) as results,
+        pytest.raises(OutputUnusable, match="found was written by an older version of eyespot; choose another"),
+    ):
+        results.resume(MODEL, tried_again(["gone.jpg"], every=True))
+    assert path.read_bytes() == content + b"cut o"
+
+
+@pytest.mark.parametrize(
+    ("says", "row"),
+    [
+        (Says("class", "n1", "tabby", 0.75), "tabby,class,0.75,animal/cat"),
+        (Says("group", "animal/cat", "cat", 0.8), "cat,group,0.8,animal/cat"),
+        (Says("group", "animal", "animal", 0.9), "animal,group,0.9,animal"),
+        (Says("unsure", None, "不确定", 0.4), "不确定,unsure,0.4,"),
+    ],
+)
+def test_a_row_of_csv_leads_with_what_is_said(says: Says, row: str) -> None:
+    groups = [GroupScore("animal/cat", "cat", 0.8), GroupScore("animal", "animal", 0.9)]
+    found = Finding("a.jpg", says, groups, [Prediction(1, "n1", "tabby", 0.25)], PNG, MODEL)
+    assert Csv(1).header.startswith(b"path,says,kind,confidence,group,label1,confidence1,problem,")
+    assert Csv(1).line(found).decode().startswith(f"a.jpg,{row},tabby,0.25,,,")
 
 
 @pytest.mark.parametrize("line", [b"x\ry,1,2\r\n", b"\xff\r\n", b"a\r\n"])

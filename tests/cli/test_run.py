@@ -10,10 +10,9 @@ from eyespot.cli.formats import Finding
 from eyespot.cli.output import Output
 from eyespot.cli.run import Run
 from eyespot.cli.terminal import err
-from eyespot.types import ImageInfo, ModelInfo
+from eyespot.types import ModelInfo
 
 MODEL = ModelInfo("net", "0" * 64, "fake", "f32")
-PNG = ImageInfo("0" * 64, "PNG", 3, 4)
 
 
 def test_a_run_over_many_files_holds_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +32,7 @@ def test_a_run_over_many_files_holds_few(monkeypatch: pytest.MonkeyPatch) -> Non
             most = max(most, taken - written)
 
     monkeypatch.setattr(files, "find", endless)
-    one = Run(["."], Backend(lambda _: ([], PNG), MODEL, threads=4), Counted(), err)
+    one = Run(["."], Backend(Finding, MODEL, threads=4), Counted(), err)
     assert one.go() == 0
     assert (written, one.recognised, one.total) == (20_000, 20_000, 20_000)
     assert 0 < most <= 4 * 16

@@ -12,10 +12,11 @@ import typer
 from eyespot.cli.backend import Backend, local, remote
 from eyespot.cli.formats import Csv, Finding, JsonLines
 from eyespot.cli.options import Language, Url
-from eyespot.cli.output import Output, Stdout, Table
+from eyespot.cli.output import Moves, Output, Stdout, Table
 from eyespot.cli.results import Results, tried_again
 from eyespot.cli.run import Run
-from eyespot.cli.terminal import err, out
+from eyespot.cli.sorting import Sorter, passes
+from eyespot.cli.terminal import err, out, say
 from eyespot.errors import OutputUnusable
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {"": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _FORMATS, _NAMES = "table, jsonl, csv or parquet", ".csv, .jsonl, .ndjson or .parquet"
-_KEYWORD_CONFIDENCE = 0.2
 
 
 def classify(
@@ -45,7 +45,8 @@ def classify(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue --output, and retry files that could not be read and requests that failed."
+            "--resume",
+            help="Continue --output, and retry files that could not be read or sorted, and requests that failed.",
         ),
     ] = False,
     retry_failed: Annotated[
@@ -53,11 +54,8 @@ def classify(
     ] = False,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes per image.")] = 3,
     min_confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="CONFIDENCE", min=0, max=1, help="Minimum confidence; the default is 0, or 0.2 for keywords."
-        ),
-    ] = None,
+        float, typer.Option(metavar="CONFIDENCE", min=0, max=1, help="List only classes of at least this confidence.")
+    ] = 0,
     lang: Language = "en",
     workers: Annotated[
         int | None,
@@ -75,8 +73,30 @@ def classify(
         ),
     ] = 60,
     xmp: Annotated[
-        bool, typer.Option("--xmp", help="Add the classes as keywords to an XMP file beside each image: cat.jpg.xmp.")
+        bool,
+        typer.Option(
+            "--xmp",
+            help="Add what is said and its groups as keywords to an XMP file beside each image: cat.jpg.xmp.",
+        ),
     ] = False,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            file_okay=False,
+            help="Link each image into folders by what is said: DIR/animal/dog/hound/beagle. Nothing is replaced: "
+            "another image of the same name becomes cat (2).jpg. XMP files stay where they are.",
+        ),
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --sort-into, copy instead of linking.")] = False,
+    dry_run: Annotated[
+        bool | None,
+        typer.Option(
+            "--dry-run/--no-dry-run",
+            show_default=False,
+            help="Only print what --sort-into would do, and write nothing; the default on a terminal.",
+        ),
+    ] = None,
 ) -> None:
     """Recognise images on this machine, without a server, or with `--url` through one.
 
@@ -89,24 +109,30 @@ def classify(
     - `eyespot classify cat.jpg`
     - `eyespot classify photos/ -o found.csv`
     - `eyespot classify photos/ -o found.parquet --resume`
-    - `eyespot classify photos/ --xmp`
-    - `eyespot classify photos/ --url http://localhost:8000 | jq -r .predictions[0].label`
+    - `eyespot classify photos/ --xmp --lang zh`
+    - `eyespot classify photos/ --sort-into sorted/`
+    - `eyespot classify photos/ --url http://localhost:8000 | jq -r .says.label`
     """
     if "" in paths:
         raise typer.BadParameter("PATH is empty")
     chosen = _choose_format(form, output, resume or retry_failed)
-    options: Options = {"top_k": top_k, "min_confidence": min_confidence or 0, "lang": lang}
+    sorter = _open_sorter(paths, sort_into, copy, dry_run)
+    if sorter and sorter.dry_run:
+        chosen, output, xmp = "table", None, False
+    options: Options = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
     backend = remote(url, options, workers, wait) if url else local(options, workers)
     if xmp:
-        backend = _with_keywords(backend, _KEYWORD_CONFIDENCE if min_confidence is None else min_confidence)
+        backend = _with_keywords(backend)
     with closing(backend):
-        results = _open_output(chosen, output, top_k)
+        results = Moves(out, top_k) if sorter and chosen == "table" else _open_output(chosen, output, top_k)
         if isinstance(results, Results):
             if resume or retry_failed:
                 results.resume(backend.model, tried_again(paths, every=retry_failed))
             else:
                 results.begin()
-        code = Run(paths, backend, results, out if chosen == "table" else err).go()
+        code = Run(paths, backend, results, out if chosen == "table" else err, sorter).go()
+    if sorter and sorter.dry_run:
+        say("Nothing was written; --no-dry-run does it", err)
     if url or code > 128:  # after a signal or a closed pipe, a thread may wait for the server for another 30 s
         sys.stdout.flush()
         os._exit(code)
@@ -147,14 +173,23 @@ def _open_output(chosen: str, path: Path | None, top_k: int) -> Output:
     return Parquet(path)
 
 
-def _with_keywords(backend: Backend, min_confidence: float) -> Backend:
+def _open_sorter(paths: list[str], folder: Path | None, copy: bool, dry_run: bool | None) -> Sorter | None:
+    if not folder:
+        if copy or dry_run is not None:
+            raise typer.BadParameter("--copy and --dry-run need --sort-into")
+        return None
+    if passes(paths, folder):
+        say(f"{folder} is not searched", err)
+    return Sorter(folder, copy=copy, dry_run=out.is_terminal if dry_run is None else dry_run)
+
+
+def _with_keywords(backend: Backend) -> Backend:
     try:
         from eyespot.cli import xmp
     except ModuleNotFoundError as error:
         raise OutputUnusable("--xmp needs `pip install eyespot[xmp]`") from error
 
     def keep(finding: Finding) -> None:
-        found = finding.predictions or []
-        xmp.add_keywords(Path(finding.path), [each.label for each in found if each.confidence >= min_confidence])
+        xmp.add_keywords(Path(finding.path), finding.said)
 
     return replace(backend, keep=keep)

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 from dataclasses import asdict, dataclass
+from itertools import dropwhile
 from typing import NamedTuple, Self, TypeAlias
 
 from pydantic import TypeAdapter
 
 from eyespot.errors import EyespotError, Refusal
 from eyespot.types import GroupScore, ImageInfo, ModelInfo, Prediction, Says
+
+OLDER = "was written by an older version of eyespot; choose another --output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,21 @@ class Finding:
     image: ImageInfo | None = None
     model: ModelInfo | None = None
     problem: FileProblem | None = None
+    sorted_to: str | None = None  # the path that --sort-into gave it
+
+    @property
+    def said_groups(self) -> list[GroupScore]:
+        """The groups that are said, or hold the class that is; most specific first."""
+        says = self.says
+        if says is None or says.kind == "unsure":
+            return []
+        return list(dropwhile(lambda group: says.kind == "group" and group.id != says.id, self.groups or ()))
+
+    @property
+    def said(self) -> list[str]:
+        """The label of what is said, then those of the groups it is in; empty if unsure."""
+        labels = [self.says.label] if self.says and self.says.kind == "class" else []
+        return labels + [group.label for group in self.said_groups]
 
 
 class Record(NamedTuple):
@@ -44,6 +62,7 @@ class Record(NamedTuple):
     path: str
     model: str  # the `model_key` of its `ModelInfo`; empty for a problem
     problem: str  # its code, or empty
+    older: bool = False  # whether a version wrote it that did not have `says`
 
 
 class JsonLines:
@@ -67,18 +86,22 @@ class JsonLines:
     def read(self, line: bytes) -> Record:
         fields = json.loads(line)
         return Record(
-            str(fields["path"]), fields.get("model", {}).get("digest", ""), fields.get("problem", {}).get("code", "")
+            str(fields["path"]),
+            fields.get("model", {}).get("digest", ""),
+            fields.get("problem", {}).get("code", ""),
+            older="predictions" in fields and "says" not in fields,
         )
 
 
 class Csv:
-    """One row per file (RFC 4180), with the `top_k` likeliest classes in columns."""
+    """One row per file (RFC 4180): what is said, and the `top_k` likeliest classes in columns."""
 
     model_key = "name"
 
     def __init__(self, top_k: int) -> None:
         classes = [f"{part}{place}" for place in range(1, top_k + 1) for part in ("label", "confidence")]
-        self._columns = ["path", *classes, "problem", "detail", "sha256", "format", "width", "height", "model"]
+        said = ["says", "kind", "confidence", "group"]
+        self._columns = ["path", *said, *classes, "problem", "detail", "sha256", "format", "width", "height", "model"]
         self.header = self.start = self._row(dict(zip(self._columns, self._columns, strict=True)))
 
     def complaint(self, first_line: bytes) -> str:
@@ -86,6 +109,8 @@ class Csv:
         top_k = first_line.count(b"label")
         if first_line == Csv(top_k).header:
             return f"was written with --top-k {top_k}"
+        if first_line.startswith(b"path,label1,"):
+            return OLDER
         return "is not a results file in CSV"
 
     def _row(self, values: dict[str, object]) -> bytes:
@@ -95,6 +120,10 @@ class Csv:
 
     def line(self, finding: Finding) -> bytes:
         row: dict[str, object] = {"path": finding.path}
+        if says := finding.says:
+            row |= {"says": says.label, "kind": says.kind, "confidence": says.confidence}
+        for group in finding.said_groups[:1]:
+            row["group"] = group.id  # a path, which names those above it
         for place, found in enumerate(finding.predictions or (), 1):
             row |= {f"label{place}": found.label, f"confidence{place}": found.confidence}
         if finding.problem:

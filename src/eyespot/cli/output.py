@@ -6,12 +6,14 @@ import time
 import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.text import Text
 
 from eyespot.cli.formats import Finding, Format
 from eyespot.cli.terminal import closed_pipe_ends_it
-from eyespot.types import Prediction
+from eyespot.types import Prediction, Says
 
 _PRINT_SECONDS = 0.1
+_STYLES = {"class": "bold", "group": "bold cyan", "unsure": "dim"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -48,13 +50,18 @@ class Stdout(Output):
 
 
 class Table(Output):
-    """Columns for people, cut to the width of a terminal. Failed files have no row."""
+    """Columns for people, cut to the width of a terminal: the path, what is said, and other classes.
+
+    Failed files have no row.
+    """
 
     def __init__(self, console: Console, top_k: int) -> None:
         self._console = console
         self._width = console.width if console.is_terminal else None
-        self._cell = max(16, min(26, (console.width * 3 // 4) // min(top_k, 3) - 2)) if self._width else 26
-        self._rows: list[str] = []
+        self._cell = max(16, min(26, console.width * 3 // 4 // min(top_k + 1, 3) - 2)) if self._width else 26
+        # Whole cells, or a number would be cut in two.
+        self._cells = max(1, min(top_k + 1, (console.width - 8) // (self._cell + 2))) if self._width else top_k + 1
+        self._rows: list[Text] = []
         self._printed = 0.0
 
     def write(self, finding: Finding) -> None:
@@ -63,24 +70,36 @@ class Table(Output):
             self.close()
 
     def close(self) -> None:
-        self._console.print("".join(self._rows), end="", markup=False, soft_wrap=True)
+        self._console.print(Text().join(self._rows), end="", soft_wrap=True)
         self._rows, self._printed = [], time.monotonic()
 
-    def row(self, finding: Finding) -> str:
+    def row(self, finding: Finding) -> Text:
         """The finding's line; empty for a failed file."""
-        if finding.predictions is None:
-            return ""
-        cells = [self._class(found) for found in finding.predictions] or ["nothing above --min-confidence"]
+        if not (says := finding.says):
+            return Text()
+        others = [found for found in finding.predictions or () if found.wnid != says.id]
         path = printable(finding.path)
-        if self._width is None:
-            return "  ".join((path, *cells)).rstrip() + "\n"
-        cells = cells[: max(1, (self._width - 8) // (self._cell + 2))]  # whole cells, or a number would be cut in two
-        room = max(8, self._width - sum(cell_len(cell) + 2 for cell in cells))
-        return set_cell_size("  ".join((_shortened(path, room), *cells)), self._width).rstrip() + "\n"
+        if self._width is not None:
+            path = _shortened(path, max(8, self._width - self._cells * (self._cell + 2)))
+        row = Text(f"{path}  ").append(self._cell_of(says), _STYLES[says.kind])
+        for found in others[: self._cells - 1]:
+            row.append(f"  {self._cell_of(found)}")
+        row.rstrip()
+        return row.append("\n")
 
-    def _class(self, found: Prediction) -> str:
-        share = f" {found.confidence:.1%}"
-        return set_cell_size(set_cell_size(found.label, self._cell - len(share)).rstrip() + share, self._cell)
+    def _cell_of(self, found: Prediction | Says) -> str:
+        share = "" if isinstance(found, Says) and found.kind == "unsure" else f" {found.confidence:.1%}"
+        room = self._cell - len(share)
+        fits = cell_len(found.label) <= room
+        label = found.label if fits else set_cell_size(found.label, room - 1).rstrip() + "…"
+        return set_cell_size(label + share, self._cell)
+
+
+class Moves(Table):
+    """A line for each image that says where it is sorted."""
+
+    def row(self, finding: Finding) -> Text:
+        return Text(printable(f"{finding.path} → {finding.sorted_to}") + "\n" if finding.sorted_to else "")
 
 
 def printable(path: str) -> str:

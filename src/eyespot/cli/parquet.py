@@ -9,23 +9,25 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from eyespot.cli.formats import FileProblem, Finding, JsonLines, Record, reason, to_utf8
+from eyespot.cli.formats import OLDER, FileProblem, Finding, JsonLines, Record, reason, to_utf8
 from eyespot.cli.replacing import replacing
 from eyespot.cli.results import Results
 from eyespot.errors import OutputUnusable
-from eyespot.types import ImageInfo, ModelInfo, Prediction
+from eyespot.types import GroupScore, ImageInfo, ModelInfo, Prediction, Says
 
 _GROUP = 10_000  # rows in memory at once, and in a row group of the file
+_SAYS = {"says": pa.string(), "kind": pa.string(), "id": pa.string(), "confidence": pa.float64()}
+_GROUPS = {"id": pa.string(), "label": pa.string(), "confidence": pa.float64()}
 _CLASS = {"class_id": pa.int32(), "wnid": pa.string(), "label": pa.string(), "confidence": pa.float64()}
 _IMAGE = {"sha256": pa.string(), "format": pa.string(), "width": pa.int32(), "height": pa.int32()}
 _MODEL = dict.fromkeys(("model", "digest", "engine", "precision"), pa.string())
 _PROBLEM = dict.fromkeys(("code", "detail"), pa.string())
-_ALL = {"predictions": pa.list_(pa.struct(_CLASS.items()))}
-_SCHEMA = pa.schema({"path": pa.string(), **_CLASS, **_ALL, **_IMAGE, **_MODEL, **_PROBLEM})
+_LISTS = {"groups": pa.list_(pa.struct(_GROUPS.items())), "predictions": pa.list_(pa.struct(_CLASS.items()))}
+_SCHEMA = pa.schema({"path": pa.string(), **_SAYS, **_LISTS, **_IMAGE, **_MODEL, **_PROBLEM})
 
 
 class Parquet(Results):
-    """One row per file: the likeliest class, and all of them in the column `predictions`.
+    """One row per file: what is said, and lists of the groups and the likeliest classes.
 
     During a run, rows go to `found.parquet.part`, from which `--resume` continues after a crash.
     """
@@ -70,15 +72,17 @@ def _has_content(path: Path) -> bool:
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
-    predictions, model, problem = line.get("predictions"), line.get("model", {}), line.get("problem", {})
+    says, model, problem = line.get("says", {}), line.get("model", {}), line.get("problem", {})
     texts = {name: to_utf8(text).decode() for name, text in {"path": line["path"], **problem}.items()}
-    best = predictions[0] if predictions else {}
-    return {**best, "predictions": predictions, **line.get("image", {}), **model, "model": model.get("name"), **texts}
+    named = {**says, "says": says.get("label"), **line.get("image", {}), **model, "model": model.get("name")}
+    return {**named, **{name: line.get(name) for name in _LISTS}, **texts}
 
 
 def _read(path: Path) -> Iterator[Finding]:
     try:
         with parquet.ParquetFile(path) as file:
+            if {"predictions", "says"} & set(file.schema_arrow.names) == {"predictions"}:
+                raise OutputUnusable(f"{path} {OLDER}")
             if not file.schema_arrow.equals(_SCHEMA):
                 raise OutputUnusable(f"{path} is not a results file: its columns differ")
             for batch in file.iter_batches(_GROUP):
@@ -88,10 +92,12 @@ def _read(path: Path) -> Iterator[Finding]:
 
 
 def _finding(row: dict[str, Any]) -> Finding:
-    predictions = row["predictions"]
+    said = row["kind"] is not None
     return Finding(
         row["path"],
-        predictions=None if predictions is None else [Prediction(**found) for found in predictions],
+        says=Says(row["kind"], row["id"], row["says"], row["confidence"]) if said else None,
+        groups=[GroupScore(**group) for group in row["groups"]] if said else None,
+        predictions=[Prediction(**found) for found in row["predictions"]] if said else None,
         image=ImageInfo(**{name: row[name] for name in _IMAGE}) if row["sha256"] else None,
         model=ModelInfo(row["model"], row["digest"], row["engine"], row["precision"]) if row["digest"] else None,
         problem=FileProblem(row["code"], row["detail"]) if row["code"] else None,

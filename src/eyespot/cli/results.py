@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from eyespot.cli.formats import Finding, Format, Record, reason, to_utf8
+from eyespot.cli.formats import OLDER, Finding, Format, Record, reason, to_utf8
 from eyespot.cli.output import Output
 from eyespot.cli.replacing import replacing
 from eyespot.errors import REFUSALS, OutputUnusable
 from eyespot.types import ModelInfo
 
-_TRANSIENT = {"unreadable", *(code for code, kind in REFUSALS.items() if kind.status >= 500)}
+_TRANSIENT = {"unreadable", "not-sorted", *(code for code, kind in REFUSALS.items() if kind.status >= 500)}
 
 
 class Results(Output):
@@ -73,6 +73,8 @@ class Results(Output):
             record = self._form.read(line)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error) as error:
             raise OutputUnusable(f"{self._path} is not a results file of this format: {line[:60]!r}") from error
+        if record.older:
+            raise OutputUnusable(f"{self._path} {OLDER}")
         if record.model not in ("", getattr(model, self._form.model_key)):
             raise OutputUnusable(f"{self._path} has results of another model; this is {model.name}")
         return record

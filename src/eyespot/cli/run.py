@@ -19,6 +19,7 @@ from eyespot.cli import files
 from eyespot.cli.backend import Backend
 from eyespot.cli.formats import FileProblem
 from eyespot.cli.output import Output, printable
+from eyespot.cli.sorting import Sorter
 from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say, waiting
 from eyespot.errors import EyespotError
 from eyespot.ordered import in_order
@@ -35,6 +36,7 @@ class Run:
     backend: Backend
     output: Output
     screen: Console  # of the progress bar
+    sorter: Sorter | None = None
     total: int = 0
     done_before: int = 0
     recognised: int = 0
@@ -47,7 +49,7 @@ class Run:
         It is 1 if a file failed or there was none, and 128 + n if signal n ended the run, after the finding in hand.
         Raises `EyespotError` or `OSError` if the run cannot continue.
         """
-        self.total = sum(1 for _ in files.find(self.paths))
+        self.total = sum(1 for _ in self._found())
         started = time.monotonic()
         try:
             with self._noting_signals(), closed_pipe_ends_it():
@@ -86,6 +88,8 @@ class Run:
                         error.add_note("--resume continues")
                     raise
                 answered = time.monotonic()
+                if self.sorter:
+                    finding = self.sorter.place(finding)
                 self.output.write(finding)
                 if finding.problem:
                     self._report(finding.path, finding.problem)
@@ -97,8 +101,11 @@ class Run:
     def done(self) -> int:
         return self.done_before + self.recognised + self.failed.total()
 
+    def _found(self) -> Iterator[str | OSError]:
+        return files.find(self.paths, str(self.sorter.folder) if self.sorter else "")
+
     def _remaining(self) -> Iterator[str | OSError]:
-        for found in files.find(self.paths):
+        for found in self._found():
             if self.output.has(found if isinstance(found, str) else str(found.filename)):
                 self.done_before += 1
             else:
