@@ -3,7 +3,7 @@
 import { element } from "./dom.js";
 import { problemText } from "./i18n.js";
 
-const COLUMNS = ["file", "label", "confidence", "class_id", "wnid", "sha256", "width", "height", "problem", "detail"];
+const COLUMNS = ["file", "says", "kind", "confidence", "groups", "class_id", "wnid", "label1", "confidence1", "sha256", "width", "height", "problem", "detail"];
 
 export function saveJson(items) {
   save("eyespot.json", "application/json", JSON.stringify(items.map(record), null, 1));
@@ -11,8 +11,10 @@ export function saveJson(items) {
 
 export function saveCsv(items) {
   const lines = items.map((item) => {
-    const { file, predictions, image, problem } = record(item);
-    const row = { file, ...predictions?.[0], ...image, problem: problem?.code, detail: problem?.detail };
+    const { file, says, groups, predictions, image, problem } = record(item);
+    const { label: label1, confidence: confidence1, ...top } = predictions?.[0] ?? {};
+    const row = { file, ...says, says: says?.label, groups: groups?.map(({ id }) => id).join(" "), label1, confidence1, ...top, ...image };
+    Object.assign(row, { problem: problem?.code, detail: problem?.detail });
     return COLUMNS.map((name) => row[name]);
   });
   const text = [COLUMNS, ...lines].map((line) => `${line.map(quoted).join()}\r\n`).join(""); // RFC 4180
