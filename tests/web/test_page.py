@@ -438,7 +438,7 @@ def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(saved(page, "Save CSV"))))
     found = [(line["file"], line["says"], line["problem"]) for line in lines]
     assert found == [("a.png", "class 3", ""), ("broken.jpg", "", "unsupported-format"), (comma.name, "class 3", "")]
-    assert [lines[0][name] for name in ("kind", "groups", "label1", "wnid", "width")] == [
+    assert [lines[0][name] for name in ("kind", "group", "label1", "wnid", "width")] == [
         *("class", "low", "class 3", "n00000003", "60")
     ]
     good, bad, _ = json.loads(saved(page, "Save JSON"))
@@ -446,6 +446,17 @@ def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
     assert good["predictions"][0]["label"] == good["says"]["label"] == "class 3"
     assert good["groups"][0]["id"] == "low"
     assert bad["problem"]["code"] == "unsupported-format"
+
+
+@thorough
+def test_the_csv_tells_groups_and_unsure_from_classes(open_page: OpenPage, image: Path) -> None:
+    for engine, said in [(Torn(), ["low", "group", "low", "class 3"]), (Unsure(), ["unsure", "unsure", "", "class 3"])]:
+        with serve_fake(engine) as served:
+            page = open_page(served.url)
+            send(page, image, image)
+            expect(page.locator("#count")).to_have_text("2 of 2")
+            line, _ = csv.DictReader(io.StringIO(saved(page, "Save CSV")))
+            assert [line[name] for name in ("says", "kind", "group", "label1")] == said
 
 
 @thorough
@@ -609,7 +620,9 @@ def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake
     page.unroute_all()
     page.reload()
     expect(page.get_by_role("button", name="中文")).to_be_visible()
-    send(page, image)  # with the browser's Accept-Language, which prefers Chinese
+    with page.expect_request("**/predict?*") as asked:
+        send(page, image)
+    assert asked.value.url.endswith("top_k=5&lang=en")  # or Accept-Language, which prefers Chinese, would decide
     expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
 
 

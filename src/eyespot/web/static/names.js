@@ -9,7 +9,7 @@ export const saidName = (says) => (isUnsure(says) ? t("not_sure") : says.label);
 /** The answer in a reply; it may have been asked for before the language changed. */
 export async function read(reply) {
   const answer = await reply.json();
-  if (reply.headers.get("Content-Language") !== language) await rename([answer]);
+  if ((reply.headers.get("Content-Language") ?? language) !== language) await rename([answer]);
   return answer;
 }
 

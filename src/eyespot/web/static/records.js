@@ -3,7 +3,8 @@
 import { element } from "./dom.js";
 import { problemText } from "./i18n.js";
 
-const COLUMNS = ["file", "says", "kind", "confidence", "groups", "class_id", "wnid", "label1", "confidence1", "sha256", "width", "height", "problem", "detail"];
+const SAID = ["says", "kind", "confidence", "group"]; // as `eyespot classify` writes them
+const COLUMNS = ["file", ...SAID, "label1", "confidence1", "class_id", "wnid", "sha256", "width", "height", "problem", "detail"];
 
 export function saveJson(items) {
   save("eyespot.json", "application/json", JSON.stringify(items.map(record), null, 1));
@@ -13,7 +14,8 @@ export function saveCsv(items) {
   const lines = items.map((item) => {
     const { file, says, groups, predictions, image, problem } = record(item);
     const { label: label1, confidence: confidence1, ...top } = predictions?.[0] ?? {};
-    const row = { file, ...says, says: says?.label, groups: groups?.map(({ id }) => id).join(" "), label1, confidence1, ...top, ...image };
+    const group = says?.kind === "class" ? groups[0]?.id : (says?.id ?? ""); // a path, which names those above it
+    const row = { file, ...says, says: says?.label, group, label1, confidence1, ...top, ...image };
     Object.assign(row, { problem: problem?.code, detail: problem?.detail });
     return COLUMNS.map((name) => row[name]);
   });
