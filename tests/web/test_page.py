@@ -77,7 +77,7 @@ def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server:
     page = open_page(server.url)
     expect(page.get_by_role("heading", level=1)).to_contain_text("See what is in an image")
     page.get_by_role("button", name="A cup of coffee").click()
-    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 93.6%")
+    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 99.0%")
     expect(rows(page)).to_have_count(5)
     expect(rows(page).first).to_contain_text("espresso")
     assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [960, 640]
