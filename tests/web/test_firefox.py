@@ -23,7 +23,7 @@ def browser() -> Iterator[Browser]:
 def test_a_sample_its_answer_and_its_heat_map(open_page: OpenPage, server: Served) -> None:
     page = open_page(server.url)
     page.get_by_role("button", name="A cup of coffee").click()
-    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 93.6%")
+    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 99.0%")
     expect(page.locator("#predictions li")).to_have_count(5)
     assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [960, 640]
     page.get_by_role("button", name="Why? espresso").click()

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Response, Route, expect
@@ -76,7 +77,7 @@ def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server:
     page = open_page(server.url)
     expect(page.get_by_role("heading", level=1)).to_contain_text("See what is in an image")
     page.get_by_role("button", name="A cup of coffee").click()
-    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 93.6%")
+    expect(page.get_by_role("heading", level=2)).to_have_text("espresso 99.0%")
     expect(rows(page)).to_have_count(5)
     expect(rows(page).first).to_contain_text("espresso")
     assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [960, 640]
@@ -85,6 +86,12 @@ def test_one_click_on_a_sample_gives_a_first_answer(open_page: OpenPage, server:
     )
     expect(page.locator("#health")).to_have_text("Ready")
     expect(page.locator("#stand-in")).to_be_hidden()
+    page.get_by_role("button", name="A cat").click()
+    expect(page.get_by_role("heading", level=2)).to_have_text(re.compile(r"^cat \d\d\.\d%$"))
+    expect(page.locator("#guess")).to_have_text("perhaps Egyptian cat")
+    share = r" \d\d\.\d%$"
+    path = [re.compile(f"^{name}{share}") for name in ("animal", "mammal", "cat")]
+    expect(page.get_by_role("list", name="Groups").get_by_role("listitem")).to_have_text(path)
 
 
 @thorough
@@ -182,20 +189,57 @@ def test_what_nobody_can_decode_gets_the_servers_reason(page: Page, tmp_path: Pa
     expect(rows(page)).to_have_count(0)
 
 
-@thorough
-def test_not_sure(open_page: OpenPage, image: Path) -> None:
-    class Undecided(FakeEngine):
-        def infer(self, *args: Any, **options: Any) -> Any:
-            logits, features = super().infer(*args, **options)
-            return logits / 5, features
+class Unsure(FakeEngine):
+    """Class 3 has 23 %, its group 57 %."""
 
-    with serve_fake(Undecided()) as served:
-        page = open_page(served.url)
+    def infer(self, *args: Any, **options: Any) -> Any:
+        logits, features = super().infer(*args, **options)
+        return logits / 5, features
+
+
+class Torn(FakeEngine):
+    """Classes 3 and 2 have 49 and 48 %, their group 98 %."""
+
+    def infer(self, *args: Any, **options: Any) -> Any:
+        logits, features = super().infer(*args, **options)
+        return logits + 0.99 * np.roll(logits, -1, axis=1), features
+
+
+@pytest.mark.parametrize(
+    ("engine", "locale", "says", "name", "guess", "group"),
+    [
+        (FakeEngine, "en", "class 3 94.3%", "class 3", "", "low 96.8%"),
+        (FakeEngine, "zh-CN", "第3类 94.3%", "第3类", "", "低 96.8%"),
+        (Torn, "en", "low 98.3%", "low", "perhaps class 3", "low 98.3%"),
+        (Torn, "zh-CN", "低 98.3%", "低", "可能是第3类", "低 98.3%"),
+        (Unsure, "en", "Not sure", "Not sure", "perhaps class 3", "low 57.3%"),
+        (Unsure, "zh-CN", "不确定", "不确定", "可能是第3类", "低 57.3%"),
+    ],
+)
+@thorough
+def test_the_page_leads_with_what_the_server_says(
+    open_page: OpenPage,
+    image: Path,
+    engine: type[FakeEngine],
+    locale: str,
+    says: str,
+    name: str,
+    guess: str,
+    group: str,
+) -> None:
+    with serve_fake(engine()) as served:
+        page = open_page(served.url, locale=locale)
         send(page, image)
-        expect(page.get_by_role("heading", level=2)).to_have_text("Not sure. Perhaps class 3?")
+        expect(page.get_by_role("heading", level=2)).to_have_text(says)
+        expect(page.locator("#guess")).to_have_text(guess)
+        expect(page.locator("#groups")).to_have_text(group)
+        expect(page).to_have_title(f"{name} · eyespot")
+        expect(page.locator("#image")).to_have_attribute("aria-label", re.compile(f"grey.png.*{name}$"))
         send(page, image, image)
-        expect(page.locator("#labels").get_by_text("Not sure 2", exact=True)).to_be_visible()
-        expect(page.locator("#cards li").first).to_contain_text("class 3?")
+        expect(page.locator("#labels").get_by_text(f"{name} 2", exact=True)).to_be_visible()
+        expect(page.locator("#cards strong").first).to_have_text(name)
+        expect(page.locator("#cards span").first).to_have_text(guess if engine is Unsure else says.split()[-1])
+        expect(page).to_have_title(re.compile("^eyespot"))
 
 
 @thorough
@@ -211,7 +255,9 @@ def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> N
         page.get_by_role("button", name="Copy curl").click()
         command = page.evaluate("navigator.clipboard.readText()")
         assert (
-            command == f"curl -F 'file=@it'\\''s grey.png' '{served.url}/predict?top_k=5'" == page.inner_text("#curl")
+            command
+            == f"curl -F 'file=@it'\\''s grey.png' '{served.url}/predict?top_k=5&lang=en'"
+            == page.inner_text("#curl")
         )
         send(page, image)
         expect(page.locator("#timing")).to_contain_text("From the cache")
@@ -219,7 +265,13 @@ def test_the_answer_can_be_taken_along(open_page: OpenPage, tmp_path: Path) -> N
         page.goto(page.evaluate("navigator.clipboard.readText()"))
         assert page.url == f"{served.url}/?sha256={answer['image']['sha256']}"
         expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+        expect(page).to_have_title("class 3 · eyespot")
         expect(page.locator("#caption")).to_contain_text("This link opens a stored answer, without the image.")
+        page.get_by_role("button", name="中文").click()
+        page.reload()
+        expect(page.get_by_role("heading", level=2)).to_contain_text("第3类")
+        expect(page.locator("#curl")).to_contain_text(f"/results/{answer['image']['sha256']}?top_k=5&lang=zh")
+        page.get_by_role("button", name="English").click()
         page.goto(f"/?sha256={'0' * 64}")
         expect(status(page)).to_contain_text("no longer has this answer")
         page.goto("/?sha256=../model")
@@ -262,7 +314,7 @@ def test_it_works_where_the_browser_keeps_nothing(open_page: OpenPage, fake: Ser
     page.reload()
     page.get_by_role("button", name="中文").click()
     send(page, image)
-    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+    expect(page.get_by_role("heading", level=2)).to_contain_text("第3类")
     expect(page.locator("#timing")).to_contain_text("毫秒")
 
 
@@ -384,11 +436,27 @@ def test_the_gallery_is_saved_as_csv_and_json(page: Page, folder: Path) -> None:
     send(page, folder / "a.png", folder / "broken.jpg", comma)
     expect(page.locator("#count")).to_have_text("3 of 3 · 1 failed")
     lines = list(csv.DictReader(io.StringIO(saved(page, "Save CSV"))))
-    found = [(line["file"], line["label"], line["problem"]) for line in lines]
+    found = [(line["file"], line["says"], line["problem"]) for line in lines]
     assert found == [("a.png", "class 3", ""), ("broken.jpg", "", "unsupported-format"), (comma.name, "class 3", "")]
+    assert [lines[0][name] for name in ("kind", "group", "label1", "wnid", "width")] == [
+        *("class", "low", "class 3", "n00000003", "60")
+    ]
     good, bad, _ = json.loads(saved(page, "Save JSON"))
-    assert good["predictions"][0]["label"] == "class 3"
+    assert lines[0]["confidence"] == lines[0]["confidence1"] == str(good["says"]["confidence"])
+    assert good["predictions"][0]["label"] == good["says"]["label"] == "class 3"
+    assert good["groups"][0]["id"] == "low"
     assert bad["problem"]["code"] == "unsupported-format"
+
+
+@thorough
+def test_the_csv_tells_groups_and_unsure_from_classes(open_page: OpenPage, image: Path) -> None:
+    for engine, said in [(Torn(), ["low", "group", "low", "class 3"]), (Unsure(), ["unsure", "unsure", "", "class 3"])]:
+        with serve_fake(engine) as served:
+            page = open_page(served.url)
+            send(page, image, image)
+            expect(page.locator("#count")).to_have_text("2 of 2")
+            line, _ = csv.DictReader(io.StringIO(saved(page, "Save CSV")))
+            assert [line[name] for name in ("says", "kind", "group", "label1")] == said
 
 
 @thorough
@@ -530,7 +598,7 @@ def test_the_texts_are_there_before_the_script(open_page: OpenPage, fake: Served
     expect(page.get_by_role("button", name="选择图片")).to_be_visible()
     expect(page).to_have_title(re.compile("eyespot.图像识别"))
     with fake.client() as client:
-        for accepted, language in [("de, zh-TW;q=0.9, en", "zh-Hans"), ("de", "en"), ("*", "en"), ("en-GB, zh", "en")]:
+        for accepted, language in [("de, zh-TW, en;q=0.9", "zh-Hans"), ("de", "en"), ("*", "en"), ("en-GB, zh", "en")]:
             reply = client.get("/", headers={"Accept-Language": accepted})
             assert f'<html lang="{language}">' in reply.text
             assert reply.headers["vary"] == "Accept-Language"
@@ -552,6 +620,64 @@ def test_chinese_comes_with_the_browser_and_the_switch(open_page: OpenPage, fake
     page.unroute_all()
     page.reload()
     expect(page.get_by_role("button", name="中文")).to_be_visible()
+    with page.expect_request("**/predict?*") as asked:
+        send(page, image)
+    assert asked.value.url.endswith("top_k=5&lang=en")  # or Accept-Language, which prefers Chinese, would decide
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+
+
+@thorough
+def test_the_switch_renames_an_answer_without_asking_again(open_page: OpenPage, image: Path) -> None:
+    engine = FakeEngine()
+    with serve_fake(engine) as served:
+        page = open_page(served.url)
+        heading, switch = page.get_by_role("heading", level=2), page.locator("#language")
+        send(page, image)
+        page.get_by_role("button", name="Why? class 3").click()
+        expect(page.locator("#opacity")).to_contain_text("Heat map for class 3")
+        asked = engine.calls
+        switch.click()
+        expect(heading).to_contain_text("第3类")
+        expect(page).to_have_title("第3类 · eyespot")
+        expect(page.locator("#groups")).to_contain_text("低")
+        expect(page.locator("#opacity")).to_contain_text("第3类的热力图")
+        expect(page.get_by_role("button", name=re.compile("依据.第3类"))).to_have_attribute("aria-pressed", "true")
+        page.route("**/labels?*", lambda route: route.fulfill(status=500, content_type="text/html", body="nginx"))
+        with page.expect_response("**/labels?*"):
+            switch.click()
+        expect(page.locator("#timing")).to_contain_text("total")
+        expect(heading).to_contain_text("第3类")  # rather than no name
+        assert engine.calls == asked
+
+
+@thorough
+def test_the_switch_renames_a_gallery_and_its_filter(open_page: OpenPage, folder: Path) -> None:
+    engine = Torn()
+    with serve_fake(engine) as served:
+        page = open_page(served.url)
+        send(page, *folder.glob("*.png"), folder / "beach" / "d.png")
+        page.locator("#labels").get_by_text("low 2", exact=True).click()
+        asked = engine.calls
+        page.locator("#language").click()
+        expect(page.locator("#labels").get_by_text("低 2", exact=True)).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#labels button").locator("visible=true")).to_have_text(["全部 3", "低 2", "高 1"])
+        expect(page.locator("#cards strong").locator("visible=true")).to_have_text(["低", "低"])
+        assert {item["says"]["label"] for item in json.loads(saved(page, "导出 JSON"))} == {"低", "高"}
+        assert engine.calls == asked
+
+
+@thorough
+def test_an_answer_that_comes_after_the_switch_is_renamed(open_page: OpenPage, image: Path) -> None:
+    engine = Unsure()
+    engine.go.clear()
+    with serve_fake(engine) as served:
+        page = open_page(served.url)
+        send(page, image)
+        assert engine.started.acquire(timeout=30)
+        page.locator("#language").click()
+        engine.go.set()
+        expect(page.locator("#guess")).to_have_text("可能是第3类")
+        assert engine.calls == 1
 
 
 def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
@@ -579,7 +705,7 @@ def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
 
 @thorough
 def test_axe_finds_nothing(open_page: OpenPage, server: Served, folder: Path) -> None:
-    """Empty, with an answer and its heat map, with a gallery, with the question for a key; light and dark."""
+    """Empty, with a guess, with a heat map, with a gallery, with the question for a key; light and dark."""
     axe = AXE.read_text()
 
     def check(page: Page) -> None:
@@ -589,6 +715,9 @@ def test_axe_finds_nothing(open_page: OpenPage, server: Served, folder: Path) ->
 
     for scheme in ("light", "dark"):
         page = open_page(server.url, color_scheme=scheme)
+        check(page)
+        page.get_by_role("button", name="A cat").click()
+        expect(page.locator("#guess")).to_contain_text("perhaps")
         check(page)
         page.get_by_role("button", name="A cup of coffee").click()
         page.get_by_role("button", name="Why? espresso").click()

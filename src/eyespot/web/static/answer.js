@@ -1,18 +1,18 @@
-// The answer to one image: classes, confidences and timings, and the request as a curl command.
+// The answer to one image: what it says, groups, classes and timings, and the request as a curl command.
 
 import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, t } from "./i18n.js";
 import { query } from "./images.js";
 import { key } from "./key.js";
 import { remembers } from "./model.js";
+import { isUnsure, saidName } from "./names.js";
 import * as preview from "./preview.js";
 
-const SURE = 0.4; // below it, top-1 was wrong more often than right on 200 photographs
 let report; // { say, fail }
 let shown; // { file, sent, answer, note, steps }; of a link, only the answer and its steps
 
 export const shows = (result) => shown === result;
-export const isSure = ({ predictions }) => predictions[0].confidence >= SURE;
+export const answers = () => (shown ? [shown.answer] : []);
 
 /** Tell where to report progress and errors. */
 export function listen(callbacks) {
@@ -21,8 +21,7 @@ export function listen(callbacks) {
 
 /** Show an image before its answer. */
 export function announce(file) {
-  shown = undefined;
-  byId("back").hidden = true;
+  clear();
   byId("answer").classList.add("waiting");
   byId("answer").classList.remove("alone");
   byId("answer").hidden = false;
@@ -43,15 +42,19 @@ export async function show(result) {
 export function clear() {
   shown = undefined;
   byId("answer").hidden = byId("back").hidden = true;
+  render();
 }
 
 export function render() {
+  document.title = shown ? t("title_of", { label: saidName(shown.answer.says) }) : t("title");
   if (!shown) return;
   const { answer, steps } = shown;
-  const [{ label, confidence }] = answer.predictions;
-  const share = element("small", { textContent: percent(confidence) });
-  byId("says").replaceChildren(...(isSure(answer) ? [label, " ", share] : [t("unsure", { label })]));
-  byId("predictions").replaceChildren(...answer.predictions.map(row));
+  const { says, groups, predictions } = answer;
+  const share = element("small", { textContent: percent(says.confidence) });
+  byId("says").replaceChildren(saidName(says), ...(isUnsure(says) ? [] : [" ", share]));
+  byId("guess").textContent = says.kind === "class" ? "" : t("perhaps", predictions[0]);
+  byId("groups").replaceChildren(...groups.toReversed().map(crumb));
+  byId("predictions").replaceChildren(...predictions.map(row));
   byId("timing").textContent = timing(answer, steps);
   byId("copy-link").hidden = !remembers;
   byId("curl").textContent = curl();
@@ -62,21 +65,25 @@ export function render() {
   preview.render();
 }
 
-function row({ class_id, label, confidence }) {
+const crumb = ({ label, confidence }) => element("li", { textContent: `${label} ${percent(confidence)}` });
+
+function row(prediction) {
+  const { label, confidence } = prediction;
   const name = element("span", { textContent: label });
   const share = element("span", { textContent: percent(confidence) });
   const bar = element("meter", { value: confidence, ariaHidden: "true" });
-  return element("li", {}, name, share, bar, ...(preview.isDrawn() && shown.sent ? [why(class_id, label)] : []));
+  return element("li", {}, name, share, bar, ...(preview.isDrawn() && shown.sent ? [why(prediction)] : []));
 }
 
-function why(class_id, label) {
+function why(prediction) {
+  const { class_id, label } = prediction;
   const of = shown;
   const toggle = button({ textContent: t("why"), ariaLabel: t("why_class", { label }) });
   toggle.mark = () => Object.assign(toggle, { ariaPressed: String(preview.shows(class_id)), ariaBusy: String(preview.waitsFor(class_id)) });
   toggle.onclick = async () => {
     report.say("");
     const say = (...words) => shown === of && report.say(...words);
-    const toggled = preview.toggleHeat(class_id, label, say).catch((error) => shown === of && report.fail(error));
+    const toggled = preview.toggleHeat(prediction, say).catch((error) => shown === of && report.fail(error));
     mark();
     await toggled;
     mark();

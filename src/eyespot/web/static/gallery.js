@@ -1,9 +1,9 @@
-// Many images: progress, a card for each, and their labels with counts.
+// Many images: progress, a card for each, and what is said of them, with counts.
 
-import { isSure } from "./answer.js";
 import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, problemText, t } from "./i18n.js";
 import { recognise } from "./images.js";
+import { isUnsure, saidName } from "./names.js";
 import { saveCsv, saveJson } from "./records.js";
 import { Problem } from "./server.js";
 import * as thumbnails from "./thumbnails.js";
@@ -15,11 +15,13 @@ const FAILED = Symbol("failed");
 
 let items = []; // { file, card, result or problem when it is done }
 let running; // aborts the requests that are under way
-let filter; // a label, NOT_SURE, FAILED, or undefined for all
+let filter; // as `kindOf` returns it, or undefined for all
 let counting; // timer
 let skipped; // number of files that are not images
 let callbacks; // { choose, record, say }
 const chips = new Map(); // buttons by what they filter
+
+export const answers = () => items.flatMap(({ result }) => result?.answer ?? []);
 
 /** Recognise these files; `leftOut` is the number of others. `choose` is called with the result whose card is pressed. */
 export function open(files, leftOut, { choose, record, say }) {
@@ -62,9 +64,9 @@ async function go() {
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   if (signal.aborted) return;
   running = undefined;
-  choose(byGroup().has(filter) ? filter : undefined); // none of the failed may be left
+  choose(byKind().has(filter) ? filter : undefined); // none of the failed may be left
   sortChips();
-  readOut(t("gallery_done", { done: number(items.length), failed: number(byGroup().get(FAILED) ?? 0) }));
+  readOut(t("gallery_done", { done: number(items.length), failed: number(byKind().get(FAILED)?.length ?? 0) }));
 }
 
 function reset(item) {
@@ -100,11 +102,10 @@ function describe(item) {
   if (problem) {
     [title.textContent, detail.textContent] = [t("failed"), problemText(problem)];
   } else {
-    const [{ label, confidence }] = result.answer.predictions;
-    const sure = isSure(result.answer);
-    card.classList.toggle("unsure", !sure);
-    title.textContent = sure ? label : t("perhaps", { label });
-    detail.textContent = sure ? percent(confidence) : `${t("not_sure")} · ${percent(confidence)}`;
+    const { says, predictions } = result.answer;
+    card.classList.toggle("unsure", isUnsure(says));
+    title.textContent = saidName(says);
+    detail.textContent = isUnsure(says) ? t("perhaps", predictions[0]) : percent(says.confidence);
     Object.assign(card.firstChild, { disabled: false, onclick: () => pick(item) });
   }
   hide(item);
@@ -120,29 +121,27 @@ function pick({ card, result }) {
   callbacks.choose(result);
 }
 
-function group({ result, problem }) {
+/** What an item counts as, in any language: FAILED, NOT_SURE, or the id of the class or group that is said. */
+function kindOf({ result, problem }) {
   if (problem) return FAILED;
-  return isSure(result.answer) ? result.answer.predictions[0].label : NOT_SURE;
+  const { says, predictions } = result.answer;
+  return says.kind === "class" ? predictions[0].class_id : (says.id ?? NOT_SURE);
 }
 
 const isDone = ({ result, problem }) => Boolean(result ?? problem);
 
 function hide(item) {
-  item.card.hidden = filter !== undefined && !(isDone(item) && group(item) === filter);
+  item.card.hidden = filter !== undefined && !(isDone(item) && kindOf(item) === filter);
 }
 
-function byGroup() {
-  const counts = new Map();
-  for (const item of items.filter(isDone)) counts.set(group(item), (counts.get(group(item)) ?? 0) + 1);
-  return counts;
-}
+const byKind = () => Map.groupBy(items.filter(isDone), kindOf);
 
 function count() {
   clearTimeout(counting);
   counting = undefined;
-  const counts = byGroup();
+  const kinds = byKind();
   const done = items.filter(isDone).length;
-  const failed = counts.get(FAILED);
+  const failed = kinds.get(FAILED)?.length;
   Object.assign(byId("progress"), { max: items.length || 1, value: done });
   const parts = [t("done_of", { done: number(done), all: number(items.length) }), failed && t("failed_of", { failed: number(failed) })];
   if (skipped) parts.push(t("skipped", { count: number(skipped) }));
@@ -152,31 +151,31 @@ function count() {
   if (byId("stop") === document.activeElement && isOver && !failed) byId("csv").focus();
   byId("progress").hidden = isOver;
   byId("stop").hidden = isOver && !failed;
-  counts.set(undefined, done);
-  for (const label of new Set([undefined, ...chips.keys(), ...counts.keys()])) chip(label, counts.get(label) ?? 0);
+  chip(undefined, t("all"), done);
+  for (const each of chips.keys()) if (each !== undefined && !kinds.has(each)) chips.get(each).hidden = true;
+  for (const [each, { length, 0: first }] of kinds) chip(each, each === FAILED ? t("failed") : saidName(first.result.answer.says), length);
 }
 
 /** A button keeps its place while others join it, so that it can be pressed. */
-function chip(label, many) {
-  if (!chips.has(label)) {
-    chips.set(label, button({ onclick: () => choose(label) }));
-    byId("labels").append(chips.get(label));
+function chip(kind, name, many) {
+  if (!chips.has(kind)) {
+    chips.set(kind, button({ onclick: () => choose(kind) }));
+    byId("labels").append(chips.get(kind));
   }
-  const name = { [NOT_SURE]: t("not_sure"), [FAILED]: t("failed"), [undefined]: t("all") }[label] ?? label;
-  Object.assign(chips.get(label), { textContent: `${name} ${number(many)}`, hidden: !many && label !== undefined, ariaPressed: String(filter === label) });
+  Object.assign(chips.get(kind), { textContent: `${name} ${number(many)}`, hidden: false, ariaPressed: String(filter === kind) });
 }
 
-function choose(label) {
-  filter = label;
+function choose(kind) {
+  filter = kind;
   items.forEach(hide);
   count();
 }
 
 function sortChips() {
   const focused = document.activeElement;
-  const first = (label) => [NOT_SURE, FAILED, filter].includes(label);
-  const sorted = [...byGroup()].sort(([one, few], [other, many]) => first(other) - first(one) || many - few);
-  byId("labels").append(...[undefined, ...sorted.map(([label]) => label)].map((label) => chips.get(label)));
+  const first = (kind) => [NOT_SURE, FAILED, filter].includes(kind);
+  const sorted = [...byKind()].sort(([one, few], [other, many]) => first(other) - first(one) || many.length - few.length);
+  byId("labels").append(...[undefined, ...sorted.map(([kind]) => kind)].map((kind) => chips.get(kind)));
   focused.focus({ preventScroll: true });
 }
 

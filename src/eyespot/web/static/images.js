@@ -3,6 +3,7 @@
 import { onWhite } from "./dom.js";
 import { language, size, t } from "./i18n.js";
 import { limits } from "./model.js";
+import { read } from "./names.js";
 import { ask, Problem } from "./server.js";
 
 const SIDE = 2000; // pixels of the longer side of what the browser makes; the model sees a few hundred
@@ -13,7 +14,7 @@ const REMEDIED = ["body-too-large", "image-too-large", "proxy_413", "too-many-pi
 
 /** The query of a recognition. */
 export function query() {
-  return `top_k=${Math.min(TOP, limits.max_top_k)}${language === "en" ? "" : `&lang=${language}`}`;
+  return `top_k=${Math.min(TOP, limits.max_top_k)}&lang=${language}`;
 }
 
 /** Recognise an image. Returns `answer`, the blob `sent`, a `note` if that is not the file, and `steps` in ms. */
@@ -33,7 +34,7 @@ export async function recognise(file, options) {
     reply = await send(sent, `predict?${query()}`, options);
   }
   const steps = timings(reply);
-  const answer = await reply.json();
+  const answer = await read(reply);
   steps.whole = performance.now() - started;
   return { answer, sent, note: () => note(file, sent), steps };
 }

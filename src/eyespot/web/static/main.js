@@ -7,6 +7,7 @@ import { fill, other, problemText, t, use } from "./i18n.js";
 import { query, recognise } from "./images.js";
 import { listen } from "./input.js";
 import * as model from "./model.js";
+import { read, rename } from "./names.js";
 import { ask, Problem } from "./server.js";
 
 let running = new AbortController(); // only the newest image is answered
@@ -96,7 +97,7 @@ async function recall(sha256) {
   const started = performance.now();
   try {
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw new Problem("bad_link");
-    const found = await (await ask(`results/${sha256}?${query()}`, options)).json();
+    const found = await read(await ask(`results/${sha256}?${query()}`, options));
     await answer.show({ answer: found, steps: { whole: performance.now() - started } });
   } catch (error) {
     if (options.signal.aborted) return;
@@ -112,7 +113,12 @@ function offerLanguage() {
     await use(code);
     if (retell) retell();
     else say("");
-    for (const render of [offerLanguage, model.render, answer.render, gallery.render]) render();
+    offerLanguage();
+    model.render();
+    const render = () => [answer, gallery].forEach((part) => part.render());
+    render();
+    await rename([...answer.answers(), ...gallery.answers()]);
+    render();
   };
 }
 

@@ -4,13 +4,14 @@ import { byId, onWhite } from "./dom.js";
 import { t } from "./i18n.js";
 import { send } from "./images.js";
 import { recipe } from "./model.js";
+import { saidName } from "./names.js";
 
 const SIDE = 960; // pixels of the canvas's longer side
 const ZOOM = 16; // pixels of a cell of the map, before it is laid over the image
 const PALETTE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // as of POST /explain
 let shown; // the result whose image this is
-let heated; // { class_id, label } whose map is shown
-let wanted; // { class_id, label } whose map is asked for
+let heated; // the prediction whose map is shown
+let wanted; // the prediction whose map is asked for
 let placing = { file: undefined, placed: Promise.resolve() };
 
 export const shows = (class_id) => heated?.class_id === class_id;
@@ -46,7 +47,7 @@ export function render() {
   const facts = [file?.name, `${width} × ${height} ${format}`, note?.()].filter(Boolean).join(" · ");
   const hint = t(!file ? "remembered" : isDrawn() ? "outline" : "no_preview");
   byId("caption").textContent = t("caption", { facts, hint });
-  byId("image").ariaLabel = t("preview", { name: file?.name ?? format });
+  byId("image").ariaLabel = t("preview", { name: file?.name ?? format, label: saidName(answer.says) });
   if (heated) byId("opacity").firstElementChild.textContent = t("heat", heated);
 }
 
@@ -76,9 +77,11 @@ function draw(canvas, bitmap) {
 }
 
 /** Toggle the heat map of a class. */
-export async function toggleHeat(class_id, label, say) {
+export async function toggleHeat(prediction, say) {
+  const { class_id } = prediction;
   if (shows(class_id)) return hideHeat();
-  const [of, asked] = [shown, (wanted = { class_id, label })];
+  const of = shown;
+  wanted = prediction;
   of.maps ??= new Map();
   try {
     if (!of.maps.has(class_id)) {
@@ -86,9 +89,9 @@ export async function toggleHeat(class_id, label, say) {
       const { map } = await (await send(of.sent, `explain?class_id=${class_id}`, options)).json();
       of.maps.set(class_id, map);
     }
-    if (wanted === asked) showHeat(asked, of.maps.get(class_id));
+    if (wanted === prediction) showHeat(prediction, of.maps.get(class_id));
   } finally {
-    if (wanted === asked) wanted = undefined;
+    if (wanted === prediction) wanted = undefined;
   }
 }
 

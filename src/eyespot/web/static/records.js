@@ -3,7 +3,8 @@
 import { element } from "./dom.js";
 import { problemText } from "./i18n.js";
 
-const COLUMNS = ["file", "label", "confidence", "class_id", "wnid", "sha256", "width", "height", "problem", "detail"];
+const SAID = ["says", "kind", "confidence", "group"]; // as `eyespot classify` writes them
+const COLUMNS = ["file", ...SAID, "label1", "confidence1", "class_id", "wnid", "sha256", "width", "height", "problem", "detail"];
 
 export function saveJson(items) {
   save("eyespot.json", "application/json", JSON.stringify(items.map(record), null, 1));
@@ -11,8 +12,11 @@ export function saveJson(items) {
 
 export function saveCsv(items) {
   const lines = items.map((item) => {
-    const { file, predictions, image, problem } = record(item);
-    const row = { file, ...predictions?.[0], ...image, problem: problem?.code, detail: problem?.detail };
+    const { file, says, groups, predictions, image, problem } = record(item);
+    const { label: label1, confidence: confidence1, ...top } = predictions?.[0] ?? {};
+    const group = says?.kind === "class" ? groups[0]?.id : (says?.id ?? ""); // a path, which names those above it
+    const row = { file, ...says, says: says?.label, group, label1, confidence1, ...top, ...image };
+    Object.assign(row, { problem: problem?.code, detail: problem?.detail });
     return COLUMNS.map((name) => row[name]);
   });
   const text = [COLUMNS, ...lines].map((line) => `${line.map(quoted).join()}\r\n`).join(""); // RFC 4180
