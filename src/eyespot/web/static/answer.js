@@ -52,7 +52,7 @@ export function render() {
   const { says, groups, predictions } = answer;
   const share = element("small", { textContent: percent(says.confidence) });
   byId("says").replaceChildren(saidName(says), ...(isUnsure(says) ? [] : [" ", share]));
-  byId("guess").textContent = says.kind === "class" ? "" : t("perhaps", predictions[0]);
+  byId("guess").textContent = guess(says, predictions[0]);
   byId("groups").replaceChildren(...groups.toReversed().map(crumb));
   byId("predictions").replaceChildren(...predictions.map(row));
   byId("timing").textContent = timing(answer, steps);
@@ -63,6 +63,12 @@ export function render() {
   byId("copy-link").onclick = ({ target }) => copy(`${home()}?sha256=${answer.image.sha256}`, target);
   byId("copy-curl").onclick = ({ target }) => copy(curl(), target);
   preview.render();
+}
+
+/** The likeliest class, unless it is said, or it may lie outside the group that is. */
+function guess({ kind, confidence }, likeliest) {
+  const outside = kind === "group" && likeliest.confidence <= 1 - confidence;
+  return kind === "class" || outside ? "" : t("perhaps", likeliest);
 }
 
 const crumb = ({ label, confidence }) => element("li", { textContent: `${label} ${percent(confidence)}` });
