@@ -220,7 +220,7 @@ class Torn(FakeEngine):
         (FakeEngine, "en", "class 3 94.3%", "class 3", "", "low 96.8%"),
         (FakeEngine, "zh-CN", "第3类 94.3%", "第3类", "", "低 96.8%"),
         (Torn, "en", "low 98.3%", "low", "perhaps class 3", "low 98.3%"),
-        (Outside, "en", "low 81.6%", "low", "", "low 81.6%"),
+        (Outside, "en", "low 81.5%", "low", "", "low 81.5%"),
         (Torn, "zh-CN", "低 98.3%", "低", "可能是第3类", "低 98.3%"),
         (Unsure, "en", "Not sure", "Not sure", "perhaps class 3", "low 57.3%"),
         (Unsure, "zh-CN", "不确定", "不确定", "可能是第3类", "低 57.3%"),
