@@ -121,17 +121,21 @@ _LABELS = TypeAdapter(Labels)
 def _complaints(labels: Labels) -> Iterator[str]:
     if [row.class_id for row in labels.classes] != list(range(len(labels))):
         yield "class_id must be 0, 1, 2, … in this order"
-    for names in (*labels.names.values(), *labels.group_names.values(), [row.id for row in labels.groups]):
-        yield from _doubled(names)
+    if not labels.classes:
+        yield "it has no classes"
+    for lang in labels.names:
+        yield from _doubled(labels.names[lang], "name", "classes")
+        yield from _doubled(labels.group_names[lang], "name", "groups")
+    yield from _doubled([row.id for row in labels.groups], "id", "groups")
     known = {row.id for row in labels.groups}
     for group in (*known, *(row.group for row in labels.classes)):
         yield from (f"there is no group {part!r}" for part in upwards(group) if part not in known)
 
 
-def _doubled(names: Sequence[str]) -> Iterator[str]:
+def _doubled(names: Sequence[str], what: str, rows: str) -> Iterator[str]:
     for name, times in Counter(names).most_common(1):
         if times > 1:
-            yield f"{name!r} is the name of {times} classes; names must be unique"
+            yield f"{name!r} is the {what} of {times} {rows}; {what}s must be unique"
 
 
 def _folded(text: str) -> str:
