@@ -65,9 +65,7 @@ def test_an_english_name_stands_in_for_a_chinese_one(tmp_path: Path) -> None:
 
 SOME = Labels(
     (
-        ClassRow(
-            0, "n0", "great white shark", "大白鲨", ("white shark", "Carcharodon"), group="animal/fish"
-        ),
+        ClassRow(0, "n0", "great white shark", "大白鲨", ("white shark", "Carcharodon"), group="animal/fish"),
         ClassRow(1, "n1", "jersey", "T恤", ("T-shirt", "tee shirt")),
         ClassRow(2, "n2", "hand-held computer", "掌上电脑"),
     ),
