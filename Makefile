@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # torch's own index has CPU-only builds, a tenth of the size of what the default index has for Linux.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEBIAN_PACKAGES := chromium firefox-esr curl openssl redis-server postgresql haproxy nginx caddy faketime \
-	libimage-exiftool-perl \
+	libimage-exiftool-perl wordnet-base \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 DEBIAN_PACKAGES += $(if $(shell command -v npm 2>/dev/null),,npm)  # NodeSource's nodejs contains npm and conflicts with Debian's package
 # Generates types from /openapi.json, and compiles a program that uses them; and finds what a screen reader cannot read.

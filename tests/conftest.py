@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             elif what == "make test-all":
                 reason = "" if all_of_it else "make test-all runs it"
             else:
-                reason = "" if all_of_it or which(what) else f"{what} is not installed"
+                reason = "" if all_of_it or which(what) or Path(what).is_file() else f"{what} is not installed"
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -27,13 +27,14 @@ if TYPE_CHECKING:  # __all__ chooses from them
 
 __all__ = [  # noqa: F405
     "Accuracy", "AsyncClient", "AuditUnavailable", "BadBase64", "BadForm", "BadJson", "BadRequest", "BodyTooLarge",
-    "BrokenImage", "CacheUnavailable", "Check", "Client", "DeadlineExceeded", "Draining", "EyespotError", "Forbidden",
-    "HeadTooLarge", "ImageInfo", "ImageSource", "ImageTooLarge", "Internal", "InvalidParameter", "Label", "Limits",
-    "MethodNotAllowed", "ModelCard", "ModelInfo", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded",
-    "Prediction", "Quantization", "RateLimited", "Readiness", "Recognition", "Refusal", "ServerSilent",
-    "ServerUnavailable", "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels",
-    "TooManyScans", "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat",
-    "UploadStalled", "__version__",
+    "BrokenImage", "CacheUnavailable", "Calibration", "Check", "Client", "Crop", "DeadlineExceeded", "Draining",
+    "Explanation", "EyespotError", "Forbidden", "Group", "GroupScore", "HeadTooLarge", "ImageInfo", "ImageSource",
+    "ImageTooLarge", "Internal", "InvalidParameter", "Label", "LabelEntry", "Limits", "MethodNotAllowed", "ModelCard",
+    "ModelInfo", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded", "Prediction", "Quantization",
+    "RateLimited", "Readiness", "Recipe", "Recognition", "Refusal", "Says", "ServerSilent", "ServerUnavailable",
+    "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels", "TooManyScans",
+    "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat", "UploadStalled",
+    "__version__",
 ]  # fmt: skip
 
 

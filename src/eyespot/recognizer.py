@@ -234,6 +234,7 @@ class Recognizer:
 def _fingerprint(classifier: Classifier) -> str:
     """16 hexadecimal digits of the model and everything else that its answers depend on."""
     info = classifier.info
-    temperature = classifier.calibration.temperature
-    parts = [info.digest, asdict(classifier.recipe), info.engine, info.precision, temperature, __version__]
+    temperature, labels = classifier.calibration.temperature, classifier.labels
+    groups = [row.id for row in labels.groups], [row.group for row in labels.classes]
+    parts = [info.digest, asdict(classifier.recipe), info.engine, info.precision, temperature, groups, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

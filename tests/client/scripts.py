@@ -10,20 +10,35 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from eyespot.client import AsyncClient, Client
 from eyespot.client.calls import Calls
 from eyespot.errors import Refusal
+from eyespot.types import LabelEntry
 from eyespot.web.gate.problems import document
 from tests.serving import serve_files
 
 RECOGNITION = {
+    "says": {"kind": "class", "id": "n00000003", "label": "class 3", "confidence": 0.9},
+    "groups": [{"id": "low", "label": "low", "confidence": 0.95}],
     "predictions": [{"class_id": 3, "wnid": "n00000003", "label": "class 3", "confidence": 0.9}],
     "image": {"sha256": "0" * 64, "format": "PNG", "width": 300, "height": 200},
     "model": {"name": "fake", "digest": "0" * 64, "engine": "fake", "precision": "f32"},
     "cached": False,
     "request_id": "request-1",
 }
-LABEL = {"class_id": 3, "wnid": "n00000003", "label": "class 3"}
+LABEL = {
+    "class_id": 3,
+    "wnid": "n00000003",
+    "label": "第3类",
+    "en": "class 3",
+    "zh": "第3类",
+    "synonyms": ["third"],
+    "gloss": None,
+    "groups": [{"id": "low", "label": "低"}],
+}
+ENTRY = TypeAdapter(LabelEntry).validate_python(LABEL)
 
 
 class _Hurried(Calls):

@@ -23,11 +23,25 @@ from eyespot.errors import (
     ServerUnavailable,
     Unauthorized,
 )
-from eyespot.types import Check, Explanation, ImageInfo, Label, ModelCard, ModelInfo, Prediction, Readiness, Recognition
+from eyespot.types import (
+    Check,
+    Explanation,
+    Group,
+    GroupScore,
+    ImageInfo,
+    LabelEntry,
+    ModelCard,
+    ModelInfo,
+    Prediction,
+    Readiness,
+    Recognition,
+    Says,
+)
 from eyespot.web.gate.problems import document
 from tests import makers
 from tests.client.conftest import Connect
 from tests.client.scripts import (
+    ENTRY,
     LABEL,
     RECOGNITION,
     Script,
@@ -79,10 +93,17 @@ def test_the_options_are_sent(connect: Connect, script: Script) -> None:
     assert script.requests[0].size == len(IMAGE)
 
 
-def test_labels_have_a_language(connect: Connect, script: Script) -> None:
+def test_labels_are_searched_in_a_language(connect: Connect, script: Script) -> None:
     script.answers = [says(200, [LABEL])]
-    assert connect(script.url).labels("zh") == [Label(**LABEL)]
-    assert script.requests[0].path == "/labels?lang=zh"
+    assert connect(script.url).labels("third", lang="zh") == [ENTRY]
+    assert script.requests[0].path == "/labels?q=third&lang=zh"
+
+
+def test_labels_are_found_by_the_server(connect: Connect, served: Served) -> None:
+    client = connect(served)
+    assert [entry.label for entry in client.labels("第3", lang="zh")] == ["第3类"]
+    assert [entry.class_id for entry in client.labels("class")] == list(range(10))
+    assert client.labels("lass") == []
 
 
 def test_answers_are_the_dataclasses_of_types(connect: Connect, served: Served) -> None:
@@ -90,8 +111,11 @@ def test_answers_are_the_dataclasses_of_types(connect: Connect, served: Served) 
     recognition = client.predict(IMAGE, top_k=2)
     assert type(recognition) is Recognition
     assert [type(prediction) for prediction in recognition.predictions] == [Prediction] * 2
+    assert (type(recognition.says), type(recognition.groups[0])) == (Says, GroupScore)
     assert (type(recognition.image), type(recognition.model)) == (ImageInfo, ModelInfo)
-    assert client.labels()[3] == Label(3, "n00000003", "class 3")
+    assert client.labels()[3] == LabelEntry(
+        3, "n00000003", "class 3", "class 3", "第3类", synonyms=[], gloss=None, groups=[Group("low", "low")]
+    )
     assert type(client.model()) is ModelCard
     assert client.model().limits.max_bytes == 5 * 1024 * 1024
 
@@ -135,9 +159,10 @@ def test_what_is_sent_for_an_explanation(connect: Connect, script: Script) -> No
 def test_a_recognition_can_be_read_in_a_notebook(connect: Connect, served: Served) -> None:
     client = connect(served)
     each = r"class \d \d\d?\.\d%"
-    assert re.fullmatch(rf"Recognition\({each}, {each}; 300 x 200 PNG\)", repr(client.predict(IMAGE, top_k=2)))
-    assert re.fullmatch(rf"Recognition\(({each}, ){{5}}…; 300 x 200 PNG\)", repr(client.predict(IMAGE, top_k=6)))
-    assert repr(client.predict(IMAGE, min_confidence=1)) == "Recognition(no class; 300 x 200 PNG)"
+    start = rf"Recognition\({each}: "
+    assert re.fullmatch(rf"{start}{each}, {each}; 300 x 200 PNG\)", repr(client.predict(IMAGE, top_k=2)))
+    assert re.fullmatch(rf"{start}({each}, ){{5}}…; 300 x 200 PNG\)", repr(client.predict(IMAGE, top_k=6)))
+    assert re.fullmatch(rf"{start}no class; 300 x 200 PNG\)", repr(client.predict(IMAGE, min_confidence=1)))
 
 
 def test_health_is_readiness_with_checks(connect: Connect, served: Served) -> None:

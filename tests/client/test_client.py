@@ -228,7 +228,7 @@ def test_a_batch_of_too_many_images_is_refused(connect: Connect, served: Served)
 
 def test_a_batch_is_retried(connect: Connect, script: Script) -> None:
     model = RECOGNITION["model"]
-    item = {"index": 0, **{name: RECOGNITION[name] for name in ("predictions", "image", "cached")}}
+    item = {"index": 0, **{name: RECOGNITION[name] for name in ("says", "groups", "predictions", "image", "cached")}}
     batch = {"results": [item], "model": model, "request_id": "request-1"}
     script.answers = [refuses(Overloaded(), Retry_After="1"), breaks, says(200, batch)]
     client = connect(script.url)

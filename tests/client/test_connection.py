@@ -28,10 +28,11 @@ from eyespot.errors import (
     ServerUnavailable,
     Unauthorized,
 )
-from eyespot.types import Label, Readiness
+from eyespot.types import Readiness
 from eyespot.web.gate.problems import document
 from tests.client.conftest import Connect
 from tests.client.scripts import (
+    ENTRY,
     LABEL,
     RECOGNITION,
     HurriedClient,
@@ -156,7 +157,7 @@ def test_a_server_that_hangs_is_silent_and_not_retried(connect: Connect, script:
 
 def test_a_broken_connection_is_retried(connect: Connect, script: Script) -> None:
     script.answers = [breaks, says(200, [LABEL])]
-    assert connect(script.url).labels() == [Label(**LABEL)]
+    assert connect(script.url).labels() == [ENTRY]
 
 
 def test_a_connection_that_always_breaks_is_given_up(connect: Connect, script: Script) -> None:
@@ -221,7 +222,7 @@ def test_a_connection_that_ends_in_the_tls_handshake_is_retried(connect: Connect
 def test_a_connection_that_the_server_closed_is_opened_again(connect: Connect, script: Script) -> None:
     script.answers = [leaves]
     client = connect(script.url)
-    assert [client.labels() for _ in range(3)] == [[Label(**LABEL)]] * 3
+    assert [client.labels() for _ in range(3)] == [[ENTRY]] * 3
 
 
 def test_closing_ends_the_wait_for_a_retry(script: Script) -> None:
@@ -361,7 +362,7 @@ def test_another_machine_is_reached_through_the_proxy(
 def test_a_proxy_of_the_caller_is_used_for_this_machine_too(connect: Connect, script: Script) -> None:
     script.answers = [says(200, [LABEL])]
     assert connect("http://127.0.0.1:1", proxy=script.url).labels()
-    assert script.requests[0].path == "http://127.0.0.1:1/labels?lang=en"
+    assert script.requests[0].path == "http://127.0.0.1:1/labels?q=&lang=en"
 
 
 def test_headers_of_the_caller_are_sent(connect: Connect, script: Script) -> None:
@@ -387,7 +388,7 @@ def test_an_http_client_of_the_caller_is_used_and_stays_open(connect: Connect, s
     assert client.labels()
     client.close()
     assert not http_client.is_closed
-    assert seen == [f"{script.url}/prefix/labels?lang=en"]
+    assert seen == [f"{script.url}/prefix/labels?q=&lang=en"]
     assert script.requests == []
 
 
@@ -428,7 +429,7 @@ def secure(certificate: Path) -> Iterator[Scripted]:
 def test_a_certificate_authority_of_the_caller_is_trusted(
     connect: Connect, secure: Scripted, certificate: Path, kind: Callable[[Path], Any]
 ) -> None:
-    assert connect(secure.url, verify=kind(certificate)).labels() == [Label(**LABEL)]
+    assert connect(secure.url, verify=kind(certificate)).labels() == [ENTRY]
 
 
 @pytest.mark.needs("openssl")

@@ -16,6 +16,7 @@ from eyespot.errors import CacheUnavailable, InvalidSetting
 from eyespot.memory.cache import MEMORY_BYTES, Cache, MemoryCache, RedisCache, open_cache
 from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
+from eyespot.types import Calibration
 from eyespot.web.app import create_app
 from tests import makers, serving
 from tests.requests import IMAGE, answered, image, metric, predict
@@ -200,7 +201,13 @@ def test_the_fingerprint_covers_what_a_result_depends_on() -> None:
     other = fake_classifier(engine)
     other.recipe = replace(other.recipe, resize=224)
     keys.add(recognizer._fingerprint(other))
-    assert len(keys) == 5
+    other = fake_classifier(engine)
+    other.labels = replace(other.labels, groups=other.labels.groups[::-1])
+    keys.add(recognizer._fingerprint(other))
+    other = fake_classifier(engine)
+    other.calibration = Calibration(temperature=2)
+    keys.add(recognizer._fingerprint(other))
+    assert len(keys) == 7
     assert recognizer._fingerprint(fake_classifier(engine)) in keys
 
 

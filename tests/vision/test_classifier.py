@@ -225,15 +225,19 @@ def test_the_golden_image_catches_nan() -> None:
 def test_packed_scores_unpack_to_the_same() -> None:
     scores = fake_classifier(FakeEngine()).scores(makers.encode(makers.flat((300, 200)), "WEBP"))
     packed = scores.pack()
+    for wrong in (packed[:-1], packed + b"\0", packed[:-12], packed + bytes(12)):
+        with pytest.raises(ValueError, match="packed"):
+            Scores.unpack(wrong, 10)
     again = Scores.unpack(packed, 10)
     assert (again.class_ids == scores.class_ids).all()
     assert (again.confidences == scores.confidences).all()
+    assert again.groups == scores.groups != ()
     assert (again.format, again.width, again.height) == ("WEBP", 300, 200)
 
 
-@given(st.binary(max_size=200) | st.integers(0, 99).map(lambda size: b"eye2" + bytes(size)), st.integers(1, 20))
+@given(st.binary(max_size=200) | st.integers(0, 99).map(lambda size: b"eye3" + bytes(size)), st.integers(1, 20))
 def test_other_bytes_are_not_unpacked(data: bytes, classes: int) -> None:
-    if len(data) == 24 + 8 * classes and data.startswith(b"eye2"):
+    if len(data) == 28 + 8 * classes and data.startswith(b"eye3"):  # without groups
         return
     with pytest.raises(ValueError, match="packed"):
         Scores.unpack(data, classes)

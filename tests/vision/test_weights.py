@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,6 @@ from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMis
 from eyespot.vision import weights
 from eyespot.vision.weights import Entry
 from tests.manifests import CONTENT, ENTRY, PACKAGED
-from tests.serving import ROOT
 
 
 @pytest.fixture
@@ -84,51 +82,6 @@ def test_a_bad_manifest_is_an_error(tmp_path: Path, text: str, message: str) -> 
 def test_the_default_manifest_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert list(weights.read_manifest(Path("weights/manifest.toml"))) == ["resnet18", "efficientnet-lite0"]
-
-
-def test_imagenet_has_a_thousand_classes_with_unique_names() -> None:
-    labels = weights.load_labels("imagenet1k", [ROOT / "labels"])
-    assert len(labels) == 1000
-    assert len({label.label for label in labels}) == 1000
-    assert len({label.wnid for label in labels}) == 1000
-    assert [label.class_id for label in labels] == list(range(1000))
-
-
-def test_the_labels_are_those_of_torchvision() -> None:
-    from torchvision.models import ResNet18_Weights
-
-    names = [label.label for label in weights.load_labels("imagenet1k", [ROOT / "labels"])]
-    assert names == ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-
-
-def row(class_id: int, name: str) -> dict[str, object]:
-    return {"class_id": class_id, "wnid": "n0", "label": name}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([row(0, "a"), row(1, "a")], "'a' is the name of 2 classes"),
-        ([row(1, "a"), row(0, "b")], "order"),
-        ([{"label": "a"}], r"not a label file: 0\.class_id is missing$"),
-        ([row(-1, "a")], r"not a label file: 0\.class_id: -1 is not a whole number of at least 0$"),
-        ({}, r"not a label file: {} is not a list of objects$"),
-        ("{", "not a label file: it is not JSON$"),
-    ],
-)
-def test_a_bad_label_file_is_an_error(tmp_path: Path, content: object, message: str) -> None:
-    (tmp_path / "own.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(BadManifest, match=message):
-        weights.load_labels("own", [tmp_path])
-
-
-def test_the_first_folder_that_has_the_label_file_wins(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "two" / "own.json").write_text(json.dumps([row(0, "a")]))
-    assert weights.load_labels("own", [tmp_path / "one", tmp_path / "two"])[0].label == "a"
-    with pytest.raises(BadManifest, match="looked for"):
-        weights.load_labels("own", [tmp_path / "one"])
 
 
 def test_an_incomplete_installation_is_an_error() -> None:

@@ -45,7 +45,7 @@ class Client(Calls[httpx.Client]):
 
     Example:
         with Client() as client:
-            print(client.predict("cat.jpg").predictions[0].label)
+            print(client.predict("cat.jpg").says.label)
     """
 
     _http: httpx.Client
@@ -117,7 +117,7 @@ class AsyncClient(Calls[httpx.AsyncClient]):
 
     Example:
         async with AsyncClient() as client:
-            print((await client.predict("cat.jpg")).predictions[0].label)
+            print((await client.predict("cat.jpg")).says.label)
     """
 
     _http: httpx.AsyncClient

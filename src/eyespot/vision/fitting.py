@@ -75,7 +75,7 @@ class Samples:
             scores = softmax(logits, temperature)
             confidences[row, 0], right[row, 0] = scores.max(), scores.argmax() == true
             known = set(upwards(self.labels.classes[true].group))
-            for column, group in enumerate(groups.likeliest(every, scores), 1):
+            for column, group in enumerate(groups.named(groups.likeliest(every, scores)), 1):
                 confidences[row, column], right[row, column] = group.confidence, group.id in known
         return Candidates(confidences, right)
 

@@ -4,6 +4,7 @@ Backing off from a class to a group until one is certain enough is from Deng et 
 """
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from eyespot.types import GroupScore, Lang, Prediction, Says
 from eyespot.vision.engines import Confidences
 from eyespot.vision.labels import Labels, upwards
+
+Likeliest: TypeAlias = tuple[tuple[int, float], ...]
+"""Some groups by their places in the label file, with their confidences; most specific first."""
 
 UNSURE: dict[Lang, str] = {"en": "unsure", "zh": "不确定"}
 
@@ -38,13 +42,15 @@ class Groups:
         own = np.bincount(self._of_class[class_ids], weights=confidences, minlength=len(self._ids) + 1)
         return self._covers @ own
 
-    def likeliest(
-        self, class_ids: npt.NDArray[np.int32], confidences: Confidences, lang: Lang = "en"
-    ) -> list[GroupScore]:
-        """The likeliest group, and those in it that hold most of its confidence; most specific first."""
+    def likeliest(self, class_ids: npt.NDArray[np.int32], confidences: Confidences) -> Likeliest:
+        """The likeliest group, and those in it that hold most of its confidence."""
         sums = self.confidences(class_ids, confidences).tolist()
-        names = self._names[lang]
-        return [GroupScore(self._ids[i], names[i], round(min(sums[i], 1), 6)) for i in self._path(sums)][::-1]
+        return tuple((number, round(min(sums[number], 1), 6)) for number in self._path(sums))[::-1]
+
+    def named(self, likeliest: Likeliest, lang: Lang = "en") -> list[GroupScore]:
+        """The same with ids and names."""
+        ids, names = self._ids, self._names[lang]
+        return [GroupScore(ids[number], names[number], confidence) for number, confidence in likeliest]
 
     def _path(self, sums: list[float]) -> Iterator[int]:
         half = -1.0

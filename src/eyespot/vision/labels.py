@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -45,10 +46,7 @@ class Labels:
     @cached_property
     def names(self) -> dict[Lang, tuple[str, ...]]:
         """The names of all classes, by language."""
-        return {
-            "en": tuple(row.label for row in self.classes),
-            "zh": tuple(row.zh or row.label for row in self.classes),
-        }
+        return _names(self.classes)
 
     @cached_property
     def group_names(self) -> dict[Lang, tuple[str, ...]]:
@@ -61,12 +59,22 @@ class Labels:
         return {lang: tuple(self._entries(lang)) for lang in self.names}
 
     def find(self, text: str, lang: Lang = "en") -> list[LabelEntry]:
-        """The classes with a word, in a name or a synonym, that begins with `text`.
+        """The classes with a word, in a name or a synonym, that begins with `text`, which may be several words.
 
-        Chinese has no spaces between words, so there `text` may stand anywhere in the name.
+        Chinese has no spaces between words, so there `text` may stand anywhere in the name. Case, hyphens and the
+        width of characters make no difference.
         """
-        wanted = _folded(text)
-        return [entry for entry in self.entries[lang] if f" {wanted}" in _spaced(entry) or wanted in (entry.zh or "")]
+        wanted = " ".join(_folded(text).split())
+        found = (f" {wanted}" in words or wanted in zh for words, zh in self._texts)
+        return list(compress(self.entries[lang], found))
+
+    @cached_property
+    def _texts(self) -> list[tuple[str, str]]:
+        """What `find` searches of each class: English, where each word has a space before it, and Chinese."""
+        return [
+            ("\n".join(f" {_folded(name)}" for name in (row.label, *row.synonyms)), _folded(row.zh or ""))
+            for row in self.classes
+        ]
 
     def _entries(self, lang: Lang) -> Iterator[LabelEntry]:
         groups = {row.id: Group(row.id, name) for row, name in zip(self.groups, self.group_names[lang], strict=True)}
@@ -113,23 +121,22 @@ _LABELS = TypeAdapter(Labels)
 def _complaints(labels: Labels) -> Iterator[str]:
     if [row.class_id for row in labels.classes] != list(range(len(labels))):
         yield "class_id must be 0, 1, 2, … in this order"
-    for names in (*labels.names.values(), *labels.group_names.values(), [row.id for row in labels.groups]):
-        yield from _doubled(names)
+    if not labels.classes:
+        yield "it has no classes"
+    for lang in labels.names:
+        yield from _doubled(labels.names[lang], "name", "classes")
+        yield from _doubled(labels.group_names[lang], "name", "groups")
+    yield from _doubled([row.id for row in labels.groups], "id", "groups")
     known = {row.id for row in labels.groups}
     for group in (*known, *(row.group for row in labels.classes)):
         yield from (f"there is no group {part!r}" for part in upwards(group) if part not in known)
 
 
-def _doubled(names: Sequence[str]) -> Iterator[str]:
+def _doubled(names: Sequence[str], what: str, rows: str) -> Iterator[str]:
     for name, times in Counter(names).most_common(1):
         if times > 1:
-            yield f"{name!r} is the name of {times} classes; names must be unique"
+            yield f"{name!r} is the {what} of {times} {rows}; {what}s must be unique"
 
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().replace("-", " ")
-
-
-def _spaced(entry: LabelEntry) -> str:
-    """The English names, each of whose words has a space before it."""
-    return _folded(" ".join(["", entry.en, *entry.synonyms]))

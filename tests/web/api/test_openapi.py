@@ -10,10 +10,11 @@ from pydantic import TypeAdapter
 
 from eyespot.errors import REFUSALS
 from eyespot.settings import Settings
-from eyespot.types import Recognition
+from eyespot.types import Batch, LabelEntry, Recognition
+from eyespot.vision.labels import load_labels
 from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.app import create_app
-from tests.serving import Served
+from tests.serving import ROOT, Served
 from tests.web.api.test_predict import BASE64 as IMAGE
 from tests.web.gate.test_problems import BAD
 
@@ -128,4 +129,14 @@ def test_it_describes_every_problem_that_predict_answers(document: dict[str, Any
 def test_its_examples_fit_its_schemas(document: dict[str, Any]) -> None:
     example = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
     TypeAdapter(Recognition).validate_python(example)
+    batch = document["paths"]["/predict/batch"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    TypeAdapter(Batch).validate_python(batch)
+    assert batch["results"][0]["says"] == example["says"]
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_its_dictionary_is_that_of_the_labels(document: dict[str, Any]) -> None:
+    content = document["paths"]["/labels"]["get"]["responses"]["200"]["content"]["application/json"]
+    example = TypeAdapter(list[LabelEntry]).validate_python(content["example"])
+    assert example == load_labels("imagenet1k", [ROOT / "labels"]).find("tabby")
+    assert content["schema"]["items"] == {"$ref": "#/components/schemas/LabelEntry"}

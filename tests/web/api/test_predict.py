@@ -39,7 +39,12 @@ def test_the_reply_has_the_shape_of_the_contract(client: httpx.Client) -> None:
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "application/json"
     body = reply.json()
-    assert list(body) == ["predictions", "image", "model", "cached", "request_id"]
+    assert list(body) == ["says", "groups", "predictions", "image", "model", "cached", "request_id"]
+    said = {name: body["predictions"][0][name] for name in ("label", "confidence")}
+    assert body["says"] == {"kind": "class", "id": "n00000005", **said}
+    (group,) = body["groups"]
+    assert (group["id"], group["label"]) == ("high", "high")
+    assert said["confidence"] < group["confidence"] < 1
     assert len(body["predictions"]) == 3
     assert list(body["predictions"][0]) == ["class_id", "wnid", "label", "confidence"]
     assert body["predictions"][0]["label"] == "class 5"
@@ -142,7 +147,8 @@ def test_parameters_come_from_the_query_and_the_body_wins(client: httpx.Client, 
     assert count({"min_confidence": 1}, {}) == 0
     assert count({"top_k": ""}, {"lang": ""}) == 3
     assert count({"top_k": 5}, {"top_k": ""}) == 5
-    assert ask(client, how, {"lang": "zh"}, {}).json()["predictions"][0]["label"] == "class 5"
+    assert ask(client, how, {"lang": "zh"}, {}).json()["predictions"][0]["label"] == "第5类"
+    assert ask(client, how, {"lang": "zh"}, {"lang": "en"}).json()["predictions"][0]["label"] == "class 5"
 
 
 @pytest.mark.parametrize(
@@ -213,12 +219,32 @@ def test_a_file_wins_over_a_text_of_the_other_name(client: httpx.Client) -> None
 
 def test_labels(client: httpx.Client) -> None:
     rows = client.get("/labels").json()
-    assert rows[3] == {"class_id": 3, "wnid": "n00000003", "label": "class 3"}
+    assert rows[3] == {
+        "class_id": 3,
+        "wnid": "n00000003",
+        "label": "class 3",
+        "en": "class 3",
+        "zh": "第3类",
+        "synonyms": [],
+        "gloss": None,
+        "groups": [{"id": "low", "label": "low"}],
+    }
     assert len(rows) == 10
-    assert client.get("/labels?lang=zh").json() == rows
+    chinese = client.get("/labels?lang=zh").json()
+    assert chinese[3] == {**rows[3], "label": "第3类", "groups": [{"id": "low", "label": "低"}]}
     wrong = client.get("/labels?lang=xx")
     assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-parameter")
     assert wrong.json()["detail"] == "lang: 'xx' is not one of en, zh."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("class 3", 1), ("CLASS", 10), ("lass", 0), ("３类", 1), ("类", 10), ("", 10), (" \u3000", 10), ("x" * 20_000, 0)],
+)
+def test_labels_are_found_by_what_their_words_begin_with(client: httpx.Client, text: str, found: int) -> None:
+    for lang in ("en", "zh"):
+        reply = client.get("/labels", params={"q": text, "lang": lang})
+        assert (reply.status_code, len(reply.json())) == (200, found)
 
 
 def test_model(client: httpx.Client) -> None:

@@ -9,12 +9,11 @@ from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace
 from eyespot.types import Crop, Explanation, ImageInfo
 from eyespot.vision.crop import crop_box
-from eyespot.web.api import body
+from eyespot.web.api import body, language
 from eyespot.web.api.parameters import EXPLAIN_SCHEMA
 from eyespot.web.gate import header
 
 _EXPLANATION = TypeAdapter(Explanation)
-_VARY = {"Vary": "Accept"}
 
 
 async def explain(request: Request) -> Response:
@@ -35,7 +34,7 @@ async def explain(request: Request) -> Response:
     assert activation
     if activation.png:
         trace.lap("respond")
-        return Response(activation.png, media_type="image/png", headers=_VARY)
+        return Response(activation.png, media_type="image/png", headers={"Vary": "Accept"})  # it has no words
     left, top, right, bottom = crop_box((scores.width, scores.height), classifier.recipe)
     reply = Explanation(
         prediction=classifier.prediction(scores, activation.class_id, parameters.lang),
@@ -47,4 +46,5 @@ async def explain(request: Request) -> Response:
     )
     document = _EXPLANATION.dump_json(reply)
     trace.lap("respond")
-    return Response(document, media_type="application/json", headers=_VARY)
+    headers = language.headers(parameters.lang, "Accept")
+    return Response(document, media_type="application/json", headers=headers)

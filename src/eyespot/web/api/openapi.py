@@ -13,17 +13,16 @@ from eyespot import errors
 from eyespot.choices import FORMATS, titles
 from eyespot.errors import Refusal
 from eyespot.recognizer import Recognizer
-from eyespot.types import Batch, Explanation, Problem, Readiness, Recognition
+from eyespot.types import Batch, Explanation, LabelEntry, Problem, Readiness, Recognition
 from eyespot.values import SHA256, Schema
 from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA, maxima
 from eyespot.web.api.predict import NDJSON
 from eyespot.web.gate import problems
 
-_EXAMPLE = Path(__file__).with_name("example.json")
-# The reply of EfficientNet-Lite0 to the sample image in the package, and that image as a PNG of 32 x 21 pixels, so
-# that "Try it out" works as it stands.
-_RECOGNITION = json.loads(_EXAMPLE.read_bytes())
-_SMALL_PNG = base64.b64encode(_EXAMPLE.with_suffix(".png").read_bytes()).decode()
+_EXAMPLES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("example*")}
+# The reply of EfficientNet-Lite0 to the packaged sample image, and that image in 32 x 21 pixels for "Try it out".
+_RECOGNITION = json.loads(_EXAMPLES["example"])
+_SMALL_PNG = base64.b64encode(_EXAMPLES["example-image"]).decode()
 
 _PNG = {"type": "string", "format": "binary"}
 _IMAGE = {**_PNG, "description": f"The encoded image: {titles()}."}
@@ -69,8 +68,7 @@ def _one_image(parameters: Schema = SCHEMA) -> Schema:
 
 
 def _problem(kind: type[Refusal]) -> dict[str, Any]:
-    example: dict[str, Any] = json.loads(problems.document(kind(), _RECOGNITION["request_id"]))
-    return example
+    return json.loads(problems.document(kind(), _RECOGNITION["request_id"]))  # type: ignore[no-any-return]
 
 
 def _options(
@@ -120,7 +118,7 @@ PREDICT = _options(
 
 _EXPLANATION = {
     "prediction": _RECOGNITION["predictions"][0],
-    **json.loads(_EXAMPLE.with_name("example-map.json").read_bytes()),
+    **json.loads(_EXAMPLES["example-map"]),
     **{name: _RECOGNITION[name] for name in ("image", "model", "request_id")},
 }
 EXPLAIN = _options(
@@ -134,7 +132,7 @@ EXPLAIN = _options(
 )
 
 _ITEMS: list[dict[str, Any]] = [
-    {"index": 0, "filename": "cat.jpg", **{name: _RECOGNITION[name] for name in ("predictions", "image", "cached")}},
+    {"index": 0, "filename": "cat.jpg", **{k: v for k, v in _RECOGNITION.items() if k not in ("model", "request_id")}},
     {"index": 1, "filename": "notes.txt", "problem": _problem(errors.UnsupportedFormat)},
 ]
 _BATCH = {"results": _ITEMS, "model": _RECOGNITION["model"], "request_id": _RECOGNITION["request_id"]}
@@ -173,7 +171,14 @@ RESULT = _options(
     openapi_extra={"parameters": [_PATH, *_parameters()]},
 )
 
-LABELS = _options("listLabels", "recognition", "The classes of the model", *_KEYS, errors.InvalidParameter)
+LABELS = _options(
+    "listLabels",
+    "recognition",
+    "The classes of the model",
+    *(*_KEYS, errors.InvalidParameter),
+    ok={"application/json": {"example": json.loads(_EXAMPLES["example-labels"])}},
+    response_model=list[LabelEntry],
+)
 MODEL = _options("getModel", "recognition", "The model", *_KEYS)
 LIVEZ: dict[str, Any] = {
     "operation_id": "getLiveness",
@@ -198,12 +203,7 @@ METRICS: dict[str, Any] = {
     "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 }
 AUDIT = _options(
-    "listAuditRows",
-    "administration",
-    "Rows of the audit log",
-    *_OF_A_RECORD,
-    errors.Forbidden,
-    errors.AuditUnavailable,
+    "listAuditRows", "administration", "Rows of the audit log", *_OF_A_RECORD, errors.Forbidden, errors.AuditUnavailable
 )
 UPLOAD = _options(
     "getUpload", "administration", "An image that was kept", *_OF_AN_UPLOAD, ok={"image/*": {"schema": _IMAGE}}

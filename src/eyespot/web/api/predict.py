@@ -17,7 +17,7 @@ from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace, child, event
 from eyespot.types import Batch, BatchItem, ImageInfo
 from eyespot.values import SHA256, complaint, shown
-from eyespot.web.api import answer, body
+from eyespot.web.api import answer, body, language
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
 from eyespot.web.api.parameters import parse
@@ -56,15 +56,15 @@ async def predict_batch(request: Request) -> Response:
         await request.state.charge_rate_limit(len(asked.items))
     trace.lap("read")
     request.state.facts.update(images=len(asked.items), model=recognizer.classifier.info.name)
-    results = _results(request, asked)
+    results, headers = _results(request, asked), language.headers(asked.parameters.lang, "Accept")
     if NDJSON in (header(request.scope, b"accept") or "").lower():
         lines = _lines(results)
         if request.scope["http_version"] == "1.0":  # HTTP/1.0 has no chunked encoding, so send a Content-Length
-            return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers={"Vary": "Accept"})
-        return StreamingResponse(lines, media_type=NDJSON, headers={"Vary": "Accept"})
+            return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers=headers)
+        return StreamingResponse(lines, media_type=NDJSON, headers=headers)
     items = sorted([item async for item in results], key=lambda item: item.index)
     reply = _BATCH.dump_json(Batch(items, recognizer.classifier.info, trace.request_id), exclude_none=True)
-    return Response(reply, media_type="application/json", headers={"Vary": "Accept"})
+    return Response(reply, media_type="application/json", headers=headers)
 
 
 async def result(request: Request) -> Response:
