@@ -35,6 +35,7 @@ with Client(url, raise_on_unexpected_status=True) as client:
     ):
         found = predict.sync(client=client, body=body, top_k=1)
         print(len(found.predictions), found.predictions[0].label, found.image.width)
+    print(found.says.kind.value, found.says.label, found.groups[-1].label)
     numbers = client.with_headers({"Accept": "application/json"})
     found_in = explain.sync(client=numbers, body=File(BytesIO(data)), class_id=967)
     print(found_in.prediction.label, len(found_in.map_), found_in.crop.width)
@@ -44,16 +45,19 @@ with Client(url, raise_on_unexpected_status=True) as client:
     print(batch.results[0].predictions[0].label, batch.results[1].problem.code)
     refusal = predict.sync(client=client, body=File(BytesIO(b"GIF89a")))
     print(isinstance(refusal, Problem), refusal.detail)
+    print([entry.zh for entry in list_labels.sync(client=client, q="tabby")])
     print(len(list_labels.sync(client=client)), get_model.sync(client=client).limits.max_top_k)
     print(get_readiness.sync(client=client).ready)
 """
 PRINTED = """1 espresso 480
 2 espresso 480
 1 espresso 480
+class espresso food or drink
 espresso 7 280.0
 True
 espresso unsupported-format
 True This is a GIF; JPEG, PNG and WebP are accepted.
+['虎斑猫']
 1000 1000
 True
 """
@@ -67,6 +71,7 @@ declare const batch: Json<operations["predictBatch"]["responses"]["200"]>;
 declare const problem: components["schemas"]["Problem"];
 
 const confidence: number = found.predictions[0].confidence;
+const said: "class" | "group" | "unsure" = found.says.kind;
 const codes: (string | undefined)[] = batch.results.map((result) => result.problem?.code);
 const body: operations["predict"]["requestBody"]["content"]["application/json"] = { image: "AAAA", top_k: 2 };
 const query: operations["getResult"]["parameters"] = { query: { top_k: 1, lang: "zh" }, path: { sha256: "0" } };
