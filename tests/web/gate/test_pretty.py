@@ -31,6 +31,8 @@ def test_a_recognition_as_curl_shows_it(fake: Served) -> None:
     assert (
         reply.text
         == f"""{{
+  "says": {{"kind": "class", "id": "n00000004", "label": "class 4", "confidence": 0.942826}},
+  "groups": [{{"id": "low", "label": "low", "confidence": 0.968236}}],
   "predictions": [
     {{"class_id": 4, "wnid": "n00000004", "label": "class 4", "confidence": 0.942826}},
     {{"class_id": 0, "wnid": "n00000000", "label": "class 0", "confidence": 0.006353}}
@@ -52,7 +54,7 @@ def test_a_recognition_as_curl_shows_it(fake: Served) -> None:
 }}
 """
     )
-    assert reply.headers["Vary"] == "User-Agent"
+    assert reply.headers["Vary"] == "Accept-Language, User-Agent"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_every_json_is_formatted_for_curl_and_compact_for_others(fake: Served, p
         others, curl = client.get(path), client.get(path, headers=CURL)
         head = client.head(path, headers=CURL)
     assert compact(others.text) == others.text
-    assert "Vary" not in others.headers
+    assert others.headers.get("Vary") == ("Accept-Language" if path == "/labels" else None)
     assert curl.text == pretty(json.loads(curl.text)) + "\n"
     assert set(curl.json()) == set(others.json()) if path != "/labels" else curl.json() == others.json()
     assert head.headers.get("Content-Length") == str(len(curl.content))
@@ -97,7 +99,7 @@ def test_a_batch_and_its_lines(fake: Served) -> None:
         batch = client.post("/predict/batch", files=files)
         lines = client.post("/predict/batch", files=files, headers={"Accept": "application/x-ndjson"})
     assert batch.text.startswith('{\n  "results": [\n    {\n      "index": 0,\n      "filename": "a.jpg",\n')
-    assert batch.headers["Vary"] == "Accept, User-Agent"
+    assert batch.headers["Vary"] == "Accept, Accept-Language, User-Agent"
     assert lines.text.count("\n") == 1
 
 
