@@ -13,8 +13,8 @@ from PIL import Image
 
 from eyespot.errors import ImageTooLarge, NoImage, TooSmall
 from eyespot.images import ImageSource, fit, to_bytes
-from eyespot.vision.classifier import Scores
 from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.scores import Scores
 from tests import makers
 from tests.serving import FakeEngine, fake_classifier
 

@@ -29,7 +29,8 @@ from eyespot.memory.uploads import Uploads
 from eyespot.pool import Lane, WorkerPool
 from eyespot.telemetry import Metrics, Trace, child
 from eyespot.types import AuditRow
-from eyespot.vision.classifier import Classifier, Scores
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.scores import Scores
 
 Explain: TypeAlias = Callable[..., Scores]
 """`Classifier.explain`, bound to a class."""

@@ -13,9 +13,10 @@ from torchvision import transforms
 
 from eyespot.errors import BrokenImage, EngineUnavailable, GoldenImageFailed, WeightsMissing
 from eyespot.vision import export, exporter
-from eyespot.vision.classifier import Classifier, Scores
+from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import softmax
 from eyespot.vision.engines.openvino import has_bf16
+from eyespot.vision.scores import Scores
 from tests import makers
 from tests.serving import ROOT, FakeEngine, fake_classifier, golden
 

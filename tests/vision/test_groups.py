@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyespot.types import Answer, Calibration, Lang, Says
-from eyespot.vision.classifier import Classifier, Scores
+from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import softmax
 from eyespot.vision.groups import Groups
 from eyespot.vision.labels import ClassRow, GroupRow, Labels, load_labels, upwards
+from eyespot.vision.scores import Scores
 from tests import makers
 from tests.serving import ROOT, FakeEngine, fake_classifier
 

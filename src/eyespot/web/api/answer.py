@@ -5,7 +5,8 @@ from pydantic import TypeAdapter
 
 from eyespot.telemetry import Trace
 from eyespot.types import ImageInfo, Recognition
-from eyespot.vision.classifier import Classifier, Scores
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.scores import Scores
 from eyespot.web.api import language
 from eyespot.web.api.parameters import Parameters
 
