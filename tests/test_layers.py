@@ -35,7 +35,7 @@ BELOW = {
     "__main__": "cli",
 }
 # Inside vision, these do not know each other; the rest of vision joins them.
-STRANGERS = ["vision.preprocess", "vision.engines", "vision.weights"]
+STRANGERS = ["vision.preprocess", "vision.engines", "vision.labels", "vision.weights"]
 # A library that serves one choice among several is imported where that choice is made.
 CHOICES = {
     "torch",

@@ -4,7 +4,7 @@ EyespotError
 ├── StartError                    the process cannot start: one line, exit code 2
 │   ├── InvalidSetting  DataDirUnwritable  AuditUnusable  PortTaken  OutputUnusable
 │   ├── BadManifest  UnknownModel  WeightsMissing  WeightsCorrupt  FetchFailed
-│   └── EngineUnavailable  ExportRefused  TooFewImages  UnlabelledImages  GoldenImageFailed
+│   └── EngineUnavailable  ExportRefused  TooFewImages  UnlabelledImages  CalibrationRefused  GoldenImageFailed
 ├── SidecarUnreadable             keywords cannot be added to an XMP file
 ├── NoAnswer                      a server gave no usable answer
 │   └── ServerUnavailable  ServerSilent  NotEyespot
@@ -77,6 +77,10 @@ class TooFewImages(StartError):
 
 class UnlabelledImages(StartError):
     """Images belong to no class of the model."""
+
+
+class CalibrationRefused(StartError):
+    """No threshold makes enough answers right."""
 
 
 class GoldenImageFailed(StartError):

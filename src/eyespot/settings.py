@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         None,
         ge=0.5,
         le=1,
-        description="Minimum confidence of what an answer says; by default the model's own threshold.",
+        description="Minimum confidence to answer with a class or group; by default the model's own.",
     )
     workers: int | None = Field(
         None, ge=1, le=1024, description="Images processed at once; by default chosen from the available CPUs."

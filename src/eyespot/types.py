@@ -20,7 +20,10 @@ Confidence = Annotated[float, Field(ge=0, le=1)]
 Predictions = Annotated[list["Prediction"], Field(description="Highest confidence first.")]
 Groups = Annotated[
     list["GroupScore"],
-    Field(description="The likeliest group, and those in it that hold most of its confidence; most specific first."),
+    Field(
+        description="The likeliest top group, and on from it each subgroup that holds more than half of its parent's "
+        "confidence; most specific first."
+    ),
 ]
 Cached = Annotated[bool, Field(description="Whether the answer was remembered rather than computed.")]
 
@@ -55,14 +58,16 @@ class Label(Reply):
 
     class_id: Annotated[int, Field(ge=0, description="Index of the class in the model's output.")]
     wnid: Annotated[str, Field(description="WordNet 3.0 id of the class.")]
-    label: Annotated[str, Field(description="Name of the class; unique.")]
+    label: Annotated[str, Field(description="Name of the class, in the language of the answer; unique.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Label):
     """One class, and its confidence."""
 
-    confidence: Annotated[Confidence, Field(description="Softmax of the logits; all classes sum to 1.")]
+    confidence: Annotated[
+        Confidence, Field(description="Softmax of the logits over the temperature; all classes sum to 1.")
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,12 @@ class GroupScore(Group):
 
 @dataclass(frozen=True, slots=True)
 class LabelEntry(Label):
-    """One class, as a dictionary describes it."""
+    """A class with its names, synonyms, definition and groups."""
 
     en: Annotated[str, Field(description="English name.")]
-    zh: Annotated[str | None, Field(description="Chinese name.")]
-    synonyms: Annotated[list[str], Field(description="Other English names, the scientific one included.")]
-    gloss: Annotated[str | None, Field(description="What it is, in a line.")]
+    zh: Annotated[str | None, Field(description="Chinese name; null if the label file has none.")]
+    synonyms: Annotated[list[str], Field(description="Other English names, including the scientific one.")]
+    gloss: Annotated[str | None, Field(description="One-line definition, in English.")]
     groups: Annotated[list[Group], Field(description="The groups it belongs to, most specific first.")]
 
 
@@ -95,10 +100,13 @@ class LabelEntry(Label):
 class Says(Reply):
     """The most specific thing that the confidences justify: a class, a group, or that the model is unsure."""
 
-    kind: Literal["class", "group", "unsure"]
-    id: Annotated[str | None, Field(description="wnid of the class or id of the group; null if unsure.")]
-    label: Annotated[str, Field(description="What to show a person, such as dog or unsure.")]
-    confidence: Annotated[Confidence, Field(description="Of the class or group; if unsure, of the likeliest one.")]
+    kind: Annotated[Literal["class", "group", "unsure"], Field(description="What the label names.")]
+    id: Annotated[
+        str | None,
+        Field(description="The class's wnid, or its class_id if it has none; the group's id; null if unsure."),
+    ]
+    label: Annotated[str, Field(description="Text to display, such as dog or unsure, in the language of the answer.")]
+    confidence: Annotated[Confidence, Field(description="Of that class or group; if unsure, the highest of any.")]
 
 
 class Answer(TypedDict):
@@ -212,7 +220,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """What is in one image of a batch, or why that cannot be said."""
+    """One image's result in a batch, or its problem."""
 
     index: Annotated[int, Field(ge=0, description="Place of the image in the batch.")]
     filename: Annotated[str | None, Field(description="As the form has it.")] = None
@@ -292,11 +300,13 @@ class Quantization:
 class Calibration:
     """What turns logits into confidences, and confidences into what an answer says."""
 
-    temperature: Annotated[float, Field(gt=0, description="Divides the logits (Guo et al., ICML 2017).")] = 1.0
-    min_says: Annotated[float, Field(ge=0.5, le=1, description="Confidence from which a class or group is said.")] = (
-        0.75
-    )
-    images: Annotated[int, Field(ge=0, description="Number of labelled images that it was fitted on.")] = 0
+    temperature: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="The logits are divided by it (Guo et al., ICML 2017).")
+    ] = 1.0
+    min_says: Annotated[
+        float, Field(ge=0.5, le=1, description="Minimum confidence for `says` to be a class or group.")
+    ] = 0.75
+    images: Annotated[int, Field(ge=0, description="Number of labelled images it was fitted on; 0 if it was not.")] = 0
 
 
 @dataclass(frozen=True, slots=True)

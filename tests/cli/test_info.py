@@ -56,5 +56,5 @@ def test_model_and_labels_as_json(tmp_path: Path, served: Served) -> None:
     assert (none.returncode, none.stdout, none.stderr) == (
         1,
         "",
-        "no class has a name or a word that begins with 'zzzz'\n",
+        "no class matches 'zzzz'\n",
     )

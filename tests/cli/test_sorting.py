@@ -1,6 +1,7 @@
 """`eyespot classify --sort-into`: every image in the folder of what is said, nothing replaced and nothing twice."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from eyespot.cli.formats import Finding
 from eyespot.cli.sorting import Sorter
-from eyespot.types import GroupScore, Says
+from eyespot.types import GroupScore, ImageInfo, Says
 from tests import makers
 from tests.cli.hesitant import CLASS, GROUP, UNSURE, Hesitant, grey
 from tests.disk import file_size_limit
@@ -98,16 +99,16 @@ def test_on_a_terminal_it_is_a_dry_run(tmp_path: Path, served: Served) -> None:
     assert tree(tmp_path) == before
     for move in (
         "p/sure.png → s/low/class 0/sure.png",
-        "p/2/sure.png → s/low/class 0/sure (2).png",
+        f"p/2/sure.png → s/low/class 0/{other('sure', grey(CLASS, 1))}",
         "p/3/sure.png → s/low/class 0/sure.png",
         "p/vague.png → s/high/vague.png",
         "p/none.png → s/unsure/none.png",
     ):
         assert f"{move}\r\n" in shown
-    assert shown.endswith("Nothing was written; --no-dry-run does it\r\n")
+    assert shown.endswith("Dry run: nothing was written; add --no-dry-run\r\n")
     code, shown = shown_on_terminal(*command, "--no-dry-run", cwd=tmp_path, EYESPOT_URL=served.url)
     assert "p/sure.png → s/low/class 0/sure.png\r\n" in shown
-    assert "Nothing was written" not in shown
+    assert "nothing was written" not in shown
     assert len(tree(tmp_path / "s")) == 4
 
 
@@ -136,12 +137,10 @@ def test_nothing_is_replaced_and_a_second_run_changes_nothing(tmp_path: Path, se
     assert run(*words, cwd=tmp_path, EYESPOT_URL=served.url).returncode == 0
     assert tree(folder) == {
         "a.png": b"mine",
-        "a (2).png": grey(CLASS, 0),
-        "a (3).png": grey(CLASS, 1),
-        "a (4).png": grey(CLASS, 2),
+        **{other("a", grey(CLASS, number)): grey(CLASS, number) for number in range(3)},
         "b.png": grey(CLASS, 9),
-        "c (2).png": grey(CLASS),
-        "d (2).png": grey(CLASS),
+        other("c", grey(CLASS)): grey(CLASS),
+        other("d", grey(CLASS)): grey(CLASS),
     }
     before = inodes(folder)
     for again in (how, [], ["--copy"]):
@@ -273,7 +272,15 @@ def test_the_file_behind_a_link_is_sorted(tmp_path: Path, served: Served) -> Non
 
 
 def cat(path: Path | str, *groups: str, says: str = "cat") -> Finding:
-    return Finding(str(path), Says("class", "n1", says, 0.9), [GroupScore(group, group, 0.95) for group in groups])
+    data = Path(path).read_bytes() if Path(path).exists() else b""
+    image = ImageInfo(hashlib.sha256(data).hexdigest(), "JPEG", 1, 1)
+    scores = [GroupScore(group, group, 0.95) for group in groups]
+    return Finding(str(path), Says("class", "n1", says, 0.9), scores, image=image)
+
+
+def other(stem: str, data: bytes, suffix: str = ".png") -> str:
+    """The name of a file whose own name another has."""
+    return f"{stem} ({hashlib.sha256(data).hexdigest()[:8]}){suffix}"
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -312,7 +319,11 @@ def test_a_file_system_without_hard_links_takes_copies(
     assert problem.detail.endswith("; use --copy")
     for name in ("a.jpg", "b.jpg", "a.jpg"):
         assert copies.place(cat(tmp_path / name)).problem is None
-    assert tree(tmp_path / "s") == {"cat/a.jpg": b"new", "cat/b.jpg": b"mine", "cat/b (2).jpg": b"new"}
+    assert tree(tmp_path / "s") == {
+        "cat/a.jpg": b"new",
+        "cat/b.jpg": b"mine",
+        f"cat/{other('b', b'new', '.jpg')}": b"new",
+    }
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -328,7 +339,7 @@ def test_a_name_that_is_taken_at_the_last_moment_is_not_replaced(
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     placed = Sorter(tmp_path / "s", copy=copy, dry_run=False).place(cat(tmp_path / "a.jpg"))
-    expected = {"cat/a.jpg": b"mine", "cat/a (2).jpg": b"new"}
+    expected = {"cat/a.jpg": b"mine", f"cat/{other('a', b'new', '.jpg')}": b"new"}
     assert tree(tmp_path / "s") == (expected if copy or links else {"cat/a.jpg": b"mine"})
     assert bool(placed.problem) is not (copy or links)
 

@@ -95,15 +95,15 @@ def test_the_options_are_sent(connect: Connect, script: Script) -> None:
 
 def test_labels_are_searched_in_a_language(connect: Connect, script: Script) -> None:
     script.answers = [says(200, [LABEL])]
-    assert connect(script.url).labels("third", lang="zh") == [ENTRY]
+    assert connect(script.url).labels(q="third", lang="zh") == [ENTRY]
     assert script.requests[0].path == "/labels?q=third&lang=zh"
 
 
 def test_labels_are_found_by_the_server(connect: Connect, served: Served) -> None:
     client = connect(served)
-    assert [entry.label for entry in client.labels("第3", lang="zh")] == ["第3类"]
-    assert [entry.class_id for entry in client.labels("class")] == list(range(10))
-    assert client.labels("lass") == []
+    assert [entry.label for entry in client.labels(q="第3", lang="zh")] == ["第3类"]
+    assert [entry.class_id for entry in client.labels(q="class")] == list(range(10))
+    assert client.labels(q="lass") == []
 
 
 def test_answers_are_the_dataclasses_of_types(connect: Connect, served: Served) -> None:

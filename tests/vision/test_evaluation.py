@@ -44,3 +44,11 @@ def test_a_report_adds_up_its_parts() -> None:
     assert found.group_said.value == pytest.approx(3 / 6)
     assert found.said.value == pytest.approx(5 / 6)
     assert found.said_right.value == pytest.approx(3 / 5)
+
+
+def test_an_error_lies_in_its_interval() -> None:
+    """The percentiles of a bootstrap lie above it."""
+    random = np.random.default_rng(1)
+    confidences = random.uniform(0.3, 1, 200)
+    found = evaluation.calibration_error(confidences, random.uniform(size=200) < confidences)
+    assert found.low < found.value < found.high

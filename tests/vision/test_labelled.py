@@ -38,5 +38,27 @@ def test_a_file_name_may_begin_with_a_wnid(tmp_path: Path) -> None:
 
 def test_images_of_other_classes_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     images(tmp_path, "tabby/a.jpg", "dog/b.jpg", "dog/c.jpg")
-    with pytest.raises(UnlabelledImages, match=r"2 of 3 images .* such as dog/b.jpg; .*eyespot labels"):
+    with pytest.raises(UnlabelledImages, match=r"2 of 3 images .* \(first: dog/b.jpg\); .*eyespot labels"):
         labelled.find(tmp_path, LABELS)
+
+
+def test_only_a_wnid_counts_in_a_file_name(tmp_path: Path) -> None:
+    """Not a label, and not the missing wnid of a class: cameras write `_DSC1234.JPG`."""
+    images(tmp_path, "tabby.jpg", "_DSC1234.JPG")
+    labels = Labels((ClassRow(0, "n02123045", "tabby"), ClassRow(1, "", "rose")))
+    with pytest.raises(UnlabelledImages, match="2 of 2 images"):
+        labelled.find(tmp_path, labels)
+
+
+def test_case_decides_between_names_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    images(tmp_path, "Cardigan/a.jpg", "cardigan/b.jpg")
+    labels = Labels((ClassRow(0, "", "Cardigan"), ClassRow(1, "", "cardigan")))
+    assert [class_id for _, class_id in labelled.find(tmp_path, labels)] == [0, 1]
+    images(tmp_path, "CARDIGAN/c.jpg")
+    with pytest.raises(UnlabelledImages, match="1 of 3"):
+        labelled.find(tmp_path, labels)
+
+
+def test_the_folder_itself_is_no_class_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
+    images(tmp_path, "tabby/n02113186_1.jpg", "tabby/.cache/a.jpg")
+    assert [class_id for _, class_id in labelled.find(tmp_path / "tabby", LABELS)] == [1]

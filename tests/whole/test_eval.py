@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyespot.types import Calibration
 from eyespot.vision import fitting
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Confidences, softmax
 from eyespot.vision.engines.openvino import has_bf16
 from eyespot.vision.evaluation import report
 from eyespot.vision.preprocess import REDUCED_SIDE, preprocess
+from eyespot.vision.weights import read_manifest
 from tests import makers
-from tests.serving import EVAL, EYESPOT, Served, environment
+from tests.serving import EVAL, EYESPOT, ROOT, Served, environment
 
 pytestmark = pytest.mark.needs("eval")
+slow = pytest.mark.needs("make test-all")
 
 
 @cache
@@ -185,16 +186,22 @@ def test_calibration_photographs_are_all_readable(eval_server: Served) -> None:
                 assert reply.json()["image"]["width"] == image.width
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_what_is_said_is_right(precision: str, data_dir: Path) -> None:
-    """Fitted on the 200 photographs of `calibration`, measured on the 200 others."""
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=slow)])
+@pytest.mark.parametrize(
+    ("model", "calibrated"),
+    [("resnet18-eval", "resnet18"), pytest.param("efficientnet-lite0", "efficientnet-lite0", marks=slow)],
+)
+def test_what_is_said_is_right(data_dir: Path, model: str, calibrated: str, precision: str) -> None:
+    """With the numbers of the manifest, which come from the 200 photographs of `calibration`, on the 200 others."""
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16")
-    model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", precision=precision, data_dir=data_dir)
-    fitted = fitting.fit(fitting.read(model, EVAL / "calibration")[0])
-    tested = fitting.read(model, EVAL / "images")[0]
-    for used in (fitted, Calibration()):
-        found = report([(tested.candidates(used.temperature), used)])
-        print(precision, used, found)
-        assert found.said_right.value >= 0.95
-        assert found.said.value >= 0.85
+    manifest = EVAL / "manifest.toml" if model == "resnet18-eval" else ROOT / "weights" / "manifest.toml"
+    opened = Classifier.open(manifest, model, precision=precision, data_dir=data_dir, latency_threads=2)
+    used = read_manifest(ROOT / "weights" / "manifest.toml")[calibrated].calibration[precision]
+    fitted = fitting.fit(fitting.read(opened, EVAL / "calibration")[0])
+    assert fitted.temperature == pytest.approx(used.temperature, abs=0.05)
+    assert fitted.min_says == pytest.approx(used.min_says, abs=0.03)
+    found = report([(fitting.read(opened, EVAL / "images")[0].candidates(used.temperature), used)])
+    print(model, precision, found)
+    assert found.said_right.value >= 0.95
+    assert found.said.value >= 0.85

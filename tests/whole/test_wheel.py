@@ -35,7 +35,9 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_holds_what_runs_and_nothing_else(wheel: Path) -> None:
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    content = zipfile.ZipFile(wheel).namelist()
+    assert {name.rpartition("/")[2] for name in content if "/licenses/" in name} == {"LICENSE", "LICENSE-WordNet"}
+    names = {name for name in content if ".dist-info/" not in name}
     package = {f"eyespot/{path.relative_to(ROOT / 'src/eyespot')}" for path in (ROOT / "src/eyespot").rglob("*.*")}
     package = {name for name in package if "__pycache__" not in name}
     assert names == package | {"eyespot/weights/manifest.toml", "eyespot/labels/imagenet1k.json"}

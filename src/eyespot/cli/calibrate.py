@@ -1,19 +1,36 @@
 """`eyespot calibrate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from eyespot import cpus
 from eyespot.cli.terminal import bar, err, load_settings, out, say
-from eyespot.types import Calibration
+from eyespot.errors import CalibrationRefused
+
+if TYPE_CHECKING:
+    from eyespot.vision.classifier import Classifier
+    from eyespot.vision.evaluation import Measure, Report
+    from eyespot.vision.fitting import Samples
+
+_TITLES = {
+    "top1": "top-1 accuracy",
+    "class_said": "answered with a class",
+    "group_said": "answered with a group",
+    "said": "answered",
+    "said_right": "answers right",
+    "calibration_error": "calibration error (ECE)",
+}
 
 
 def calibrate(
     folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, metavar="FOLDER", help="Images in a folder for each class.")
+        Path,
+        typer.Argument(
+            exists=True, file_okay=False, metavar="FOLDER", help="Folder with one subfolder of images per class."
+        ),
     ],
     test: Annotated[
         Path | None,
@@ -22,19 +39,20 @@ def calibrate(
             file_okay=False,
             metavar="FOLDER",
             show_default=False,
-            help="Measure on these images; by default on each half of the others, fitted on the other half.",
+            help="Images to measure on; by default each half of the others, with the fit of the other half.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only measure; keep the present calibration.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure only; save nothing.")] = False,
 ) -> None:
-    """Fit, on your own labelled images, how sure the model must be before it says something.
+    """Fit the model's confidences, and the threshold to answer, to your own labelled images.
 
-    Each folder is named after its class: a label in either language, or a wnid, as `eyespot labels` lists them. Files
-    whose names begin with a wnid need no such folder. A few hundred images are enough.
+    A subfolder is named after its class: a label in either language, or a wnid, as `eyespot labels` lists them. Files
+    whose names begin with a wnid need no subfolder. At least 100 images are needed, a few hundred are better.
 
-    The temperature makes confidences true shares. The threshold, `min_says`, is the lowest with which 95 % of what is
-    said is right. Both are for the model and the precision that EYESPOT_MODEL and EYESPOT_PRECISION choose; `serve` and
-    `classify` use them from their next start, and `/model` shows them.
+    The temperature makes a confidence of 0.8 mean right 80 % of the time. The threshold, `min_says`, is the lowest at
+    which 95 % of answers are right. Both are for the model and the precision that EYESPOT_MODEL and EYESPOT_PRECISION
+    choose; `serve` and `classify` use them from their next start, unless EYESPOT_MIN_SAYS is set, and `/model` shows
+    them.
 
     Example: `eyespot calibrate labelled/`
     """
@@ -42,48 +60,50 @@ def calibrate(
     from eyespot.vision import calibration, fitting
     from eyespot.vision.evaluation import report
 
+    if test and test.samefile(folder):
+        raise typer.BadParameter("--test must be another folder: images to measure on must not be fitted on")
     config = load_settings(quiet=True)
-    classifier = assembly.open_classifier(config, cpus.plan(config.workers, config.threads))
-
-    def read(folder: Path) -> fitting.Samples:
-        with bar() as progress:
-            samples, skipped = fitting.read(classifier, folder, progress)
-        for path in skipped:
-            say(f"{path}: not a readable image", err)
-        return samples
-
-    samples = read(folder)
-    tested = read(test) if test else None
+    own = config.model_copy(update={"min_says": None})
+    classifier = assembly.open_classifier(own, cpus.plan(config.workers, config.threads))
+    samples = _read(classifier, folder)
+    tested = _read(classifier, test) if test else None
     with err.status("fitting"):
-        fitted, before = fitting.fit(samples), classifier.calibration
-        measured = [(fitted, tested)] if tested else fitting.crossed(samples)
-        reports = [
+        fitted, present = fitting.fit(samples), classifier.calibration
+        new = [(fitted, tested)] if tested else fitting.crossed(samples)
+        columns = [
             report([(part.candidates(used.temperature), used) for used, part in parts])
-            for parts in ([(before, part) for _, part in measured], measured)
+            for parts in ([(present, part) for _, part in new], new)
         ]
-    table = Table(f"{sum(len(part.truth) for _, part in measured)} images", "before", "after")
-    for name, *columns in zip(_ROWS, *reports, strict=True):
-        table.add_row(name, *(f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})" for one in columns))
-    out.print(table)
+    _show(columns, sum(len(part.truth) for _, part in new))
+    if fitted.min_says == 1:
+        raise CalibrationRefused("no threshold makes 95 % of answers right; are the labels right? Nothing was saved")
     info = classifier.info
-    say(f"calibration.{info.precision} = {_toml(fitted)}")
+    values = f"temperature = {fitted.temperature}, min_says = {fitted.min_says}, images = {fitted.images}"
+    say(f"calibration.{info.precision} = {{ {values} }}")
     if dry_run:
-        say("nothing was kept: --dry-run")
+        say("not saved (--dry-run)")
     else:
-        say(f"kept in {calibration.keep(fitted, info.digest, info.precision, config.data_dir)}")
+        say(f"saved to {calibration.keep(fitted, info.digest, info.precision, config.data_dir)}")
+    if config.min_says is not None:
+        say(f"EYESPOT_MIN_SAYS={config.min_says} replaces min_says as long as it is set", err)
 
 
-# Of `evaluation.Report`, in its order.
-_ROWS = (
-    "likeliest class right",
-    "class said",
-    "group said",
-    "something said",
-    "of that, right",
-    "calibration error (ECE)",
-)
+def _read(classifier: "Classifier", folder: Path) -> "Samples":
+    from eyespot.vision import fitting
+
+    with bar() as progress:
+        samples, skipped = fitting.read(classifier, folder, progress)
+    for path in skipped:
+        say(f"{path}: not a readable image", err)
+    return samples
 
 
-def _toml(fitted: Calibration) -> str:
-    """The calibration as a line of the manifest."""
-    return f"{{ temperature = {fitted.temperature}, min_says = {fitted.min_says}, images = {fitted.images} }}"
+def _show(columns: "list[Report]", images: int) -> None:
+    table = Table(f"{images} images", "present", "new")
+    for name, title in _TITLES.items():
+        table.add_row(title, *(_percent(getattr(column, name)) for column in columns))
+    out.print(table)
+
+
+def _percent(one: "Measure") -> str:
+    return f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})"

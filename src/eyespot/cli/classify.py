@@ -84,8 +84,8 @@ def classify(
         typer.Option(
             metavar="DIR",
             file_okay=False,
-            help="Link each image into folders by what is said: DIR/animal/dog/hound/beagle. Nothing is replaced: "
-            "another image of the same name becomes cat (2).jpg. XMP files stay where they are.",
+            help="Link each image into folders by what is said: DIR/animal/dog. Nothing is replaced: "
+            "another image of the same name becomes cat (1a2b3c4d).jpg. XMP files stay where they are.",
         ),
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="With --sort-into, copy instead of linking.")] = False,
@@ -118,6 +118,10 @@ def classify(
     chosen = _choose_format(form, output, resume or retry_failed)
     sorter = _open_sorter(paths, sort_into, copy, dry_run)
     if sorter and sorter.dry_run:
+        if resume or retry_failed:
+            raise typer.BadParameter("a dry run does not continue --output; add --no-dry-run")
+        if output or xmp:
+            say("a dry run ignores --output and --xmp", err)
         chosen, output, xmp = "table", None, False
     options: Options = {"top_k": top_k, "min_confidence": min_confidence, "lang": lang}
     backend = remote(url, options, workers, wait) if url else local(options, workers)
@@ -132,7 +136,7 @@ def classify(
                 results.begin()
         code = Run(paths, backend, results, out if chosen == "table" else err, sorter).go()
     if sorter and sorter.dry_run:
-        say("Nothing was written; --no-dry-run does it", err)
+        say("Dry run: nothing was written; add --no-dry-run", err)
     if url or code > 128:  # after a signal or a closed pipe, a thread may wait for the server for another 30 s
         sys.stdout.flush()
         os._exit(code)

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from eyespot.choices import SUFFIXES
 
 
-def find(paths: Iterable[str], apart: str = "") -> Iterator[str | OSError]:
+def find(paths: Iterable[str], excluded: str = "") -> Iterator[str | OSError]:
     """The named files, and the images in and below the named folders, each once.
 
     They come in the order of the paths; in a folder by name, files before folders. Names that begin with a dot are left
-    out, and so are links to folders, which may form a loop, and the folder `apart`. A folder that cannot be opened is
-    its `OSError`.
+    out, and so are links to folders, which may form a loop, and the folder `excluded`. A folder that cannot be opened
+    is its `OSError`.
     """
-    named: set[str] = {os.path.realpath(apart)} if apart else set()
+    named: set[str] = {os.path.realpath(excluded)} if excluded else set()
     folders: list[str] = []
     for path in paths:
         real = os.path.realpath(path)

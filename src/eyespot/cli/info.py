@@ -63,6 +63,8 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
     table.add_row("classes", f"{card.classes:,}")
     if card.accuracy:
         table.add_row("top-1", f"{card.accuracy.top1} % on {card.accuracy.on}")
+    calibration = card.calibration
+    table.add_row("calibration", f"temperature {calibration.temperature}, min_says {calibration.min_says}")
     table.add_row("licence", card.license)
     table.add_row("formats", ", ".join(card.limits.formats))
     table.add_row("largest image", f"{card.limits.max_bytes:,} bytes, {card.limits.max_pixels:,} pixels")
@@ -71,22 +73,27 @@ def model(url: Url = None, as_json: AsJson = False) -> None:
 
 def labels(
     text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="Only classes with a name or a word that begins with this.")
+        str,
+        typer.Argument(
+            metavar="TEXT",
+            help="The start of a word in an English name or synonym, or a part of a Chinese name.",
+        ),
     ] = "",
     lang: Language = "en",
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the model's classes: number, WordNet id, label, and the groups it belongs to.
+    """List the model's classes: number, WordNet id, label and groups.
 
-    `--json` adds synonyms, meanings and both languages.
+    Classes with a matching name come before those with a matching synonym. `--json` adds synonyms, definitions and both
+    languages.
 
     Examples: `eyespot labels`, `eyespot labels retriever`, `eyespot labels 猫 --lang zh`,
     `eyespot labels --json | jq -r .[].label`
     """
     if url:
         with eyespot.Client(url, retry_seconds=0) as client:
-            found = client.labels(text, lang=lang)
+            found = client.labels(q=text, lang=lang)
     else:
         from eyespot.vision.classifier import labels_of
 
@@ -100,5 +107,5 @@ def labels(
         groups = f" ({', '.join(group.label for group in label.groups)})" * bool(label.groups)
         typer.echo(f"{label.class_id:4} {label.wnid} {label.label}{groups}")
     if not found:
-        say(f"no class has a name or a word that begins with {text!r}", err)
+        say(f"no class matches {text!r}", err)
         raise typer.Exit(1)

@@ -77,7 +77,9 @@ class Table(Output):
         """The finding's line; empty for a failed file."""
         if not (says := finding.says):
             return Text()
-        others = [found for found in finding.predictions or () if found.wnid != says.id]
+        others = list(finding.predictions or ())
+        if says.kind == "class" and others and others[0].label == says.label:
+            del others[0]
         path = printable(finding.path)
         if self._width is not None:
             path = _shortened(path, max(8, self._width - self._cells * (self._cell + 2)))

@@ -30,30 +30,28 @@ class Sorter:
 
     def place(self, finding: Finding) -> Finding:
         """Put the file where it belongs. The finding then has the path, or the problem that prevented it."""
-        if not finding.says:
+        if not (finding.says and finding.image):
             return finding
         source = Path(finding.path)
         labels = reversed(finding.said or [finding.says.label])
         folders = (_UNSAFE.sub("_", label).strip(" .") or "_" for label in labels)
         wanted = self.folder.joinpath(*folders, source.name)
         try:
-            return replace(finding, sorted_to=str(self._place(source, wanted)))
+            return replace(finding, sorted_to=str(self._place(source, wanted, finding.image.sha256)))
         except OSError as error:
             remedy = "; use --copy" if self._put is _link and error.errno in _NO_LINKS else ""
             detail = f"cannot {self._verb} it to {wanted}: {reason(error)}{remedy}"
             return replace(finding, problem=FileProblem("not-sorted", detail))
 
-    def _place(self, source: Path, wanted: Path) -> Path:
-        target, number = wanted, 1
-        while True:
+    def _place(self, source: Path, wanted: Path, sha256: str) -> Path:
+        for target in (wanted, wanted.with_name(f"{wanted.stem} ({sha256[:8]}){wanted.suffix}")):
             with suppress(FileExistsError):  # if a folder is a file, `_same` raises
                 if not os.path.lexists(target):  # else a copy would be made in vain
                     self._put(source, target)
                     return target
             if _same(source, self._planned.get(target, target)):
                 return target
-            number += 1
-            target = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
+        raise FileExistsError(errno.EEXIST, "another file has that name")
 
     def _plan(self, source: Path, target: Path) -> None:
         if self._planned.setdefault(target, source) is not source:
@@ -106,5 +104,5 @@ def _publish(part: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        target.touch(exist_ok=False)
+        target.touch(exist_ok=False)  # a process that is killed here leaves an empty file
         part.replace(target)

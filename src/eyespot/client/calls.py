@@ -125,10 +125,10 @@ class Calls(Connection[H]):
                 raise
             return error
 
-    async def _labels(self, q: str = "", *, lang: Lang = "en") -> list[LabelEntry]:
+    async def _labels(self, *, q: str = "", lang: Lang = "en") -> list[LabelEntry]:
         """The classes of the server's model, ordered by class_id.
 
-        With `q`, those with a name or a word in it that begins with this text.
+        `q` is the start of a word in an English name or synonym, or a part of a Chinese name.
         """
         return parse(list[LabelEntry], await self._retry("GET", "labels", params={"q": q, "lang": lang}))
 

@@ -113,7 +113,7 @@ class Classifier:
         loaded, head, record, comparison = load_model(entry, len(names), engine, precision, Path(data_dir), plan)
         limits = Limits(max_bytes, max_pixels, list(formats), len(names))
         fitted = calibrations.of(entry, loaded.precision, Path(data_dir))
-        if min_says:
+        if min_says is not None:
             fitted = replace(fitted, min_says=min_says)
         return cls(
             entry,
@@ -172,7 +172,7 @@ class Classifier:
         return scores, image.pixels, None if maps is None else maps[0]
 
     def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
-        """What the scores say, their groups, and their `top`."""
+        """`says`, groups and top-k predictions for these scores."""
         groups = self.groups.named(scores.groups, lang)
         best = self.top(scores, top_k, lang=lang)
         said = says(best[0], groups, self.calibration.min_says, lang)

@@ -1,5 +1,6 @@
 """Fits a calibration on labelled images."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from eyespot.vision.groups import Groups
 from eyespot.vision.labels import Labels, upwards
 
 TARGET = 0.95  # of what is said, the share that should be right
-MIN_IMAGES = 50
+MIN_IMAGES = 100
 _TEMPERATURES = np.geomspace(0.25, 4, 161)
 _THRESHOLDS = np.arange(0.5, 0.995, 0.01).round(2).tolist()
 _DEPTH = 4  # the class, and at most three groups
@@ -83,10 +84,12 @@ class Samples:
 def read(classifier: Classifier, folder: Path, progress: Progress = lambda *_: None) -> tuple[Samples, list[Path]]:
     """The samples from the labelled images in a folder, and the files that cannot be read.
 
-    Raises `UnlabelledImages`, or `TooFewImages` below 50.
+    Copies of an image count once, and the order does not depend on names. Raises `UnlabelledImages`, or
+    `TooFewImages` below 100.
     """
     images = labelled.find(folder, classifier.labels)
-    logits, truth, skipped = [], [], []
+    found: dict[str, tuple[Logits, int]] = {}
+    skipped = []
     limits = classifier.card.limits
     for done, (path, class_id) in enumerate(images):
         progress("recognising", done, len(images))
@@ -96,19 +99,20 @@ def read(classifier: Classifier, folder: Path, progress: Progress = lambda *_: N
         except (Refusal, OSError):
             skipped.append(path)
             continue
-        logits.append(classifier.engine.infer(image.pixels[None], exclusive=True)[0][0])
-        truth.append(class_id)
-    if len(truth) < MIN_IMAGES:
+        logits = classifier.engine.infer(image.pixels[None], exclusive=True)[0][0]
+        found[hashlib.sha256(data).hexdigest()] = logits, class_id
+    if len(found) < MIN_IMAGES:
         detail = f"at least {MIN_IMAGES} are needed, a few hundred are better"
-        raise TooFewImages(f"{folder} has {len(truth)} readable labelled images; {detail}")
-    return Samples(classifier.labels, np.stack(logits), np.array(truth)), skipped
+        raise TooFewImages(f"{folder} has {len(found)} different readable labelled images; {detail}")
+    pairs = [found[sha256] for sha256 in sorted(found)]
+    return Samples(classifier.labels, np.stack([one for one, _ in pairs]), np.array([one for _, one in pairs])), skipped
 
 
 def fit(samples: Samples) -> Calibration:
     """The temperature with the smallest loss (Guo et al., ICML 2017), and the lowest threshold that meets `TARGET`.
 
-    Few images flatter the threshold that is fitted on them, so one more error is counted than was made, as in conformal
-    risk control (Angelopoulos et al., ICLR 2024). If no threshold is enough, it is the highest.
+    Few images flatter the threshold that is fitted on them, so one more error is counted than was made. If no threshold
+    is enough, it is 1.
     """
     temperature = round(float(min(_TEMPERATURES, key=samples.loss)), 3)
     found = samples.candidates(temperature)
@@ -117,7 +121,7 @@ def fit(samples: Samples) -> Calibration:
         right = found.right_of(found.said(min_says))
         return bool(right.sum() >= TARGET * (len(right) + 1))
 
-    return Calibration(temperature, next(filter(met, _THRESHOLDS), _THRESHOLDS[-1]), len(samples.truth))
+    return Calibration(temperature, next(filter(met, _THRESHOLDS), 1), len(samples.truth))
 
 
 def crossed(samples: Samples) -> list[tuple[Calibration, Samples]]:

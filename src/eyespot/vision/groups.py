@@ -23,7 +23,7 @@ class Groups:
     """The tree of groups over the classes of a model."""
 
     def __init__(self, labels: Labels) -> None:
-        """A model's labels may have no groups; then no answer has any."""
+        """Without groups in the label file, answers have none."""
         self._names = labels.group_names
         self._ids = [row.id for row in labels.groups]
         index = {group: number for number, group in enumerate(self._ids)}
@@ -43,12 +43,12 @@ class Groups:
         return self._covers @ own
 
     def likeliest(self, class_ids: npt.NDArray[np.int32], confidences: Confidences) -> Likeliest:
-        """The likeliest group, and those in it that hold most of its confidence."""
+        """The likeliest top group, and on from it each subgroup with more than half of its parent's confidence."""
         sums = self.confidences(class_ids, confidences).tolist()
         return tuple((number, round(min(sums[number], 1), 6)) for number in self._path(sums))[::-1]
 
     def named(self, likeliest: Likeliest, lang: Lang = "en") -> list[GroupScore]:
-        """The same with ids and names."""
+        """The groups with their ids and names."""
         ids, names = self._ids, self._names[lang]
         return [GroupScore(ids[number], names[number], confidence) for number, confidence in likeliest]
 
@@ -69,7 +69,7 @@ def says(top: Prediction, groups: list[GroupScore], min_says: float, lang: Lang 
     `min_says` is at least 0.5, so a class that is said belongs to all the likeliest groups.
     """
     if top.confidence >= min_says:
-        return Says("class", top.wnid, top.label, top.confidence)
+        return Says("class", top.wnid or str(top.class_id), top.label, top.confidence)
     for group in groups:
         if group.confidence >= min_says:
             return Says("group", group.id, group.label, group.confidence)

@@ -1,5 +1,6 @@
 """Labelled images in a folder: one folder for each class, or file names that begin with a wnid."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,27 +12,39 @@ from eyespot.vision.labels import Labels
 def find(folder: Path, labels: Labels) -> list[tuple[Path, int]]:
     """Each image below a folder with the class_id of its class, sorted by path.
 
-    The name of the folder that an image is in may be the class's wnid, or its name in either language. Files that begin
-    with a wnid, as ImageNet's own do (`n02123045_1234.JPEG`), need no such folder. Raises `UnlabelledImages`.
+    The folder that an image is in may be named by the class's wnid, or by its name in either language, whose case
+    matters only where two classes differ in nothing else. Files that begin with a wnid, as ImageNet's own do
+    (`n02123045_1234.JPEG`), need no such folder. Names that begin with a dot are skipped. Raises `UnlabelledImages`.
     """
-    classes = {name.casefold(): class_id for names in labels.names.values() for class_id, name in enumerate(names)}
-    classes |= {row.wnid: row.class_id for row in labels.classes}
-    found = [(path, _class_of(path, classes)) for path in sorted(_images(folder))]
+    wnids = {row.wnid: row.class_id for row in labels.classes if row.wnid}
+    exact = {name: class_id for names in labels.names.values() for class_id, name in enumerate(names)} | wnids
+    folded = _without_case(exact)
+
+    def class_of(path: Path) -> int | None:
+        name = path.parent.name if path.parent != folder else ""
+        by_folder = exact.get(name, folded.get(name.casefold()))
+        return wnids.get(path.stem.partition("_")[0]) if by_folder is None else by_folder
+
+    found = [(path, class_of(path)) for path in sorted(_images(folder))]
     if strangers := [path for path, class_id in found if class_id is None]:
         first = strangers[0].relative_to(folder)
         raise UnlabelledImages(
-            f"{len(strangers):,} of {len(found):,} images in {folder} have no class of the model, such as {first}; "
-            "put each into a folder named after its class, as `eyespot labels` lists them"
+            f"{len(strangers):,} of {len(found):,} images in {folder} match no class of the model (first: {first}); "
+            "put each in a folder named after its class, as `eyespot labels` lists them"
         )
     return [(path, class_id) for path, class_id in found if class_id is not None]
 
 
+def _without_case(exact: dict[str, int]) -> dict[str, int]:
+    """The names in lower case, of those that only one class then has."""
+    folded = defaultdict(set)
+    for name, class_id in exact.items():
+        folded[name.casefold()].add(class_id)
+    return {name: min(ids) for name, ids in folded.items() if len(ids) == 1}
+
+
 def _images(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
             yield path
-
-
-def _class_of(path: Path, classes: dict[str, int]) -> int | None:
-    beginning = path.stem.partition("_")[0]
-    return next((classes[name] for name in (path.parent.name.casefold(), beginning) if name in classes), None)

@@ -59,20 +59,23 @@ class Labels:
         return {lang: tuple(self._entries(lang)) for lang in self.names}
 
     def find(self, text: str, lang: Lang = "en") -> list[LabelEntry]:
-        """The classes with a word, in a name or a synonym, that begins with `text`, which may be several words.
+        """The classes with a word, in an English name or synonym, that begins with `text`, or several such words.
 
         Chinese has no spaces between words, so there `text` may stand anywhere in the name. Case, hyphens and the
-        width of characters make no difference.
+        width of characters make no difference. Classes whose names match come before those whose synonyms do.
         """
         wanted = " ".join(_folded(text).split())
-        found = (f" {wanted}" in words or wanted in zh for words, zh in self._texts)
-        return list(compress(self.entries[lang], found))
+        by_name = [f" {wanted}" in name or wanted in zh for name, _, zh in self._texts]
+        by_synonym = [f" {wanted}" in synonyms for _, synonyms, _ in self._texts]
+        also = (synonym and not name for name, synonym in zip(by_name, by_synonym, strict=True))
+        entries = self.entries[lang]
+        return [*compress(entries, by_name), *compress(entries, also)]
 
     @cached_property
-    def _texts(self) -> list[tuple[str, str]]:
-        """What `find` searches of each class: English, where each word has a space before it, and Chinese."""
+    def _texts(self) -> list[tuple[str, str, str]]:
+        """What `find` searches of each class: name and synonyms, whose words have spaces before them, and Chinese."""
         return [
-            ("\n".join(f" {_folded(name)}" for name in (row.label, *row.synonyms)), _folded(row.zh or ""))
+            (f" {_folded(row.label)}", "\n".join(f" {_folded(name)}" for name in row.synonyms), _folded(row.zh or ""))
             for row in self.classes
         ]
 

@@ -12,18 +12,19 @@ from eyespot.web.api import language
 _ENTRIES = TypeAdapter(list[LabelEntry])
 
 
-async def labels(
+def labels(
     request: Request,
     q: Annotated[
-        str, Query(description="Only classes with a name that begins with this, or has a word that does.")
+        str,
+        Query(description="The start of a word in an English name or synonym, or a part of a Chinese name."),
     ] = "",
     lang: Annotated[
-        Lang | None, Query(description="Language of the labels; by default the one that Accept-Language prefers.")
+        Lang | None, Query(description="Language of the labels; by default from Accept-Language, else English.")
     ] = None,
 ) -> Response:
-    """A dictionary of the model's classes: names in both languages, synonyms, meaning, and groups.
+    """A dictionary of the model's classes: names in both languages, synonyms, definition and groups.
 
-    They are in the order of class_id.
+    They are in the order of class_id; with `q`, those whose names match come before those whose synonyms do.
     """
     known: Labels = request.app.state.recognizer.classifier.labels
     chosen = lang or language.preferred(request.scope)
@@ -32,5 +33,5 @@ async def labels(
 
 
 async def model(request: Request) -> ModelCard:
-    """The model's name, digest, engine and accuracy, and the limits of a request."""
+    """The model's name, digest, engine, accuracy and calibration, and the limits of a request."""
     return request.app.state.recognizer.classifier.card  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ _MAX_TAGS = 30
 
 
 def preferred(scope: Scope) -> Lang:
-    """English, unless the header prefers Chinese; of any script or region, since there is one Chinese."""
+    """English, unless the header prefers Chinese, of any script or region: only Simplified Chinese exists."""
     return _preferred(header(scope, b"accept-language") or "")
 
 

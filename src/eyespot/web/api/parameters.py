@@ -48,7 +48,7 @@ class Parameters:
         BeforeValidator(_no_boolean),
     ] = 0
     lang: Annotated[  # None if not given
-        Lang, Field(description="Language of the labels; by default the one that Accept-Language prefers.")
+        Lang, Field(description="Language of the labels; by default from Accept-Language, else English.")
     ] = None  # type: ignore[assignment]
     class_id: Annotated[  # None if not given; `int | None` would report one bad value twice
         int,
