@@ -15,7 +15,7 @@ DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
 # A confidence, or a number in a list, such as a row of a map.
 FLOAT = re.compile(r'("confidence": ?|(?<=\[)|(?<=, ))(-?\d+\.\d{1,6})(?!\d)')
 # What differs from run to run: other examples may have filled the cache before.
-VARYING = re.compile(r'("request_id": ?)"[\w.-]+"|("(?:stand_in|cached)": ?)(?:true|false)|\d+ answers, \d+\.\d of')
+VARYING = re.compile(r'("request_id": ?)"[\w.-]+"|("(?:stand_in|cached)": ?)(?:true|false)|\d+ answers, \S+ of')
 
 
 def examples() -> Iterator[tuple[str, list[str], str]]:
