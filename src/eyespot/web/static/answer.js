@@ -53,7 +53,7 @@ export function render() {
   const share = element("small", { textContent: percent(says.confidence) });
   byId("says").replaceChildren(saidName(says), ...(isUnsure(says) ? [] : [" ", share]));
   byId("guess").textContent = guess(says, predictions[0]);
-  byId("groups").replaceChildren(...groups.toReversed().map(crumb));
+  byId("groups").replaceChildren(...above(says, groups).toReversed().map(crumb));
   byId("predictions").replaceChildren(...predictions.map(row));
   byId("timing").textContent = timing(answer, steps);
   byId("copy-link").hidden = !remembers;
@@ -70,6 +70,9 @@ function guess({ kind, confidence }, likeliest) {
   const outside = kind === "group" && likeliest.confidence <= 1 - confidence;
   return kind === "class" || outside ? "" : t("perhaps", likeliest);
 }
+
+/** The groups above what is said; a class is below them all. */
+const above = (says, groups) => (isUnsure(says) ? [] : groups.slice(groups.findIndex(({ id }) => id === says.id) + 1));
 
 const crumb = ({ label, confidence }) => element("li", { textContent: `${label} ${percent(confidence)}` });
 
