@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from eyespot import errors
+from eyespot.client.answers import outcomes
 from eyespot.errors import (
     REFUSALS,
     InvalidParameter,
@@ -24,6 +25,8 @@ from eyespot.errors import (
     Unauthorized,
 )
 from eyespot.types import (
+    Batch,
+    BatchItem,
     Check,
     Explanation,
     Group,
@@ -349,3 +352,11 @@ def test_more_than_the_usual_limit_is_not_uploaded_in_vain(connect: Connect, ser
 def test_an_invalid_option_is_refused_by_the_server(connect: Connect, served: Served) -> None:
     with pytest.raises(InvalidParameter, match="top_k"):
         connect(served).predict(IMAGE, top_k=0)
+
+
+def test_an_older_server_is_told_from_another_program() -> None:
+    """It has no `says` yet."""
+    item = BatchItem(0, "a.jpg", predictions=[], image=ImageInfo("0" * 64, "PNG", 1, 1), cached=False)
+    batch = Batch([item], ModelInfo("m", "0" * 64, "openvino", "f32"), "id")
+    with pytest.raises(NotEyespot, match="older than this client"):
+        outcomes(batch)

@@ -162,3 +162,8 @@ def test_min_says_decides_what_is_enough(data_dir: Path) -> None:
         strict = Classifier.open(manifest, "efficientnet-lite0", precision="f32", data_dir=data_dir, min_says=least)
         said[least] = strict.answer(strict.scores(makers.jpeg("coffee")), 1)["says"]
     assert (said[0.5].kind, said[0.5].label, said[1].kind) == ("class", "espresso", "unsure")
+
+
+def test_a_group_of_nothing_is_not_likely() -> None:
+    labels = Labels((ClassRow(0, "n0", "a"),), (GroupRow("empty", "empty"),))
+    assert Groups(labels).likeliest(np.array([0], np.int32), np.array([1], np.float32)) == ()

@@ -105,3 +105,27 @@ def test_classes_are_found_by_a_word_in_either_language(text: str, found: list[i
     entries = SOME.find(text, lang)
     assert [entry.class_id for entry in entries] == found
     assert [entry.label for entry in entries] == [SOME.names[lang][class_id] for class_id in found]
+
+
+def test_matching_names_come_before_matching_synonyms() -> None:
+    rows = (ClassRow(0, "n0", "bullfrog", synonyms=("Rana catesbeiana",)), ClassRow(1, "n1", "Persian cat"))
+    assert [entry.class_id for entry in Labels(rows).find("cat")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"classes": [{**row(0, "a"), "groups": "x"}]}, "groups"),
+        ({"classes": [row(0, "a")], "groups": [{"id": "a/b/c/d", "label": "x"}]}, "'a/b/c/d' is more than three deep"),
+    ],
+)
+def test_what_has_no_effect_is_an_error(tmp_path: Path, content: object, message: str) -> None:
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    with pytest.raises(BadManifest, match=message):
+        load_labels("own", [tmp_path])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    (tmp_path / "own.json").write_text(json.dumps([row(0, "a")]), "utf-8-sig")
+    assert len(load_labels("own", [tmp_path])) == 1

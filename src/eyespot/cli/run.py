@@ -125,7 +125,8 @@ class Run:
             yield f"{counts} in {seconds:.1f} s, {self.recognised / seconds:,.0f} images/s"
         if self.done_before:
             earlier = f" ({self.output.failed_before:,} failed)" if self.output.failed_before else ""
-            yield f"{self.done_before:,} done before{earlier}"
+            unsorted = ", not sorted again" if self.sorter else ""
+            yield f"{self.done_before:,} done before{earlier}{unsorted}"
         if not self.total:
             yield f"no {titles()} images in {', '.join(self.paths)}"
         if self.signals:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from eyespot.client import retry
 from eyespot.errors import REFUSALS, NotEyespot, Refusal, ServerUnavailable
-from eyespot.types import Batch, Problem, Recognition
+from eyespot.types import Batch, BatchItem, Problem, Recognition
 
 T = TypeVar("T")
 
@@ -27,21 +27,15 @@ def parse(kind: type[T], answer: httpx.Response) -> T:
 
 
 def outcomes(batch: Batch) -> list[Recognition | Refusal]:
-    """Each image's result or refusal."""
-    return [
-        _refusal(item.problem)
-        if item.problem
-        else Recognition(
-            says=item.says,  # type: ignore[arg-type]
-            groups=item.groups or [],
-            predictions=item.predictions or [],
-            image=item.image,  # type: ignore[arg-type]
-            model=batch.model,
-            cached=bool(item.cached),
-            request_id=batch.request_id,
-        )
-        for item in batch.results
-    ]
+    """Each image's result or refusal. Raises `NotEyespot` for a server that does not say anything yet."""
+    return [_refusal(item.problem) if item.problem else _recognition(item, batch) for item in batch.results]
+
+
+def _recognition(item: BatchItem, batch: Batch) -> Recognition:
+    if not (item.says and item.image):
+        raise NotEyespot("the server is older than this client; update it")
+    found = item.groups or [], item.predictions or []
+    return Recognition(item.says, *found, item.image, batch.model, bool(item.cached), batch.request_id)
 
 
 def read(kind: type[T], answer: httpx.Response) -> T:
@@ -67,7 +61,7 @@ def _failure(status: int) -> tuple[type[NotEyespot | ServerUnavailable], str]:
         return ServerUnavailable, "does eyespot run behind this proxy?"
     if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
         return NotEyespot, "does a proxy limit the size of a body?"
-    return NotEyespot, "is the URL right?"
+    return NotEyespot, "is the URL right, and the server as new as this client?"
 
 
 def _refusal(problem: Problem, retry_after: int | None = None) -> Refusal:

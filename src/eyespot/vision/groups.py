@@ -53,7 +53,7 @@ class Groups:
         return [GroupScore(ids[number], names[number], confidence) for number, confidence in likeliest]
 
     def _path(self, sums: list[float]) -> Iterator[int]:
-        half = -1.0
+        half = 0.0
         group = len(self._ids)
         while group in self._below:
             group = max(self._below[group], key=sums.__getitem__)

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import compress
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, with_config
 from pydantic_core import from_json
 
 from eyespot.errors import BadManifest
@@ -16,6 +16,7 @@ from eyespot.types import Group, Label, LabelEntry, Lang
 from eyespot.values import complaints
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class ClassRow(Label):
     """A class in a label file; `label` is its English name, `group` the id of its most specific group."""
@@ -26,6 +27,7 @@ class ClassRow(Label):
     group: str | None = None
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class GroupRow(Group):
     """A group in a label file; `label` is its English name."""
@@ -33,6 +35,7 @@ class GroupRow(Group):
     zh: str | None = None
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Labels:
     """A label file. Without a Chinese name, the English one stands in for it."""
@@ -107,7 +110,7 @@ def load_labels(name: str, folders: Iterable[Path]) -> Labels:
     if path is None:
         raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
     try:
-        content = from_json(path.read_bytes())
+        content = from_json(path.read_text("utf-8-sig"))
         labels = _LABELS.validate_python({"classes": content} if isinstance(content, list) else content)
     except ValidationError as error:
         raise BadManifest(f"{path} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
@@ -131,6 +134,7 @@ def _complaints(labels: Labels) -> Iterator[str]:
         yield from _doubled(labels.group_names[lang], "name", "groups")
     yield from _doubled([row.id for row in labels.groups], "id", "groups")
     known = {row.id for row in labels.groups}
+    yield from (f"the group {group!r} is more than three deep" for group in known if group.count("/") > 2)
     for group in (*known, *(row.group for row in labels.classes)):
         yield from (f"there is no group {part!r}" for part in upwards(group) if part not in known)
 

@@ -119,6 +119,13 @@ def test_accept_language_is_read_as_http_defines_it(client: httpx.Client, header
     assert (reply.status_code, reply.headers["content-language"]) == (200, lang)
 
 
+@pytest.mark.parametrize("path", ["/labels?lang=", f"/results/{'0' * 64}?lang="])
+def test_an_empty_language_is_one_that_was_not_given(client: httpx.Client, path: str) -> None:
+    reply = client.get(path, headers=CHINESE)
+    assert reply.status_code in (200, 404)  # no answer is cached
+    assert reply.headers.get("content-language", "zh") == "zh"
+
+
 def test_a_map_has_no_language(client: httpx.Client) -> None:
     reply = client.post("/explain", content=IMAGE, headers=CHINESE)
     assert reply.headers["content-type"] == "image/png"

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import Query, Request, Response
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from eyespot.types import LabelEntry, Lang, ModelCard
 from eyespot.vision.labels import Labels
@@ -19,7 +19,9 @@ def labels(
         Query(description="The start of a word in an English name or synonym, or a part of a Chinese name."),
     ] = "",
     lang: Annotated[
-        Lang | None, Query(description="Language of the labels; by default from Accept-Language, else English.")
+        Lang | None,
+        BeforeValidator(lambda value: value or None),
+        Query(description="Language of the labels; by default from Accept-Language, else English."),
     ] = None,
 ) -> Response:
     """A dictionary of the model's classes: names in both languages, synonyms, definition and groups.
