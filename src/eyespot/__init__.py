@@ -3,8 +3,8 @@
 Read in this order; each part imports only parts above it:
 
 1. `types`, `errors`, `settings`, `choices`, `telemetry`: shared types, errors, settings, tables, log and metrics
-2. `vision`: encoded bytes in, confidences out. `preprocess` makes pixels, `engines` run a model, `classifier` joins
-   them.
+2. `vision`: encoded bytes in, confidences out. `preprocess` makes pixels, `engines` run a model, `labels` and `groups`
+   name what it finds, `classifier` joins them.
 3. `memory`: cache, audit log, uploads, rate limits
 4. `cpus`, `job`, `pool`: who gets a worker thread, and when
 5. `recognizer`: the pipeline of one image, in eight steps. `assembly` builds it from the settings.
