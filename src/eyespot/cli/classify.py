@@ -76,7 +76,7 @@ def classify(
         bool,
         typer.Option(
             "--xmp",
-            help="Add what is said and its groups as keywords to an XMP file beside each image: cat.jpg.xmp.",
+            help="Write the answer and its groups as keywords to an XMP file beside each image: cat.jpg.xmp.",
         ),
     ] = False,
     sort_into: Annotated[
@@ -84,7 +84,7 @@ def classify(
         typer.Option(
             metavar="DIR",
             file_okay=False,
-            help="Link each image into folders by what is said: DIR/animal/dog. Nothing is replaced: "
+            help="Link each image into a folder for its answer: DIR/animal/dog. Nothing is overwritten: "
             "another image of the same name becomes cat (1a2b3c4d).jpg. XMP files stay where they are.",
         ),
     ] = None,

@@ -51,7 +51,7 @@ class Finding:
 
     @property
     def said(self) -> list[str]:
-        """The label of what is said, then those of the groups it is in; empty if unsure."""
+        """The label of the answer, then those of the groups it is in; empty if unsure."""
         labels = [self.says.label] if self.says and self.says.kind == "class" else []
         return labels + [group.label for group in self.said_groups]
 
@@ -94,7 +94,7 @@ class JsonLines:
 
 
 class Csv:
-    """One row per file (RFC 4180): what is said, and the `top_k` likeliest classes in columns."""
+    """One row per file (RFC 4180): the answer, and the `top_k` likeliest classes in columns."""
 
     model_key = "name"
 

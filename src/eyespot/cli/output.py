@@ -50,7 +50,7 @@ class Stdout(Output):
 
 
 class Table(Output):
-    """Columns for people, cut to the width of a terminal: the path, what is said, and other classes.
+    """Columns for people, cut to the width of a terminal: the path, the answer, and other classes.
 
     Failed files have no row.
     """

@@ -27,7 +27,7 @@ _SCHEMA = pa.schema({"path": pa.string(), **_SAYS, **_LISTS, **_IMAGE, **_MODEL,
 
 
 class Parquet(Results):
-    """One row per file: what is said, and lists of the groups and the likeliest classes.
+    """One row per file: the answer, and lists of the groups and the likeliest classes.
 
     During a run, rows go to `found.parquet.part`, from which `--resume` continues after a crash.
     """

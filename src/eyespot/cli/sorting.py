@@ -1,4 +1,4 @@
-"""Photographs sorted into folders by what is said of them: animal/dog/hound/beagle."""
+"""Photographs sorted into folders by their answers: animal/dog/hound/beagle."""
 
 import errno
 import filecmp

@@ -23,8 +23,10 @@ class Measure(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The shares of images whose likeliest class is right; of which a class, a group, something is said; of what is
-    said, the share that is right; and the expected calibration error of the likeliest class."""
+    """Shares of the images: whose likeliest class is right, and that are answered with a class, with a group, at all.
+
+    `said_right` is the share of answers that are right, `calibration_error` the expected one of the likeliest class.
+    """
 
     top1: Measure
     class_said: Measure

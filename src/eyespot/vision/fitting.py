@@ -16,7 +16,7 @@ from eyespot.vision.engines import Logits, softmax
 from eyespot.vision.groups import Groups
 from eyespot.vision.labels import Labels, upwards
 
-TARGET = 0.95  # of what is said, the share that should be right
+TARGET = 0.95  # share of answers that should be right
 MIN_IMAGES = 100
 _TEMPERATURES = np.geomspace(0.25, 4, 161)
 _THRESHOLDS = np.arange(0.5, 0.995, 0.01).round(2).tolist()
@@ -38,12 +38,12 @@ class Candidates:
     right: npt.NDArray[np.bool_]
 
     def said(self, min_says: float) -> npt.NDArray[np.intp]:
-        """Which candidate is said of each image, as `groups.says` decides; -1 if none is."""
+        """Which candidate is each image's answer, as `groups.says` decides; -1 if none is."""
         enough = self.confidences >= min_says
         return np.where(enough.any(1), enough.argmax(1), -1)
 
     def right_of(self, said: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        """Whether what is said is right, for the images of which something is said."""
+        """Whether each answer is right, for the images that have one."""
         spoken = np.flatnonzero(said >= 0)
         return self.right[spoken, said[spoken]]
 

@@ -71,7 +71,7 @@ function guess({ kind, confidence }, likeliest) {
   return kind === "class" || outside ? "" : t("perhaps", likeliest);
 }
 
-/** The groups above what is said; a class is below them all. */
+/** The groups above the answer; a class is below them all. */
 const above = (says, groups) => (isUnsure(says) ? [] : groups.slice(groups.findIndex(({ id }) => id === says.id) + 1));
 
 const crumb = ({ label, confidence }) => element("li", { textContent: `${label} ${percent(confidence)}` });

@@ -1,4 +1,4 @@
-// Many images: progress, a card for each, and what is said of them, with counts.
+// Many images: progress, a card for each, and the answers with their counts.
 
 import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, problemText, t } from "./i18n.js";
