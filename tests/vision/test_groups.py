@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyespot.types import Answer, Calibration, Lang, Says
@@ -65,6 +65,7 @@ def confidences(draw: st.DrawFn) -> npt.NDArray[np.float32]:
     return softmax(random.normal(size=1000).astype(np.float32), draw(st.floats(0.02, 10)))
 
 
+@settings(max_examples=40)  # each sums 98 groups
 @given(confidences())
 def test_groups_are_sums_over_all_their_classes(confidences: npt.NDArray[np.float32]) -> None:
     scores = scored(GROUPS, confidences)
