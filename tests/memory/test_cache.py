@@ -399,8 +399,8 @@ def test_a_full_redis_is_still_read() -> None:
         until(lambda: predict(served).headers["x-cache"] == "hit")
         asyncio.run(fill(redis))
         assert predict(served, image(1)).headers["x-cache"] == "miss"
-        until(lambda: metric(served, "eyespot_cache_errors_total") == 1)
-        assert predict(served).headers["x-cache"] == "hit"
+        until(lambda: metric(served, "eyespot_cache_errors_total") >= 1)  # more if the machine stood still meanwhile
+        until(lambda: predict(served).headers["x-cache"] == "hit")
 
 
 @pytest.mark.needs("redis-server")

@@ -14,6 +14,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from eyespot.types import Batch, BatchItem
+from eyespot.vision.engines import Pixels
 from eyespot.web.gate.protocol import Protocol
 from tests import makers
 from tests.requests import IMAGE, answered, image, metric, predict
@@ -265,18 +266,31 @@ def test_batches_leave_every_place_to_the_others() -> None:
             assert not [item for item in batch.result().json()["results"] if "problem" in item]
 
 
+class Order(Steps):
+    """Remembers the levels of the images that it was given, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels: list[float] = []
+
+    def infer(self, pixels: Pixels, **options: Any) -> Any:
+        self.levels.append(float(pixels.mean()))
+        return super().infer(pixels, **options)
+
+
 def test_a_single_image_stands_behind_one_round_of_a_batch() -> None:
-    engine = Steps()
+    engine, white = Order(), makers.encode(makers.flat(color=(255,) * 3), "PNG")
     with serve_fake(engine, workers=2, queue=1) as served, ThreadPoolExecutor(2) as callers:
         batch = callers.submit(ask, served, form([image(number) for number in range(40)]))
-        for _ in range(2):
-            assert engine.started.acquire(timeout=30)
-        single = callers.submit(predict, served, image(1000))
+        until(lambda: len(engine.levels) == 2)
+        single = callers.submit(predict, served, white)
         until(lambda: metric(served, "eyespot_queue_depth") == 1)
-        engine.turn.release(4)
-        assert single.result(30).status_code == 200
+        engine.turn.release(2)
+        until(lambda: len(engine.levels) == 4)
+        assert 255 in engine.levels[2:]
         assert not batch.done()
         engine.turn.release(100)
+        assert single.result(30).status_code == 200
         assert batch.result(30).status_code == 200
 
 
