@@ -339,6 +339,7 @@ PEAKS: dict[str, tuple[Callable[[], bytes], str, int]] = {  # image, what become
 }
 
 
+@pytest.mark.needs("make test-all")  # ten seconds
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory a process took")
 def test_no_image_takes_more_memory_than_the_manual_says(tmp_path: Path) -> None:
     """The manual says 170 MB for each worker."""

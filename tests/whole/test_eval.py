@@ -187,10 +187,10 @@ def test_calibration_photographs_are_all_readable(eval_server: Served) -> None:
                 assert reply.json()["image"]["width"] == image.width
 
 
-@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=slow)])
+@slow
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize(
-    ("model", "calibrated"),
-    [("resnet18-eval", "resnet18"), pytest.param("efficientnet-lite0", "efficientnet-lite0", marks=slow)],
+    ("model", "calibrated"), [("resnet18-eval", "resnet18"), ("efficientnet-lite0", "efficientnet-lite0")]
 )
 def test_what_is_said_is_right(data_dir: Path, model: str, calibrated: str, precision: str) -> None:
     """With the numbers of the manifest, on the 200 photographs they were not fitted on."""
