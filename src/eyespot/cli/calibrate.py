@@ -9,6 +9,7 @@ from rich.table import Table
 from eyespot import cpus
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import CalibrationRefused
+from eyespot.types import Calibration
 
 if TYPE_CHECKING:
     from eyespot.vision.classifier import Classifier
@@ -58,7 +59,6 @@ def calibrate(
     """
     from eyespot import assembly
     from eyespot.vision import calibration, fitting
-    from eyespot.vision.evaluation import report
 
     if test and test.samefile(folder):
         raise typer.BadParameter("--test must be another folder: images to measure on must not be fitted on")
@@ -70,10 +70,7 @@ def calibrate(
     with err.status("fitting"):
         fitted, present = fitting.fit(samples), classifier.calibration
         new = [(fitted, tested)] if tested else fitting.crossed(samples)
-        columns = [
-            report([(part.candidates(used.temperature), used) for used, part in parts])
-            for parts in ([(present, part) for _, part in new], new)
-        ]
+        columns = [_report([(present, part) for _, part in new]), _report(new)]
     _show(columns, sum(len(part.truth) for _, part in new))
     if fitted.min_says == 1:
         raise CalibrationRefused("no threshold makes 95 % of answers right; are the labels right? Nothing was saved")
@@ -96,6 +93,12 @@ def _read(classifier: "Classifier", folder: Path) -> "Samples":
     for path in skipped:
         say(f"{path}: not a readable image", err)
     return samples
+
+
+def _report(parts: list[tuple[Calibration, "Samples"]]) -> "Report":
+    from eyespot.vision.evaluation import report
+
+    return report([(samples.candidates(used.temperature), used) for used, samples in parts])
 
 
 def _show(columns: "list[Report]", images: int) -> None:

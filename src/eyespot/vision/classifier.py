@@ -172,22 +172,20 @@ class Classifier:
         return scores, image.pixels, None if maps is None else maps[0]
 
     def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
-        """`says`, groups and top-k predictions for these scores."""
+        """`says`, groups, and the top-k predictions with at least `min_confidence`, for these scores."""
         groups = self.groups.named(scores.groups, lang)
-        best = self.top(scores, top_k, lang=lang)
+        best = self.top(scores, top_k, lang)
         said = says(best[0], groups, self.calibration.min_says, lang)
         if min_confidence:
             best = [prediction for prediction in best if prediction.confidence >= min_confidence]
         return {"says": said, "groups": groups, "predictions": best}
 
-    def top(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> list[Prediction]:
-        """The `top_k` classes with the highest confidences, of those with at least `min_confidence`."""
+    def top(self, scores: Scores, top_k: int, lang: Lang = "en") -> list[Prediction]:
+        """The `top_k` classes with the highest confidences."""
         best = zip(scores.class_ids[:top_k].tolist(), scores.confidences[:top_k].tolist(), strict=True)
         classes, names = self.labels.classes, self.labels.names[lang]
         return [
-            Prediction(class_id, classes[class_id].wnid, names[class_id], round(value, 6))
-            for class_id, value in best
-            if value >= min_confidence
+            Prediction(class_id, classes[class_id].wnid, names[class_id], round(value, 6)) for class_id, value in best
         ]
 
     def prediction(self, scores: Scores, class_id: int, lang: Lang = "en") -> Prediction:
@@ -197,8 +195,8 @@ class Classifier:
         return Prediction(class_id, wnid, name, round(confidence, 6))
 
     def classify(self, data: bytes, top_k: int = 3, min_confidence: float = 0, lang: Lang = "en") -> list[Prediction]:
-        """The `top` of one encoded image. Raises `Refusal` if it cannot be recognised."""
-        return self.top(self.scores(data), top_k, min_confidence, lang)
+        """The predictions for one encoded image. Raises `Refusal` if it cannot be recognised."""
+        return self.answer(self.scores(data), top_k, min_confidence, lang)["predictions"]
 
     def check_golden_image(self) -> None:
         """Raise `GoldenImageFailed` unless the sample image is recognised as it was by torch."""

@@ -1,7 +1,6 @@
 """Fits a calibration on labelled images."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +14,13 @@ from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Logits, softmax
 from eyespot.vision.groups import Groups
 from eyespot.vision.labels import Labels, upwards
+from eyespot.vision.quantize import Progress
 
 TARGET = 0.95  # share of answers that should be right
 MIN_IMAGES = 100
 _TEMPERATURES = np.geomspace(0.25, 4, 161)
 _THRESHOLDS = np.arange(0.5, 0.995, 0.01).round(2).tolist()
 _DEPTH = 4  # the class, and at most three groups
-
-Progress = Callable[[str, int, int], None]
-"""Called with the present activity, the steps done, and the steps in all."""
 
 
 @dataclass(frozen=True, slots=True)
