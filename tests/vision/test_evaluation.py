@@ -38,7 +38,8 @@ def test_a_report_adds_up_its_parts() -> None:
     confidences = np.array([[0.9, 0.95, 0, 0], [0.4, 0.8, 0.9, 0], [0.3, 0.4, 0.5, 0.6]])
     right = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
     strict, lax = Calibration(1, 0.85), Calibration(1, 0.5)
-    found = evaluation.report([(Candidates(confidences, right), strict), (Candidates(confidences, right), lax)])
+    candidates = Candidates(confidences, right, np.zeros(len(right), bool))
+    found = evaluation.report([(candidates, strict), (candidates, lax)])
     assert found.top1.value == pytest.approx(1 / 3)
     assert found.class_said.value == pytest.approx(2 / 6)  # the first image, twice
     assert found.group_said.value == pytest.approx(3 / 6)

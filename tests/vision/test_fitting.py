@@ -52,7 +52,7 @@ def test_a_few_images_count_one_error_more() -> None:
 def test_a_class_is_said_before_its_groups_and_they_before_nothing() -> None:
     confidences = np.array([[0.9, 0.95, 0, 0], [0.4, 0.5, 0.8, 0], [0.3, 0.4, 0.5, 0.9], [0.2, 0.3, 0.3, 0]])
     right = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
-    found = Candidates(confidences, right)
+    found = Candidates(confidences, right, np.zeros(len(right), bool))
     assert found.said(0.8).tolist() == [0, 2, 3, -1]
     assert found.right_of(found.said(0.8)).tolist() == [True, False, True]
 

@@ -52,6 +52,22 @@ def answered(confidences: list[float], min_says: float = 0.75, lang: Lang = "en"
     return classifier.answer(scored(classifier.groups, np.array(confidences, np.float32)), 3, lang=lang)
 
 
+def test_the_class_that_is_none_of_the_others_is_not_said() -> None:
+    classes = (
+        ClassRow(0, "", "rose", group="flower"),
+        ClassRow(1, "", "tulip", group="flower"),
+        ClassRow(2, "", "other", other=True),
+    )
+    flowers = Labels(classes, (GroupRow("flower", "flower"),))
+    found = answered([0.02, 0.08, 0.9], labels=flowers)
+    assert found["says"] == Says("unsure", None, "unsure", 0.1)
+    assert found["predictions"][0].label == "other"
+    assert answered([0.78, 0.02, 0.2], labels=flowers)["says"].label == "rose"
+    assert answered([0.4, 0.4, 0.2], labels=flowers)["says"].label == "flower"
+    without_groups = Labels(tuple(replace(row, group=None) for row in classes))
+    assert answered([0.02, 0.08, 0.9], labels=without_groups)["says"] == Says("unsure", None, "unsure", 0.08)
+
+
 def summed(scores: Scores, group: str) -> float:
     """The confidences of all classes in a group, added up one by one."""
     inside = [group in upwards(IMAGENET.classes[class_id].group) for class_id in scores.class_ids]

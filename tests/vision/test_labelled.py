@@ -62,3 +62,11 @@ def test_case_decides_between_names_that_differ_in_nothing_else(tmp_path: Path) 
 def test_the_folder_itself_is_no_class_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
     images(tmp_path, "tabby/n02113186_1.jpg", "tabby/.cache/a.jpg")
     assert [class_id for _, class_id in labelled.find(tmp_path / "tabby", LABELS)] == [1]
+
+
+def test_an_underscore_is_the_class_that_is_none_of_the_others(tmp_path: Path) -> None:
+    images(tmp_path, "rose/a.jpg", "_/b.jpg", "other/c.jpg")
+    labels = Labels((ClassRow(0, "", "other", other=True), ClassRow(1, "", "rose")))
+    assert [class_id for _, class_id in labelled.find(tmp_path, labels)] == [0, 0, 1]
+    with pytest.raises(UnlabelledImages, match=r"first: _/b\.jpg"):
+        labelled.find(tmp_path, LABELS)

@@ -36,6 +36,7 @@ def group(path: str, name: str = "", **others: object) -> dict[str, object]:
             {"classes": [row(0, "a")], "groups": [group("x"), group("x", "z")]},
             "'x' is the id of 2 groups; ids",
         ),
+        ([row(0, "a", other=True), row(1, "b", other=True)], "only one class can be `other`$"),
         ("3", "not a label file: 3 is not a table$"),
         ("{", "not a label file: it is not JSON$"),
     ],

@@ -84,6 +84,23 @@ def test_the_default_manifest_is_found_from_any_folder(tmp_path: Path, monkeypat
     assert list(weights.read_manifest(Path("weights/manifest.toml"))) == ["resnet18", "efficientnet-lite0"]
 
 
+def test_the_users_own_models_come_after_those_of_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_text(f"[net]{ENTRY}\n[flowers]{ENTRY}")
+    own = weights.own_manifest(tmp_path / "data")
+    assert list(weights.read_manifest(tmp_path / "manifest.toml", tmp_path / "data")) == ["net", "flowers"]
+    own.parent.mkdir(parents=True)
+    own.write_text(f"[birds]{ENTRY}\n[flowers]{ENTRY}")
+    entries = weights.read_manifest(tmp_path / "manifest.toml", tmp_path / "data")
+    assert [(entry.name, entry.folder) for entry in entries.values()] == [
+        ("net", tmp_path),
+        ("flowers", own.parent),
+        ("birds", own.parent),
+    ]
+    own.write_text("[birds")
+    with pytest.raises(BadManifest, match=r"models/manifest\.toml \(EYESPOT_DATA_DIR\)"):
+        weights.read_manifest(tmp_path / "manifest.toml", tmp_path / "data")
+
+
 def test_an_incomplete_installation_is_an_error() -> None:
     """Not a StopIteration, which would be lost in the thread that loads the model."""
     assert not weights.packaged("weights/gone.toml").exists()

@@ -54,7 +54,7 @@ def local(options: "Options", workers: int | None) -> Backend:
         classifier = assembly.open_classifier(config, plan)
     _check_top_k(options["top_k"], classifier.card)
     if classifier.card.stand_in and err.is_terminal:
-        first = next(iter(weights.read_manifest(config.manifest)))
+        first = next(iter(weights.read_manifest(config.manifest, config.data_dir)))
         remedy = f"for {first}, run `eyespot weights fetch {first}`"
         err.print(f"Using the stand-in {classifier.card.name}; {remedy}", style="dim", markup=False)
 

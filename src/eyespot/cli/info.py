@@ -98,7 +98,7 @@ def labels(
         from eyespot.vision.classifier import labels_of
 
         config = load_settings()
-        entry = weights.choose(weights.read_manifest(config.manifest), config.model)
+        entry = weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model)
         found = labels_of(entry, config.labels_dir).find(text, lang)
     if as_json:
         typer.echo(TypeAdapter(list[LabelEntry]).dump_json(found))

@@ -10,15 +10,20 @@ from rich.table import Table
 
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import WeightsCorrupt
+from eyespot.settings import Settings
 from eyespot.vision import weights
 
 app = typer.Typer(help="The weight files: list, verify and download them.")
 
 
+def _entries(config: Settings) -> dict[str, weights.Entry]:
+    return weights.read_manifest(config.manifest, config.data_dir)
+
+
 @app.command("list")
 def list_weights() -> None:
     """List the models of the manifest, and whether their weights are here."""
-    entries = weights.read_manifest(load_settings().manifest).values()
+    entries = _entries(load_settings()).values()
     table = Table("model", "weights", "top-1", "licence", box=None, pad_edge=False)
     for entry in entries:
         state = "here" if entry.path.is_file() else "missing"
@@ -37,7 +42,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check the size and the sha256 of weight files."""
-    entries = weights.read_manifest(load_settings().manifest)
+    entries = _entries(load_settings())
     here = [entry for entry in entries.values() if entry.path.is_file()]
     chosen = [weights.choose(entries, name, "MODEL")] if name else here
     for entry in chosen or [weights.choose(entries)]:  # which raises what is missing
@@ -64,7 +69,7 @@ def fetch(
     from eyespot.vision import fetch as fetching  # `serve` need not load an HTTP client
 
     config = load_settings()
-    entries = weights.read_manifest(config.manifest)
+    entries = _entries(config)
     model = config.model if config.model != "auto" else next(iter(entries))
     entry = weights.choose(entries, name, "MODEL") if name else weights.choose(entries, model)
     if entry.path.is_file():

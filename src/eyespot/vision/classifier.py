@@ -96,7 +96,7 @@ class Classifier:
         from 0.5 to 1, replaces the model's threshold for what an answer says. Raises `StartError` if the model cannot
         be opened.
         """
-        entries = weights.read_manifest(Path(manifest))
+        entries = weights.read_manifest(Path(manifest), Path(data_dir))
         entry = weights.choose(entries, model)
         weights.verify(entry)
         names = labels_of(entry, Path(labels_dir))
@@ -174,8 +174,9 @@ class Classifier:
     def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
         """`says`, groups, and the top-k predictions with at least `min_confidence`, for these scores."""
         groups = self.groups.named(scores.groups, lang)
-        best = self.top(scores, top_k, lang)
-        said = says(best[0], groups, self.calibration.min_says, lang)
+        best = self.top(scores, max(top_k, 2), lang)
+        said = says(best, groups, self.calibration.min_says, lang, self.labels.other)
+        best = best[:top_k]
         if min_confidence:
             best = [prediction for prediction in best if prediction.confidence >= min_confidence]
         return {"says": said, "groups": groups, "predictions": best}

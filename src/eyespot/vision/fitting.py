@@ -28,15 +28,17 @@ class Candidates:
     """What could be said of each image: its likeliest class, then its likeliest groups, most specific first.
 
     `confidences` are float64 and `right` bool, both of shape (images, 4); where there are fewer groups, they are 0 and
-    False.
+    False. `other` is bool, (images,): whether the likeliest class is none of the others, and so cannot be said.
     """
 
     confidences: npt.NDArray[np.float64]
     right: npt.NDArray[np.bool_]
+    other: npt.NDArray[np.bool_]
 
     def said(self, min_says: float) -> npt.NDArray[np.intp]:
         """Which candidate is each image's answer, as `groups.says` decides; -1 if none is."""
         enough = self.confidences >= min_says
+        enough[:, 0] &= ~self.other
         return np.where(enough.any(1), enough.argmax(1), -1)
 
     def right_of(self, said: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
@@ -67,7 +69,8 @@ class Samples:
     def candidates(self, temperature: float) -> Candidates:
         """The candidates at this temperature."""
         groups = Groups(self.labels)
-        confidences, right = np.zeros((len(self.truth), _DEPTH)), np.zeros((len(self.truth), _DEPTH), bool)
+        shape = len(self.truth), _DEPTH
+        confidences, right = np.zeros(shape), np.zeros(shape, bool)
         every = np.arange(len(self.labels), dtype=np.int32)
         for row, (logits, true) in enumerate(zip(self.logits, self.truth, strict=True)):
             scores = softmax(logits, temperature)
@@ -75,7 +78,7 @@ class Samples:
             known = set(upwards(self.labels.classes[true].group))
             for column, group in enumerate(groups.named(groups.likeliest(every, scores)), 1):
                 confidences[row, column], right[row, column] = group.confidence, group.id in known
-        return Candidates(confidences, right)
+        return Candidates(confidences, right, self.logits.argmax(1) == self.labels.other)
 
 
 def read(classifier: Classifier, folder: Path, progress: Progress = lambda *_: None) -> tuple[Samples, list[Path]]:

@@ -63,15 +63,19 @@ class Groups:
             half = sums[group] / 2
 
 
-def says(top: Prediction, groups: list[GroupScore], min_says: float, lang: Lang = "en") -> Says:
+def says(
+    classes: list[Prediction], groups: list[GroupScore], min_says: float, lang: Lang = "en", other: int | None = None
+) -> Says:
     """The likeliest class, if its confidence is at least `min_says`, or else the first group with as much; or unsure.
 
-    `min_says` is at least 0.5, so a class that is said belongs to all the likeliest groups.
+    `classes` are at least the two likeliest; `other` is never said. `min_says` is at least 0.5, so a class that is said
+    belongs to all the likeliest groups.
     """
-    if top.confidence >= min_says:
+    top = classes[0]
+    if top.class_id != other and top.confidence >= min_says:
         return Says("class", top.wnid or str(top.class_id), top.label, top.confidence)
     for group in groups:
         if group.confidence >= min_says:
             return Says("group", group.id, group.label, group.confidence)
-    likeliest = max([top.confidence, *(group.confidence for group in groups)])
-    return Says("unsure", None, UNSURE[lang], likeliest)
+    rest = [found.confidence for found in classes if found.class_id != other]
+    return Says("unsure", None, UNSURE[lang], max(rest + [group.confidence for group in groups], default=0))

@@ -14,10 +14,13 @@ def find(folder: Path, labels: Labels) -> list[tuple[Path, int]]:
 
     The folder that an image is in may be named by the class's wnid, or by its name in either language, whose case
     matters only where two classes differ in nothing else. Files that begin with a wnid, as ImageNet's own do
-    (`n02123045_1234.JPEG`), need no such folder. Names that begin with a dot are skipped. Raises `UnlabelledImages`.
+    (`n02123045_1234.JPEG`), need no such folder. The folder `_` is of the class that is none of the others. Names that
+    begin with a dot are skipped. Raises `UnlabelledImages`.
     """
     wnids = {row.wnid: row.class_id for row in labels.classes if row.wnid}
     exact = {name: class_id for names in labels.names.values() for class_id, name in enumerate(names)} | wnids
+    if labels.other is not None:
+        exact["_"] = labels.other
     folded = _without_case(exact)
 
     def class_of(path: Path) -> int | None:

@@ -19,12 +19,16 @@ from eyespot.values import complaints
 @with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class ClassRow(Label):
-    """A class in a label file; `label` is its English name, `group` the id of its most specific group."""
+    """A class in a label file; `label` is its English name, `group` the id of its most specific group.
+
+    `other` marks the class of everything that is none of the others: an answer is unsure, rather than that.
+    """
 
     zh: str | None = None
     synonyms: tuple[str, ...] = ()
     gloss: str | None = None
     group: str | None = None
+    other: bool = False
 
 
 @with_config(extra="forbid")
@@ -55,6 +59,11 @@ class Labels:
     def group_names(self) -> dict[Lang, tuple[str, ...]]:
         """The names of all groups, by language."""
         return _names(self.groups)
+
+    @cached_property
+    def other(self) -> int | None:
+        """The class_id of the class that is none of the others, if there is one."""
+        return next((row.class_id for row in self.classes if row.other), None)
 
     @cached_property
     def entries(self) -> dict[Lang, tuple[LabelEntry, ...]]:
@@ -133,6 +142,8 @@ def _complaints(labels: Labels) -> Iterator[str]:
         yield from _doubled(labels.names[lang], "name", "classes")
         yield from _doubled(labels.group_names[lang], "name", "groups")
     yield from _doubled([row.id for row in labels.groups], "id", "groups")
+    if sum(row.other for row in labels.classes) > 1:
+        yield "only one class can be `other`"
     known = {row.id for row in labels.groups}
     yield from (f"the group {group!r} is more than three deep" for group in known if group.count("/") > 2)
     for group in (*known, *(row.group for row in labels.classes)):

@@ -52,10 +52,25 @@ def packaged(name: str) -> Path:
     return next((path for path in paths if path.exists()), paths[0])
 
 
-def read_manifest(path: Path) -> dict[str, Entry]:
-    """The models of a manifest, in order; of the packaged one if the default is missing. Raises `BadManifest`."""
+def own_manifest(data_dir: Path) -> Path:
+    """The manifest of the models that `eyespot finetune` made."""
+    return data_dir / "models" / "manifest.toml"
+
+
+def read_manifest(path: Path, data_dir: Path | None = None) -> dict[str, Entry]:
+    """The models of a manifest, in order, then the user's own in the data folder, which replace those of equal name.
+
+    The packaged manifest is read if the default one is missing. Raises `BadManifest`.
+    """
     if not path.exists() and path == Path("weights/manifest.toml"):
         path = packaged("weights/manifest.toml")
+    entries = _read(path, "EYESPOT_MANIFEST")
+    if data_dir and (own := own_manifest(data_dir)).exists():
+        entries |= _read(own, "EYESPOT_DATA_DIR")
+    return entries
+
+
+def _read(path: Path, setting: str) -> dict[str, Entry]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
         for name, table in tables.items():
@@ -66,7 +81,7 @@ def read_manifest(path: Path) -> dict[str, Entry]:
         raise BadManifest(f"{path}: {'; '.join(complaints(error, _MANIFEST.json_schema()))}") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", error)
-        raise BadManifest(f"cannot read the manifest {path} (EYESPOT_MANIFEST): {why}") from error
+        raise BadManifest(f"cannot read the manifest {path} ({setting}): {why}") from error
     if not entries:
         raise BadManifest(f"the manifest {path} has no models")
     return entries
