@@ -17,7 +17,7 @@ WORDS = "types errors settings telemetry choices values _version"
 BELOW = {
     **dict.fromkeys(WORDS.split(), "types errors choices values _version"),
     "cpus": "",
-    "vision": WORDS,
+    "vision": f"{WORDS} ordered",
     "memory": WORDS,
     "job": WORDS,
     "pool": f"{WORDS} job cpus",
@@ -48,9 +48,12 @@ CHOICES = {
     "matplotlib",
     "lxml",
     "pyarrow",
+    "safetensors",
+    "tomlkit",
 }
 CHOSEN = (
     "vision.engines.",
+    "vision.finetune.",
     "memory.audit_table",
     "memory.audit_postgres",
     "memory.audit_sqlite",

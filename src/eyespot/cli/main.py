@@ -17,6 +17,7 @@ from eyespot.cli import audit, info, weights
 from eyespot.cli.bench import bench
 from eyespot.cli.calibrate import calibrate
 from eyespot.cli.classify import classify
+from eyespot.cli.finetune import finetune
 from eyespot.cli.quantize import quantize
 from eyespot.cli.serve import serve
 from eyespot.cli.terminal import err, say
@@ -34,7 +35,7 @@ app = typer.Typer(
 _SETTINGS = (f"* `{settings.variable(name)}`: {field.description}" for name, field in Settings.model_fields.items())
 _COMMANDS = {"serve", "weights", "audit"}
 app.command(epilog="Settings:\n\n" + "\n".join(_SETTINGS))(serve)
-for command in (classify, info.health, info.model, info.labels, calibrate, quantize, bench):
+for command in (classify, info.health, info.model, info.labels, calibrate, finetune, quantize, bench):
     app.command()(command)
     _COMMANDS.add(command.__name__)
 app.add_typer(weights.app, name="weights", no_args_is_help=True)

@@ -28,7 +28,7 @@ def find(folder: Path, labels: Labels) -> list[tuple[Path, int]]:
         by_folder = exact.get(name, folded.get(name.casefold()))
         return wnids.get(path.stem.partition("_")[0]) if by_folder is None else by_folder
 
-    found = [(path, class_of(path)) for path in sorted(_images(folder))]
+    found = [(path, class_of(path)) for path in sorted(images(folder))]
     if strangers := [path for path, class_id in found if class_id is None]:
         first = strangers[0].relative_to(folder)
         raise UnlabelledImages(
@@ -46,7 +46,8 @@ def _without_case(exact: dict[str, int]) -> dict[str, int]:
     return {name: min(ids) for name, ids in folded.items() if len(ids) == 1}
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def images(folder: Path) -> Iterator[Path]:
+    """Each image below a folder, in no order; names that begin with a dot are skipped."""
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
