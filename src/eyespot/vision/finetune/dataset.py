@@ -83,12 +83,15 @@ def _rows(table: Path, names: list[str]) -> dict[str, dict[str, str]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
-            columns = reader.fieldnames or ()
-            rows = {row["folder"]: row for row in reader if "folder" in columns}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows, columns = list(reader), reader.fieldnames or ()
+    except UnicodeDecodeError as error:
+        raise BadDataset(f"{table} cannot be read: it is not UTF-8") from error
+    except (OSError, csv.Error) as error:
         raise BadDataset(f"{table} cannot be read: {error}") from error
     if "folder" not in columns or set(columns) - {*_COLUMNS}:
         raise BadDataset(f"{table} must begin with the line {','.join(_COLUMNS)}, of which all but folder are optional")
-    if unknown := next((name for name in rows if name not in names), None):
+    if unknown := next((row["folder"] for row in rows if row["folder"] not in names), None):
         raise BadDataset(f"{table} names the folder {unknown!r}, which has no images")
-    return rows
+    if long := next((row["folder"] for row in rows if None in row), None):
+        raise BadDataset(f"{table}: the row of {long!r} has more cells than the first line")
+    return {row["folder"]: row for row in rows}

@@ -115,7 +115,7 @@ def extract(
     if few := [row.label for row in dataset.labels.classes if counts[row.class_id] < MIN_PER_CLASS]:
         name, count = few[0], counts[dataset.labels.names["en"].index(few[0])]
         detail = f"{name} has {count} different readable images; each class needs at least {MIN_PER_CLASS}"
-        more = f" ({', '.join(few[1:])} have too few as well)" if few[1:] else ""
+        more = f" (too few as well: {', '.join(few[1:])})" if few[1:] else ""
         raise TooFewImages(f"{detail}, and forty are better{more}")
     paths, truth, kept = zip(*distinct, strict=True)
     return Features(list(paths), np.stack([row["features"] for row in kept]), np.array(truth), skipped, doubles)

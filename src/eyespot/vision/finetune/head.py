@@ -16,18 +16,18 @@ from eyespot.vision.quantize import Progress
 Mask = npt.NDArray[np.bool_]
 
 FOLDS = 5
-_MAX_EPOCHS = 60
-_STEPS = 2  # of L-BFGS in an epoch
-_PATIENCE = 5  # epochs without a smaller loss on the images held out
+_PENALTIES = np.geomspace(1000, 1, 13).tolist()  # as if the loss were a sum over all images
+_ITERATIONS = 30  # of L-BFGS in a step
+_PATIENCE = 2  # steps without a smaller loss on the images held out
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A linear layer, float32: `weight` (classes, features) and `bias` (classes,); epochs that trained it."""
+    """A linear layer, float32: `weight` (classes, features) and `bias` (classes,); steps that trained it."""
 
     weight: Weights
     bias: Weights
-    epochs: int
+    steps: int
 
     def logits(self, features: Pooled) -> Logits:
         """float32 (images, classes), from features (images, features)."""
@@ -61,50 +61,54 @@ def cross_validate(
 
 
 def train_on_all(features: Pooled, truth: Truth, heads: list[Head]) -> Head:
-    """A head trained on every image, for as long as those that were stopped early."""
-    return train(features, truth, np.zeros(len(truth), bool), round(median(head.epochs for head in heads)))
+    """A head trained on every image, for as many steps as those that were stopped early."""
+    return train(features, truth, np.zeros(len(truth), bool), round(median(head.steps for head in heads)))
 
 
-def train(features: Pooled, truth: Truth, held_out: Mask, epochs: int | None = None) -> Head:
-    """Logistic regression with L-BFGS on the images that are not held out; classes with fewer images weigh more.
+def train(features: Pooled, truth: Truth, held_out: Mask, steps: int | None = None) -> Head:
+    """Logistic regression on the images that are not held out; classes with fewer images weigh more.
 
-    It stops after `epochs`, by default once the loss on the images held out stops falling: then its lowest counts.
+    Each step lowers the penalty on the weights, and goes on from the one before (Friedman et al., "Regularization Paths
+    for Generalized Linear Models", 2010). It stops after `steps`, by default once the loss on the images held out stops
+    falling: then the step with the lowest counts.
     """
-    mean, scale = features[~held_out].mean(0), features[~held_out].std(0) + 1e-6
-    inputs, targets = torch.from_numpy((features - mean) / scale), torch.from_numpy(truth)
-    seen, unseen = torch.from_numpy(~held_out), torch.from_numpy(held_out)
-    classes = int(truth.max()) + 1
+    center, classes = features[~held_out].mean(0), int(truth.max()) + 1
+    scale = (features[~held_out] - center).std() + np.float32(1e-6)
+    inputs, targets = torch.from_numpy((features - center) / scale), torch.from_numpy(truth)
+    seen, unseen = ((inputs[part], targets[part]) for part in (~held_out, held_out))
+    torch.set_num_threads(1)  # several took ten times as long beside other processes, and round in another order
     layer = torch.nn.Linear(features.shape[1], classes)
     loss_of = torch.nn.CrossEntropyLoss(class_weights(truth[~held_out], classes))
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
-    parts = {True: (inputs[seen], targets[seen]), False: (inputs[unseen], targets[unseen])}
-
-    def loss(*, training: bool) -> torch.Tensor:
-        found, wanted = parts[training]
-        value: torch.Tensor = loss_of(layer(found), wanted)
-        return value
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = loss(training=True) + layer.weight.square().sum() / (2 * len(parts[True][1]))
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
     best, lowest = None, math.inf
-    for epoch in range(1, (epochs or _MAX_EPOCHS) + 1):
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    for step, penalty in enumerate(_PENALTIES[:steps], 1):
+        _minimise(layer, loss_of, *seen, penalty / len(seen[1]))
         with torch.no_grad():
-            now = -epoch if epochs else float(loss(training=False))
-        if now < lowest:
+            loss = -step if steps else float(loss_of(layer(unseen[0]), unseen[1]))
+        if loss < lowest:
             weight = layer.weight.detach().numpy() / scale
-            best, lowest = Head(weight, layer.bias.detach().numpy() - weight @ mean, epoch), now
-        elif best and epoch - best.epochs >= _PATIENCE:
+            best, lowest = Head(weight, layer.bias.detach().numpy() - weight @ center, step), loss
+        elif best and step - best.steps >= _PATIENCE:
             break
     if best is None:  # NaN
-        raise BadDataset("the features of these images cannot be told apart by a linear layer")
+        raise BadDataset("the network's features of these images are not numbers")
     return best
+
+
+def _minimise(
+    layer: torch.nn.Linear, loss_of: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor, penalty: float
+) -> None:
+    """Train the layer until the mean loss, with a penalty on squared weights, is as good as minimal."""
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss: torch.Tensor = loss_of(layer(inputs), targets) + penalty / 2 * layer.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
 def class_weights(truth: Truth, classes: int) -> torch.Tensor:

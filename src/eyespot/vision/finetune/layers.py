@@ -58,7 +58,7 @@ class Images:
 
         def decode(number: int) -> torch.Tensor:
             data = self.paths[number].read_bytes()
-            return torch.from_numpy(preprocess.preprocess(data, recipe, max_pixels=self.plan.max_pixels).pixels)
+            return torch.tensor(preprocess.preprocess(data, recipe, max_pixels=self.plan.max_pixels).pixels)
 
         return (future.result() for _, future in in_order(decode, numbers, self.plan.threads, 2 * _BATCH))
 
@@ -93,6 +93,7 @@ def tune(network: Network, images: Images, progress: Progress = lambda *_: None)
     """
     plan, epochs, checkpoint = images.plan, images.plan.epochs, images.plan.checkpoint
     learning, identity = unfreeze(network, plan.layers), _identity(network, images)
+    torch.set_num_threads(plan.threads)
     optimizer = torch.optim.AdamW(learning.values(), _LEARNING_RATE)
     seen, unseen = np.flatnonzero(~images.held_out).tolist(), np.flatnonzero(images.held_out).tolist()
     if state := _resume(checkpoint, identity):

@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def save(
     data_dir: Path,
     calibration: Calibration,
     accuracy: Accuracy,
+    make: Callable[[Entry, int, Path], object] = exporter.make,
 ) -> Entry:
     """Write the model and its proved export, in place of an older one of that name, and return its entry.
 
@@ -47,8 +49,10 @@ def save(
     data = safetensors.torch.save({key: value.contiguous() for key, value in network.weights().items()})
     digest = sha256(data).hexdigest()
     stem = f"{name}-{digest[:8]}"
-    _write(folder / f"{stem}.safetensors", data)
-    _write(folder / f"{stem}.json", to_json(labels))
+    files = {folder / f"{stem}.safetensors": data, folder / f"{stem}.json": to_json(labels)}
+    new = [path for path in files if not path.exists()]
+    for path, content in files.items():
+        _write(path, content)
     entry = Entry(
         name=name,
         folder=folder,
@@ -62,7 +66,12 @@ def save(
         recipe=base.recipe,
         calibration={"f32": calibration},
     )
-    exporter.make(entry, len(labels), data_dir / "exports")
+    try:
+        make(entry, len(labels), data_dir / "exports")
+    except BaseException:
+        for path in new:
+            path.unlink()
+        raise
     _enter(entry, f"Trained by `eyespot finetune` on the features of {base.name}.")
     return entry
 
@@ -79,10 +88,11 @@ def _enter(entry: Entry, origin: str) -> None:
         _write(path, tomlkit.dumps(document).encode())
     finally:
         os.close(lock)
-    if before and before["sha256"] != entry.sha256:
-        for name in (before["file"], f"{before['labels']}.json"):
-            (entry.folder / name).unlink(missing_ok=True)
-        for old in (entry.folder.parent / "exports").glob(f"{entry.name}-{before['sha256'][:12]}-*"):
+    digest = before["sha256"] if before else entry.sha256
+    if digest != entry.sha256:
+        for suffix in (".safetensors", ".json"):
+            (entry.folder / f"{entry.name}-{digest[:8]}{suffix}").unlink(missing_ok=True)
+        for old in (entry.folder.parent / "exports").glob(f"{entry.name}-{digest[:12]}-*"):
             shutil.rmtree(old, ignore_errors=True)
 
 
