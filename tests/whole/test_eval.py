@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from eyespot.types import Calibration
-from eyespot.vision import fitting
+from eyespot.vision import fitting, samples
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Confidences, softmax
 from eyespot.vision.engines.openvino import has_bf16
@@ -197,7 +197,7 @@ def test_what_is_said_is_right(data_dir: Path, model: str, calibrated: str, prec
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16")
     opened, used = calibrated_model(model, calibrated, precision, data_dir)
-    found = report([(fitting.read(opened, EVAL / "images")[0].candidates(used.temperature), used)])
+    found = report([(samples.read(opened, EVAL / "images").samples.candidates(used.temperature), used)])
     print(model, precision, found)
     assert found.said_right.value >= 0.95
     assert found.said.value >= 0.85
@@ -209,7 +209,7 @@ def test_what_is_said_is_right(data_dir: Path, model: str, calibrated: str, prec
 )
 def test_the_numbers_of_the_manifest_are_fitted(data_dir: Path, model: str, calibrated: str) -> None:
     opened, used = calibrated_model(model, calibrated, "f32", data_dir)
-    fitted = fitting.fit(fitting.read(opened, EVAL / "calibration")[0])
+    fitted = fitting.fit(samples.read(opened, EVAL / "calibration").samples)
     assert fitted.temperature == pytest.approx(used.temperature, abs=0.05)
     assert fitted.min_says == pytest.approx(used.min_says, abs=0.03)
 

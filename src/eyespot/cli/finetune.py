@@ -17,7 +17,7 @@ from eyespot.vision import weights
 if TYPE_CHECKING:
     from eyespot.vision.finetune.dataset import Dataset
     from eyespot.vision.finetune.features import Features
-    from eyespot.vision.fitting import Samples
+    from eyespot.vision.samples import Samples
 
 
 _MAX_MIN_SAYS = 0.9  # of calibrated confidences, nine of ten are right
