@@ -118,7 +118,7 @@ def test_a_list_has_paths_and_labels(tmp_path: Path, text: str) -> None:
             r"2 of 3 labels in .*list.csv .* \(first: 'dog' of b.jpg\); .*eyespot labels",
         ),
         ("a.jpg,tabby\nb.jpg\n", "needs a path and a label in each row, and has only 'b.jpg' in one"),
-        ("a.jpg,é\n", "list.csv is not a CSV file in UTF-8"),
+        ("a.jpg,é\n", "list.csv is neither a folder nor a CSV file in UTF-8"),
     ],
 )
 def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, text: str, told: str) -> None:

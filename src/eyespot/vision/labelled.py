@@ -73,7 +73,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UnlabelledImages(f"{file} is not a CSV file in UTF-8") from error
+        raise UnlabelledImages(f"{file} is neither a folder nor a CSV file in UTF-8") from error
     head = [cell.casefold() for cell in rows[0]] if rows else []
     path, label = (next((head.index(name) for name in names if name in head), None) for names in (_PATHS, _LABELS))
     if path is None or label is None:
