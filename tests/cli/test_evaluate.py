@@ -9,6 +9,7 @@ import pytest
 from eyespot.cli import evaluate
 from eyespot.errors import EngineUnavailable, UnlabelledImages
 from eyespot.vision.classifier import Classifier
+from eyespot.vision.labels import ClassRow, Labels
 from tests import makers
 from tests.cli.evaluations import Shifted, draw, drawn, made_up, ten
 from tests.serving import fake_classifier, run
@@ -94,8 +95,10 @@ def models(**wrong: list[int]) -> Callable[[str], Classifier]:
 
 def test_precisions_are_compared_with_the_first(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = drawn(tmp_path, ten(c9="other"))
+    (folder / "class 1" / "broken.png").touch()
     found = evaluate.run(models(f32=[1], int8=[2, 3, 9]), folder, ["f32", "bf16", "int8"], threads=2)
-    assert capfd.readouterr().err == "bf16 is left out: this processor has no bf16\n"
+    told = ["class 1/broken.png: not a readable image", "bf16 is left out: this processor has no bf16"]
+    assert capfd.readouterr().err.replace(f"{folder}/", "").splitlines() == told
     rows = {title: cells for title, *cells in evaluate.rows(found)}
     assert rows["top-1 accuracy"] == ["90.0% (69.9% to 97.2%)", "70.0% (48.1% to 85.5%)"]
     assert rows["right where f32 is wrong"] == ["", "2"]
@@ -113,6 +116,15 @@ def test_without_images_of_none_of_the_classes_nothing_is_refused(tmp_path: Path
     rows = {title: cells for title, *cells in evaluate.rows(evaluate.run(models(f32=[]), folder, ["f32"], 1))}
     assert rows["none of the classes: refused"] == ["-"]
     assert "p (McNemar)" not in rows
+
+
+def test_only_what_says_something_of_a_model_is_measured() -> None:
+    three = Labels(tuple(ClassRow(number, "", f"class {number}") for number in range(3)))
+    titles = [row[0] for row in evaluate.rows([made_up([(0, 1), (2, 2)], three)])]
+    assert titles == [
+        *("top-1 accuracy", "answered", "answers right", "calibration error (ECE)"),
+        *("images/s", "inference"),
+    ]
 
 
 def test_the_first_precision_must_be_there(tmp_path: Path) -> None:

@@ -101,6 +101,15 @@ def test_names_do_no_harm(tmp_path: Path) -> None:
     assert "<i>?.png: not a readable image" in page.text
 
 
+def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
+    found = made_up([(0, 1)] * 3, ten())
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        draw(path, 0)
+    page = Page(report.html(tmp_path, [found._replace(reading=found.reading._replace(paths=paths))], [], [b"", b""]))
+    assert page.text.index("2.png") < page.text.index("1.png") < page.text.index("0.png")
+
+
 def test_without_mistakes_nothing_is_said_of_them(tmp_path: Path) -> None:
     page = Page(report.html(tmp_path, [made_up([(0, 0), (1, 1)], ten())], [], [b"", b""]))
     assert "class 1 1 1 1 100.0%" in page.text

@@ -33,7 +33,7 @@ def check(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = [folder / name for name in FILES if (folder / name).exists()]
-        if there and (there[0].name != FILES[0] or _OURS not in there[0].read_bytes()[:1000]):
+        if there and _OURS not in there[0].read_bytes()[:1000]:
             raise OutputUnusable(f"{there[0]} is not from an earlier report; choose another folder")
     except OSError as error:
         raise OutputUnusable(f"cannot write to {folder}: {error.strerror}") from error
