@@ -68,6 +68,8 @@ def test_figures_are_printed_and_a_report_is_written(tmp_path: Path, labelled: P
         (["--compare", "int8,f32"], "has no int8 export"),
         (["--output", "photographs"], "photographs/confusion.png is not from an earlier report; choose another folder"),
         (["--output", "photographs/confusion.png/x"], "cannot write to photographs/confusion.png/x: Not a directory"),
+        (["--output", "labelled/report"], "--output must not be inside the folder that is evaluated"),
+        (["--output", "/proc"], "cannot write to /proc: "),
         (["--precision", "int8"], "EYESPOT_PRECISION=int8 eyespot evaluate"),
     ],
 )

@@ -18,8 +18,8 @@ _MOST = 30  # classes in the matrix
 _LONGEST = 26  # characters of a class's name
 _BLUE, _GREY = "#2a6f97", "#9aa5ad"
 # Those after the first draw what it lacks, such as Chinese, where they are installed.
-_FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei"]
-_FONTS += ["WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei"]
+_FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"]
+_FONTS += ["PingFang SC", "Hiragino Sans GB", "Microsoft YaHei"]
 
 
 def confusion_matrix(samples: Samples) -> bytes:

@@ -56,6 +56,8 @@ def evaluate(
     """
     from eyespot import assembly
 
+    if output and output.resolve().is_relative_to(source.resolve()):
+        raise typer.BadParameter("--output must not be inside the folder that is evaluated: charts are images too")
     precisions = _precisions(compare)
     report = open_report(output) if output else None  # before minutes of work
     config = load_settings(quiet=True)

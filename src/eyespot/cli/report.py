@@ -1,6 +1,7 @@
 """The report of an evaluation: one HTML page with everything inside it, and its charts."""
 
 import io
+import tempfile
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,9 +30,10 @@ _PAIRS = 20
 
 
 def check(folder: Path) -> None:
-    """Make the folder. Raises `OutputUnusable` if it has files of these names that are not an earlier report's."""
+    """Make the folder. Raises `OutputUnusable` if nothing can be written to it, or would replace other files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
         there = [folder / name for name in FILES if (folder / name).exists()]
         if there and _OURS not in there[0].read_bytes()[:1000]:
             raise OutputUnusable(f"{there[0]} is not from an earlier report; choose another folder")
