@@ -1,18 +1,16 @@
 """`eyespot evaluate`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from eyespot import cpus
 from eyespot.choices import ENGINES
-from eyespot.cli.labelled import Labelled, measures, read
+from eyespot.cli.labelled import Labelled, confused, measures, read, shortlist
 from eyespot.cli.terminal import err, load_settings, out, say
 from eyespot.errors import EngineUnavailable, OutputUnusable, UnlabelledImages
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from eyespot.vision.evaluation import Evaluation
 
 PRECISIONS = list(dict.fromkeys(precision for choice in ENGINES.values() for precision in choice.precisions))
-_ROWS = 5  # of the lists below the table
 
 
 def evaluate(
@@ -142,14 +139,5 @@ def show(found: "Sequence[Evaluation]") -> None:
     out.print(table)
     names = samples.labels.names["en"]
     worst = [row for row in confusion.classes(samples) if row.right < row.images]
-    _list("least accurate class", "right", ((names[row.class_id], f"{row.right} of {row.images}") for row in worst))
-    pairs = confusion.confusions(samples)
-    _list("most confused classes", "images", ((f"{names[p.true]} → {names[p.found]}", f"{p.images}") for p in pairs))
-
-
-def _list(title: str, column: str, rows: Iterable[tuple[str, str]]) -> None:
-    table = Table(title, column)
-    for name, figure in islice(rows, _ROWS):
-        table.add_row(Text(name), figure)
-    if table.row_count:
-        out.print(table)
+    shortlist("least accurate class", "right", ((names[row.class_id], f"{row.right} of {row.images}") for row in worst))
+    confused(samples)

@@ -1,19 +1,22 @@
-"""What `eyespot calibrate` and `eyespot evaluate` share: reading labelled images, and the rows of measures."""
+"""What the commands for labelled images share: reading them, and showing what was measured on them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from eyespot.cli.output import printable
-from eyespot.cli.terminal import bar, err, say
+from eyespot.cli.terminal import bar, err, out, say
 
 if TYPE_CHECKING:
     from eyespot.vision.classifier import Classifier
     from eyespot.vision.evaluation import Measure, Report
     from eyespot.vision.labels import Labels
-    from eyespot.vision.samples import Reading
+    from eyespot.vision.samples import Reading, Samples
 
 Labelled = Annotated[
     Path,
@@ -22,6 +25,7 @@ Labelled = Annotated[
     ),
 ]
 
+_MOST = 5  # rows of a short list
 _TITLES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -58,6 +62,25 @@ def measures(reports: "Sequence[Report]", labels: "Labels") -> Iterator[list[str
     for name, title in _TITLES.items():
         if name not in absent:
             yield [title, *(percent(getattr(report, name)) for report in reports)]
+
+
+def confused(samples: "Samples") -> None:
+    """Print which classes are taken for which most often."""
+    from eyespot.vision import confusion
+
+    names = samples.labels.names["en"]
+    pairs = confusion.confusions(samples)
+    rows = ((f"{names[pair.true]} → {names[pair.found]}", f"{pair.images}") for pair in pairs)
+    shortlist("most confused classes", "images", rows)
+
+
+def shortlist(title: str, column: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print a table of the first names, each with its figure, if there are any."""
+    table = Table(title, column)
+    for name, figure in islice(rows, _MOST):
+        table.add_row(Text(name), figure)
+    if table.row_count:
+        out.print(table)
 
 
 def percent(one: "Measure") -> str:
