@@ -189,7 +189,9 @@ def fake_classifier(
     max_pixels: int = 25_000_000,
     formats: Collection[str] = tuple(FORMATS),
     record: Export | None = None,
+    labels: Labels | None = None,
 ) -> Classifier:
+    """The classifier around that engine, by default with ten classes in two groups."""
     entry = Entry(
         name="fake",
         folder=Path("/nowhere"),
@@ -203,7 +205,7 @@ def fake_classifier(
     )
     groups = tuple(GroupRow(name, name, zh) for name, zh in {"low": "低", "high": "高"}.items())
     classes = (ClassRow(i, f"n{i:08}", f"class {i}", f"第{i}类", group="low" if i < 5 else "high") for i in range(10))
-    labels = Labels(tuple(classes), groups)
+    labels = labels or Labels(tuple(classes), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
     return Classifier(entry, labels, engine, np.eye(10, 4, dtype=np.float32), limits, record=record)
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from eyespot import cpus
+from eyespot.cli.labelled import confused, measures
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.settings import Settings
 from eyespot.types import Accuracy, Calibration
@@ -17,7 +18,7 @@ from eyespot.vision import weights
 if TYPE_CHECKING:
     from eyespot.vision.finetune.dataset import Dataset
     from eyespot.vision.finetune.features import Features
-    from eyespot.vision.fitting import Samples
+    from eyespot.vision.samples import Samples
 
 
 _MAX_MIN_SAYS = 0.9  # of calibrated confidences, nine of ten are right
@@ -110,11 +111,8 @@ def _show(samples: "Samples") -> Accuracy:
     parts = [(part.candidates(used.temperature), used) for part, used in halves]
     report, images = evaluation.report(parts), len(samples.truth)
     table = Table(f"{images} images that it was not trained on", "")
-    for title, one in (
-        ("top-1 accuracy", report.top1),
-        ("answered", report.said),
-        ("answers right", report.said_right),
-    ):
-        table.add_row(title, f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})")
+    for row in measures([report], samples.labels):
+        table.add_row(*row)
     out.print(table)
+    confused(samples)
     return Accuracy(round(100 * report.top1.value, 1), f"{images} images of your own")

@@ -12,8 +12,8 @@ from eyespot.vision.finetune.dataset import Dataset
 from eyespot.vision.finetune.features import Features
 from eyespot.vision.finetune.head import Head
 from eyespot.vision.finetune.layers import Images, Unfreeze
-from eyespot.vision.fitting import Samples
 from eyespot.vision.quantize import Progress
+from eyespot.vision.samples import Samples
 from eyespot.vision.weights import Entry
 
 
