@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from eyespot.vision import weights
 from eyespot.vision.classifier import Classifier
@@ -93,7 +94,8 @@ def _accuracy(folder: Path, data_dir: Path) -> tuple[float, float]:
         return maps[0].mean((1, 2))
 
     seen = [(features(path.read_bytes()), path.parent.name) for path in sorted(folder.glob("*/*.*"))]
-    fitted = LogisticRegression(max_iter=1000).fit([row for row, _ in seen], [name for _, name in seen])
+    with threadpool_limits(1):  # several took 20 times as long beside other processes
+        fitted = LogisticRegression(max_iter=1000).fit([row for row, _ in seen], [name for _, name in seen])
     names = {"stripes 0": "upright", "_": "other"}
     right = []
     for kind in range(KINDS):

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from eyespot.vision.samples import Samples
 
 
-_MAX_MIN_SAYS = 0.9  # of calibrated confidences, nine of ten are right
-
-
 def finetune(
     folder: Annotated[
         Path,
@@ -99,8 +96,8 @@ def _features(config: Settings, base: weights.Entry, found: "Dataset") -> "tuple
 
 
 def _usable(fitted: Calibration) -> Calibration:
-    """A calibration that answers most images, even where few are right 95 % of the time."""
-    return replace(fitted, min_says=min(fitted.min_says, _MAX_MIN_SAYS))
+    """A threshold no higher than the default: on few images, 95 % right answers can mean hardly any answers."""
+    return replace(fitted, min_says=min(fitted.min_says, Calibration().min_says))
 
 
 def _show(samples: "Samples") -> Accuracy:
