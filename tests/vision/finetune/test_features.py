@@ -43,12 +43,14 @@ def test_images_are_computed_once(folder: Path, file: Path) -> None:
 def test_an_interrupted_run_goes_on(folder: Path, file: Path) -> None:
     def interrupt(_what: str, done: int, _total: int) -> None:
         if done == 7:
+            assert file.stat().st_size == size  # what a kill would leave
             raise KeyboardInterrupt
+
+    size = 7 * (64 + 4 * 4)
 
     with pytest.raises(KeyboardInterrupt), FeatureFile(file, 4) as rows:
         extract(dataset.read(folder), fake_classifier(FakeEngine()), rows, 1, interrupt)
-    size = file.stat().st_size
-    assert size == 7 * (64 + 4 * 4)
+    assert file.stat().st_size == size
     with file.open("ab") as cut_off:
         cut_off.write(b"half a row")
     engine = FakeEngine()

@@ -33,7 +33,7 @@ def test_it_is_as_good_as_a_logistic_regression_of_scikit_learn() -> None:
         other[~seen] = fitted.predict(features[~seen])
     accuracy, reference = (logits.argmax(1) == truth).mean(), (other == truth).mean()
     assert 0.6 < reference < 0.95
-    assert accuracy >= reference - 0.01
+    assert reference - 0.01 <= accuracy < reference + 0.05
 
 
 def test_every_fold_has_its_share_of_every_class() -> None:
@@ -42,6 +42,7 @@ def test_every_fold_has_its_share_of_every_class() -> None:
     assert [np.bincount(fold[truth == class_id]).tolist() for class_id in (0, 2)] == [[8] * 5, [1] * 5]
     assert sorted(np.bincount(fold[truth == 1])) == [1, 1, 1, 2, 2]
     assert max(np.bincount(fold)) - min(np.bincount(fold)) <= 1
+    assert np.bincount(head.folds(np.repeat(range(6), 6), 0)).tolist() == [8, 7, 7, 7, 7]
     assert (head.folds(truth, 3) == fold).all()
     assert (head.folds(truth, 4) != fold).any()
 

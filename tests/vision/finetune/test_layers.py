@@ -61,6 +61,7 @@ def test_only_the_chosen_layers_and_the_head_learn(images: Images) -> None:
     assert logits.shape == (8, 2)
     changed = {name for name, value in tuned.state_dict().items() if (value != before.state_dict()[name]).any()}
     assert changed == {f"body.layer1.1.{name}" for name in ("weight", "bias")} | {"head.weight", "head.bias"}
+    assert {name for name, value in tuned.named_parameters() if value.requires_grad} == changed
     assert not images.plan.checkpoint.exists()
 
 
