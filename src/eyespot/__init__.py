@@ -30,11 +30,11 @@ __all__ = [  # noqa: F405
     "BrokenImage", "CacheUnavailable", "Calibration", "Check", "Client", "Crop", "DeadlineExceeded", "Draining",
     "Explanation", "EyespotError", "Forbidden", "Group", "GroupScore", "HeadTooLarge", "ImageInfo", "ImageSource",
     "ImageTooLarge", "Internal", "InvalidParameter", "Label", "LabelEntry", "Limits", "MethodNotAllowed", "ModelCard",
-    "ModelInfo", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded", "Prediction", "Quantization",
-    "RateLimited", "Readiness", "Recipe", "Recognition", "Refusal", "Says", "ServerSilent", "ServerUnavailable",
-    "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels", "TooManyScans",
-    "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat", "UploadStalled",
-    "__version__",
+    "ModelInfo", "ModelUnavailable", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded", "Prediction",
+    "Quantization", "RateLimited", "Readiness", "Recipe", "Recognition", "Refusal", "Says", "ServerSilent",
+    "ServerUnavailable", "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels",
+    "TooManyScans", "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat",
+    "UploadStalled", "__version__",
 ]  # fmt: skip
 
 

@@ -456,7 +456,7 @@ def saved(page: Page, button: str) -> str:
 def test_classes_without_a_wnid_have_filters_of_their_own(open_page: OpenPage, folder: Path) -> None:
     with serve_fake() as served:
         assert served.recognizer
-        classifier = served.recognizer.classifier
+        classifier = served.recognizer.model.classifier
         classifier.labels = Labels(tuple(replace(row, wnid="") for row in classifier.labels.classes))
         page = open_page(served.url)
         send(page, folder / "a.png", folder / "beach" / "d.png")

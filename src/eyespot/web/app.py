@@ -112,6 +112,7 @@ def _routes() -> list[BaseRoute]:
         *_get("/audit", admin.audit, dependencies=_ADMIN, **openapi.AUDIT),
         *_get("/uploads/{sha256}", admin.upload, dependencies=_ADMIN, **openapi.UPLOAD),
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
+        APIRoute("/admin/model", admin.switch, methods=["POST"], dependencies=_ADMIN, **openapi.SWITCH),
         *_get("/", pages.page, include_in_schema=False),
         *_get("/docs", pages.docs, include_in_schema=False),
         Mount("/static", routes=static, middleware=[Middleware(GZipMiddleware)]),

@@ -179,7 +179,8 @@ LABELS = _options(
     ok={"application/json": {"example": json.loads(_EXAMPLES["example-labels"])}},
     response_model=list[LabelEntry],
 )
-MODEL = _options("getModel", "recognition", "The model", *_KEYS)
+_CARD = {"application/json": {"example": json.loads(_EXAMPLES["example-model"])}}
+MODEL = _options("getModel", "recognition", "The model", *_KEYS, ok=_CARD)
 LIVEZ: dict[str, Any] = {
     "operation_id": "getLiveness",
     "tags": ["operation"],
@@ -210,6 +211,24 @@ UPLOAD = _options(
 )
 FORGET = _options(
     "deleteUpload", "administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204
+)
+SWITCH = _options(
+    "switchModel",
+    "administration",
+    "Switch the model",
+    *(*_KEYS, errors.Forbidden, errors.BadJson, errors.ModelUnavailable),
+    ok=_CARD,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _object("name", {"type": "string", "description": "Entry of the manifest, or `auto`."}),
+                    "example": {"name": _RECOGNITION["model"]["name"]},
+                }
+            },
+        }
+    },
 )
 
 
@@ -245,6 +264,6 @@ def complete(app: FastAPI, needs_key: bool) -> None:
 
     def openapi() -> dict[str, Any]:
         recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
-        return completed(len(recognizer.classifier.labels) if recognizer else _CLASSES)
+        return completed(len(recognizer.model.classifier.labels) if recognizer else _CLASSES)
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
