@@ -208,7 +208,7 @@ def fake_classifier(
         file="fake.pth",
         sha256="0" * 64 if name == "fake" else hashlib.sha256(name.encode()).hexdigest(),
         bytes=1,
-        labels="ten",
+        labels="imagenet1k" if name == "fake" else name,  # or the page would not offer its samples
         license="none",
         recipe=RECIPE,
     )

@@ -60,6 +60,7 @@ class Classifier:
             classes=len(labels),
             accuracy=entry.accuracy,
             license=entry.license,
+            labels=entry.labels,
             stand_in=stand_in,
             limits=limits,
             recipe=entry.recipe,
