@@ -828,6 +828,25 @@ def test_what_the_model_sees_is_outlined_anew_after_a_switch(followed: Page, swi
 
 
 @thorough
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_do_not_widen_the_page(open_page: OpenPage, image: Path, width: int) -> None:
+    models = {"long": lambda: fake_classifier(FakeEngine(4), name="flower" * 15, classes=4)}
+    with serve_fake(models=models, api_keys="boss:open-sesame:admin") as served:
+        switch(served, "long")
+        page = open_page(served.url, "/livez", viewport={"width": width, "height": 800})
+        page.evaluate("sessionStorage.setItem('eyespot-key', 'open-sesame')")
+        page.goto("/")
+        expect(page.locator("#classes")).to_contain_text("flower 3")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        send(page, image)
+        expect(page.get_by_role("heading", level=2)).to_contain_text("flower 1")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        send(page, image, image)
+        expect(page.locator("#count")).to_have_text("2 of 2")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@thorough
 def test_a_model_without_heat_maps_is_not_asked_why(page: Page, image: Path) -> None:
     def without(route: Route) -> None:
         reply = route.fetch()
