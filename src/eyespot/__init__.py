@@ -7,7 +7,8 @@ Read in this order; each part imports only parts above it:
    name what it finds, `classifier` joins them.
 3. `memory`: cache, audit log, uploads, rate limits
 4. `cpus`, `job`, `pool`: who gets a worker thread, and when
-5. `recognizer`: the pipeline of one image, in eight steps. `assembly` builds it from the settings.
+5. `model`: the one that serves, until it is switched. `recognizer`: the pipeline of one image, in eight steps.
+   `assembly` builds both from the settings.
 6. `web.app`: every route, and the layers in front. `web.gate` is what each request passes, `web.api` what can be asked.
 7. `client` for programs, `cli` for people, `bench` to measure speed
 

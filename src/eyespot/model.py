@@ -30,6 +30,10 @@ class ServedModel:
         self._switching = asyncio.Lock()
         self._serve(classifier)
 
+    @property
+    def is_switching(self) -> bool:
+        return self._switching.locked()
+
     async def switch(self, name: str | None = None) -> ModelCard:
         """Open a model beside the present one, by default the same anew, and serve it once it is warm.
 

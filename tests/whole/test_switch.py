@@ -37,7 +37,7 @@ recipe = {{ resize = 256, crop = 224, interpolation = "bilinear", mean = [0.5, 0
 
 
 def write_own(folder: Path, seed: int) -> str:
-    """A ResNet-18 of random weights and three classes, in a manifest after the packaged model; its digest."""
+    """A ResNet-18 of random weights and three classes, before the packaged model in a manifest; its digest."""
     import torch
     import torchvision
 
@@ -46,7 +46,7 @@ def write_own(folder: Path, seed: int) -> str:
     digest = sha256((folder / "own.pth").read_bytes()).hexdigest()
     packaged = (ROOT / "weights" / "manifest.toml").read_text()
     entry = ENTRY.format(digest=digest, size=(folder / "own.pth").stat().st_size)
-    (folder / "manifest.toml").write_text(packaged + entry)
+    (folder / "manifest.toml").write_text(entry + packaged)
     (folder / "own.json").write_text(
         json.dumps([{"class_id": number, "wnid": "", "label": name} for number, name in enumerate(OWN)])
     )
@@ -64,10 +64,17 @@ def folder(packaged: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def served(packaged: dict[str, str], folder: Path) -> Iterator[Served]:
-    settings = {"EYESPOT_MANIFEST": str(folder / "manifest.toml"), "EYESPOT_DATA_DIR": str(folder / "data")}
-    settings |= {"EYESPOT_API_KEYS": "me:open-sesame:admin", "EYESPOT_QUEUE": "100"}
-    with serve_process(**{**packaged, **settings}) as served:
+    with serve_process(**{**packaged, **settings(folder)}) as served:
         yield served
+
+
+def settings(folder: Path) -> dict[str, str]:
+    where = {"EYESPOT_MANIFEST": str(folder / "manifest.toml"), "EYESPOT_DATA_DIR": str(folder / "data")}
+    return {**where, "EYESPOT_API_KEYS": "me:open-sesame:admin", "EYESPOT_QUEUE": "100"}
+
+
+def events(served: Served) -> list[str]:
+    return [event["event"] for event in served.events]
 
 
 def switch(client: httpx.Client, name: str) -> httpx.Response:
@@ -96,9 +103,10 @@ def test_ten_switches_under_load_lose_no_request_and_no_memory(served: Served) -
     answers: list[Answered] = []
     with ThreadPoolExecutor(4) as callers, served.client(headers=ADMIN) as client:
         imagenet = {row["label"] for row in client.get("/labels").json()}
+        assert switch(client, "own").status_code == 200  # which exports it
         clients = [callers.submit(ask, served, thread, stop, answers) for thread in range(4)]
         try:
-            for name in ("own", "efficientnet-lite0") * 5:
+            for name in ("efficientnet-lite0", "own") * 5:
                 wait_for(switch(client, name).json()["digest"], answers)
                 resident.append(memory(served, "VmRSS"))
         finally:
@@ -108,17 +116,17 @@ def test_ten_switches_under_load_lose_no_request_and_no_memory(served: Served) -
     assert {status for status, _, _ in answers} == {200}
     assert all(labels <= (imagenet if digest == LITE0 else set(OWN)) for _, digest, labels in answers)
     assert resident[9] - resident[1] < 100  # MB; each model takes 40 to 60
-    assert [event["event"] for event in served.events].count("model_switched") == 10
+    assert events(served).count("model_switched") == 11
 
 
 def test_a_hangup_takes_what_is_in_the_manifest_now_and_keeps_the_model_if_that_is_broken(
     served: Served, folder: Path
 ) -> None:
     def hang_up(event: str) -> None:
-        before = [each["event"] for each in served.events].count(event)
+        before = events(served).count(event)
         assert served.process
         served.process.send_signal(signal.SIGHUP)
-        until(lambda: [each["event"] for each in served.events].count(event) > before)
+        until(lambda: events(served).count(event) > before)
 
     with served.client(headers=ADMIN) as client:
         before = switch(client, "own").json()["digest"]
@@ -147,6 +155,24 @@ def test_a_model_that_fails_its_proof_does_not_serve(served: Served, folder: Pat
         assert refused.status_code == 409
         assert "the golden image shows" in refused.json()["detail"]
         assert client.get("/model").json()["digest"] == LITE0
+
+
+def test_a_stop_does_not_wait_for_the_export_of_another_model(packaged: dict[str, str], tmp_path: Path) -> None:
+    """It is `auto`'s first choice, whose weights come while the packaged one stands in."""
+    (tmp_path / "exports").symlink_to(Path(packaged["EYESPOT_DATA_DIR"]) / "exports")
+    write_own(tmp_path, 2)
+    weights = (tmp_path / "own.pth").rename(tmp_path / "away")
+    auto = {"EYESPOT_MODEL": "auto", "EYESPOT_DRAIN_SECONDS": "0"}
+    with serve_process(**{**packaged, **settings(tmp_path), **auto}) as served:
+        assert served.process
+        assert "stand_in_used" in events(served)
+        weights.rename(tmp_path / "own.pth")
+        served.process.send_signal(signal.SIGHUP)
+        until(lambda: "export_started" in events(served))
+        served.process.terminate()
+        assert served.process.wait(60) == 0
+    assert events(served)[-1] == "server_stopped"
+    assert "export_made" not in events(served)
 
 
 @pytest.mark.needs("curl")

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -104,6 +105,9 @@ class Server(uvicorn.Server):
         with self.capture_signals():
             async with self._app.router.lifespan_context(self._app):
                 await self._serve(sockets)
+            if self._app.state.recognizer.model.is_switching and threading.current_thread() is threading.main_thread():
+                event("server_stopped")
+                os._exit(0)  # all is closed, and an orderly end would wait until the model is loaded or exported
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for port in sockets or ():
