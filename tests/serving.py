@@ -200,7 +200,9 @@ def fake_classifier(
     max_pixels: int = 25_000_000,
     formats: Collection[str] = tuple(FORMATS),
     record: Export | None = None,
+    labels: Labels | None = None,
 ) -> Classifier:
+    """The classifier around that engine, by default with ten classes in two groups."""
     entry = Entry(
         name=name,
         folder=Path("/nowhere"),
@@ -217,7 +219,7 @@ def fake_classifier(
     rows = (
         ClassRow(i, f"n{i:08}", f"{word} {i}", f"第{i}{zh}", group="low" if i < 5 else "high") for i in range(classes)
     )
-    labels = Labels(tuple(rows), groups)
+    labels = labels or Labels(tuple(rows), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
     return Classifier(entry, labels, engine, np.eye(classes, 4, dtype=np.float32), limits, record=record)
 

@@ -17,7 +17,9 @@ WORDS = "types errors settings telemetry choices values _version"
 BELOW = {
     **dict.fromkeys(WORDS.split(), "types errors choices values _version"),
     "cpus": "",
-    "vision": WORDS,
+    "ordered": "",
+    "files": WORDS,
+    "vision": f"{WORDS} ordered files",
     "memory": WORDS,
     "job": WORDS,
     "pool": f"{WORDS} job cpus",
@@ -27,11 +29,10 @@ BELOW = {
     "web.gate": f"{WORDS} job memory",
     "web.api": f"{WORDS} vision pool job recognizer web.gate",
     "web": f"{WORDS} memory assembly recognizer web.gate web.api",
-    "ordered": "",
     "images": WORDS,
     "client": f"{WORDS} ordered images",
     "bench": f"{WORDS} cpus vision assembly client",
-    "cli": f"{WORDS} vision memory cpus assembly web client images ordered bench",
+    "cli": f"{WORDS} vision memory cpus assembly web client images ordered files bench",
     "": "client images errors types _version",
     "__main__": "cli",
 }
@@ -46,17 +47,23 @@ CHOICES = {
     "redis",
     "sqlalchemy",
     "nncf",
+    "jinja2",
     "matplotlib",
     "lxml",
     "pyarrow",
+    "safetensors",
+    "tomlkit",
 }
 CHOSEN = (
     "vision.engines.",
+    "vision.finetune.",
     "memory.audit_table",
     "memory.audit_postgres",
     "memory.audit_sqlite",
     "memory.audit_schema",
+    "cli.charts",
     "cli.parquet",
+    "cli.report",
     "cli.xmp",
 )
 

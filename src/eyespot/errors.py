@@ -4,7 +4,8 @@ EyespotError
 ├── StartError                    the process cannot start: one line, exit code 2
 │   ├── InvalidSetting  DataDirUnwritable  AuditUnusable  PortTaken  OutputUnusable
 │   ├── BadManifest  UnknownModel  WeightsMissing  WeightsCorrupt  FetchFailed
-│   └── EngineUnavailable  ExportRefused  TooFewImages  UnlabelledImages  CalibrationRefused  GoldenImageFailed
+│   ├── EngineUnavailable  ExportRefused  GoldenImageFailed
+│   └── TooFewImages  UnlabelledImages  BadDataset  CalibrationRefused
 ├── SidecarUnreadable             keywords cannot be added to an XMP file
 ├── NoAnswer                      a server gave no usable answer
 │   └── ServerUnavailable  ServerSilent  NotEyespot
@@ -77,6 +78,10 @@ class TooFewImages(StartError):
 
 class UnlabelledImages(StartError):
     """Images belong to no class of the model."""
+
+
+class BadDataset(StartError):
+    """The training images cannot be used."""
 
 
 class CalibrationRefused(StartError):

@@ -22,11 +22,12 @@ from eyespot.types import Answer, Calibration, Lang, Limits, ModelCard, ModelInf
 from eyespot.vision import calibration as calibrations
 from eyespot.vision import export, preprocess, weights
 from eyespot.vision.activation import Activation, activation_map, overlay
-from eyespot.vision.engines import Engine, Features, Pixels, Threads, Weights, softmax
+from eyespot.vision.engines import Engine, Features, Logits, Threads, Weights, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.groups import Groups, says
 from eyespot.vision.labels import Labels, load_labels
 from eyespot.vision.loader import Comparison, load_model
+from eyespot.vision.preprocess import ModelInput
 from eyespot.vision.scores import Scores
 from eyespot.vision.weights import Entry
 
@@ -142,7 +143,8 @@ class Classifier:
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
-        return self._infer(data, steps)[0]
+        logits, image, _ = self.infer(data, steps)
+        return self._scores(logits, image, len(data))
 
     def explain(
         self, data: bytes, class_id: int | None = None, steps: dict[str, float] | None = None, *, draw: bool = False
@@ -151,18 +153,20 @@ class Classifier:
 
         With `draw` the activation has an overlay, and `steps` receives the seconds of drawing as `respond`.
         """
-        scores, pixels, features = self._infer(data, steps, features=True)
+        logits, image, features = self.infer(data, steps, features=True)
+        scores = self._scores(logits, image, len(data))
         chosen = int(scores.class_ids[0]) if class_id is None else class_id
         assert features is not None
         cells, started = activation_map(features, self.head[chosen]), time.monotonic()
-        png = overlay(pixels, cells) if draw else None
+        png = overlay(image.pixels, cells) if draw else None
         if draw and steps is not None:
             steps["respond"] = time.monotonic() - started
         return replace(scores, activation=Activation(chosen, cells, png))
 
-    def _infer(
-        self, data: bytes, steps: dict[str, float] | None, *, features: bool = False
-    ) -> tuple[Scores, Pixels, Features | None]:
+    def infer(
+        self, data: bytes, steps: dict[str, float] | None = None, *, features: bool = False
+    ) -> tuple[Logits, ModelInput, Features | None]:
+        """Logits, float32 (classes,), of one encoded image, with the model's input and, if asked for, its features."""
         started = time.monotonic()
         with self._lock:
             self._running += 1
@@ -175,14 +179,16 @@ class Classifier:
         finally:
             with self._lock:
                 self._running -= 1
-        confidences = softmax(logits[0], self.calibration.temperature)
-        order = np.argsort(-confidences, kind="stable").astype(np.int32)
         if steps is not None:
             steps["decode"], steps["infer"] = decoded - started, time.monotonic() - decoded
+        return logits[0], image, None if maps is None else maps[0]
+
+    def _scores(self, logits: Logits, image: ModelInput, size: int) -> Scores:
+        confidences = softmax(logits, self.calibration.temperature)
+        order = np.argsort(-confidences, kind="stable").astype(np.int32)
         ordered = confidences[order]
         groups = self.groups.likeliest(order, ordered)
-        scores = Scores(order, ordered, groups, image.format, image.width, image.height, len(data))
-        return scores, image.pixels, None if maps is None else maps[0]
+        return Scores(order, ordered, groups, image.format, image.width, image.height, size)
 
     def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
         """`says`, groups, and the top-k predictions with at least `min_confidence`, for these scores."""

@@ -25,6 +25,7 @@ class Network(torch.nn.Module):
         if not pooling or not linear:
             raise EngineUnavailable("the network must end in global average pooling and one linear layer")
         self.head = modules[linear[-1]]
+        self._head_name = linear[-1]
         network.set_submodule(pooling[-1], torch.nn.Identity())
         network.set_submodule(linear[-1], torch.nn.Identity())
         self.body = network
@@ -36,6 +37,11 @@ class Network(torch.nn.Module):
         side = round((flat.shape[1] / self.head.in_features) ** 0.5)
         self.map_shape = (self.head.in_features, side, side)
         self.eval()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights under the names of the original network, for a file."""
+        head = {f"{self._head_name}.{name}": value for name, value in self.head.state_dict().items()}
+        return {**self.body.state_dict(), **head}
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do.
