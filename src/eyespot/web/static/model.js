@@ -21,10 +21,10 @@ export async function load(options) {
   ({ limits, recipe, explains = true } = model);
   const own = model.labels !== LABELS_OF_SAMPLES;
   document.body.classList.toggle("own", own);
-  classes = own && model.classes <= MOST_NAMED ? await (await ask("labels", options)).json() : [];
   byId("file").accept = ["image/*", ...limits.formats.map((name) => `.${name}`), ".heic", ".heif"].join();
   const { checks } = await (await ask("readyz?verbose", options)).json();
   remembers = checks.some(({ name, detail }) => name === "cache" && detail !== "off");
+  classes = own && model.classes <= MOST_NAMED ? await (await ask("labels", options)).json() : [];
   render();
 }
 
