@@ -757,6 +757,7 @@ def followed(open_page: OpenPage, switching: Served, image: Path) -> Page:
     page = open_page(switching.url, "/livez")
     page.evaluate("sessionStorage.setItem('eyespot-key', 'click-clack')")
     page.goto("/")
+    expect(page.locator("#language")).not_to_be_empty()  # the modules have run
     send(page, image)
     expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
     return page
