@@ -60,12 +60,16 @@ def finetune(
     model.check_name(name, config.manifest)
     found = dataset.read(folder)
     base = weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model)
-    classes, features = _features(config, base, found)
     checkpoint = weights.own_manifest(config.data_dir).with_name(f"{name}.checkpoint")
     threads = cpus.plan(config.workers, config.threads).workers
     plan = Unfreeze(unfreeze, epochs, seed, checkpoint, config.max_pixels, threads) if unfreeze else None
-    with bar() as progress:
-        trained = train(base, classes, found, features, seed, plan, progress)
+    try:
+        classes, features = _features(config, base, found)
+        with bar() as progress:
+            trained = train(base, classes, found, features, seed, plan, progress)
+    except KeyboardInterrupt:
+        say("interrupted; the same command continues where it was", err)
+        raise
     calibration, accuracy = _usable(fitting.fit(trained.samples)), _show(trained.samples)
     with err.status("exporting it, and comparing the export with torch"):
         entry = model.save(trained.network, base, found.labels, name, config.data_dir, calibration, accuracy)
