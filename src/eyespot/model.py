@@ -32,6 +32,7 @@ class ServedModel:
 
     @property
     def is_switching(self) -> bool:
+        """Whether another model is being opened."""
         return self._switching.locked()
 
     async def switch(self, name: str | None = None) -> ModelCard:
