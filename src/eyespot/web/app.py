@@ -17,7 +17,7 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web.api import admin, body, catalogue, explain, health, openapi, pages, predict
+from eyespot.web.api import admin, body, catalogue, document, explain, health, openapi, pages, predict
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
@@ -168,5 +168,5 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         lifespan=lifespan,
     )
     app.state.batch_max = settings.batch_max
-    openapi.complete(app, needs_key=bool(keys))
+    document.complete(app, needs_key=bool(keys))
     return app
