@@ -12,7 +12,7 @@ EyespotError
 └── Refusal                       a request is refused with a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
-    ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled
+    ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled    409  ModelUnavailable
     ├── 413  ImageTooLarge  BodyTooLarge  TooManyImages
     ├── 415  UnsupportedBody  UnsupportedFormat
     ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  TooMuchMemory  InvalidParameter
@@ -204,6 +204,10 @@ class MethodNotAllowed(Refusal, status=405, code="method-not-allowed", title="Me
 
 class UploadStalled(Refusal, status=408, code="upload-stalled", title="Upload stalled"):
     """The body stopped arriving; send it again."""
+
+
+class ModelUnavailable(Refusal, status=409, code="model-unavailable", title="Model unavailable"):
+    """The model cannot be opened; the present one keeps serving."""
 
 
 class ImageTooLarge(Refusal, status=413, code="image-too-large", title="Image too large"):

@@ -332,4 +332,5 @@ class ModelCard(ModelInfo):
     limits: Limits
     recipe: Recipe
     calibration: Calibration
+    labels: Annotated[str, Field(description="Label file with its classes.")] = ""
     quantization: Annotated[Quantization | None, Field(description="Of an int8 model.")] = None

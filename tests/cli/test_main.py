@@ -122,7 +122,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "unknown model 'other': MODEL must be one of net, packaged"),
+        (["weights", "verify", "other"], "unknown model 'other'; the models are net, packaged"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
@@ -197,7 +197,7 @@ def test_another_mistake_is_left_to_the_options(tmp_path: Path, words: list[str]
 
 def test_what_the_settings_name_wrongly_is_told_with_the_setting(folder: Path) -> None:
     model = run("classify", "cat.jpg", cwd=folder, EYESPOT_MODEL="zzz")
-    assert model.stderr == "eyespot: unknown model 'zzz': EYESPOT_MODEL must be one of net, packaged\n"
+    assert model.stderr == "eyespot: unknown model 'zzz'; the models are net, packaged\n"
     manifest = run("weights", "list", cwd=folder, EYESPOT_MANIFEST="/nope")
     told = "cannot read the manifest /nope (EYESPOT_MANIFEST): No such file or directory"
     assert (manifest.returncode, manifest.stderr) == (2, f"eyespot: {told}\n")

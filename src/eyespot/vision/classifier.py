@@ -1,16 +1,20 @@
 """The classifier: encoded image in, confidences out."""
 
+import hashlib
+import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Collection
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from eyespot._version import __version__
 from eyespot.choices import FORMATS
 from eyespot.errors import GoldenImageFailed
 from eyespot.telemetry import event
@@ -57,6 +61,7 @@ class Classifier:
             classes=len(labels),
             accuracy=entry.accuracy,
             license=entry.license,
+            labels=entry.labels,
             stand_in=stand_in,
             limits=limits,
             recipe=entry.recipe,
@@ -127,6 +132,14 @@ class Classifier:
             record=record,
             comparison=comparison,
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the model and everything else that its scores depend on."""
+        info, temperature = self.info, self.calibration.temperature
+        groups = [row.id for row in self.labels.groups], [row.group for row in self.labels.classes]
+        parts = [info.digest, asdict(self.recipe), info.engine, info.precision, temperature, groups, __version__]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""

@@ -87,15 +87,15 @@ def _read(path: Path, setting: str) -> dict[str, Entry]:
     return entries
 
 
-def choose(entries: dict[str, Entry], model: str = "auto", origin: str = "EYESPOT_MODEL") -> Entry:
-    """The model of that name, which `origin` gave; `auto` is the first whose weight file exists.
+def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
+    """The model of that name; `auto` is the first whose weight file exists.
 
     Raises `UnknownModel` or `WeightsMissing`.
     """
     if model in entries:
         return entries[model]
     if model != "auto":
-        raise UnknownModel(f"unknown model {model!r}: {origin} must be one of {', '.join(entries)}")
+        raise UnknownModel(f"unknown model {model!r}; the models are {', '.join(entries)}")
     if found := next((entry for entry in entries.values() if entry.path.is_file()), None):
         return found
     raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(next(iter(entries)))}")

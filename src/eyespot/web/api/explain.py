@@ -24,12 +24,11 @@ async def explain(request: Request) -> Response:
     """
     recognizer: Recognizer = request.app.state.recognizer
     recognizer.pool.refuse_if_full()  # before the body is read, since explanations are never cached
-    image, parameters = await body.read_one(request, EXPLAIN_SCHEMA)
+    image, parameters, classifier = await body.read_one(request, EXPLAIN_SCHEMA)
     trace: Trace = request.scope["state"]["trace"]
-    classifier = recognizer.classifier
     draw = "application/json" not in (header(request.scope, b"accept") or "").lower()
     work = partial(classifier.explain, class_id=parameters.class_id, draw=draw)
-    scores = await recognizer.recognize(image, trace, request.receive, explain=work)
+    scores = await recognizer.recognize(classifier, image, trace, request.receive, explain=work)
     activation = scores.activation
     assert activation
     if activation.png:
