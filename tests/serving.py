@@ -28,7 +28,7 @@ from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
 from eyespot.types import Limits, Recipe
 from eyespot.vision.classifier import Classifier
-from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.engines import Features, Logits, Pixels, Weights
 from eyespot.vision.export import Export
 from eyespot.vision.labels import ClassRow, GroupRow, Labels
 from eyespot.vision.weights import Entry
@@ -161,6 +161,7 @@ class FakeEngine:
 
     name = "fake"
     precision = "f32"
+    head: Weights | None = np.eye(10, 4, dtype=np.float32)
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -205,7 +206,7 @@ def fake_classifier(
     classes = (ClassRow(i, f"n{i:08}", f"class {i}", f"第{i}类", group="low" if i < 5 else "high") for i in range(10))
     labels = Labels(tuple(classes), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
-    return Classifier(entry, labels, engine, np.eye(10, 4, dtype=np.float32), limits, record=record)
+    return Classifier(entry, labels, engine, engine.head, limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:

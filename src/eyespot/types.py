@@ -333,3 +333,6 @@ class ModelCard(ModelInfo):
     recipe: Recipe
     calibration: Calibration
     quantization: Annotated[Quantization | None, Field(description="Of an int8 model.")] = None
+    explains: Annotated[
+        bool, Field(description="Whether /explain works: the final layer directly follows the pooling.")
+    ] = True
