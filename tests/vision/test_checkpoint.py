@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 from eyespot.errors import WeightsCorrupt
 from eyespot.types import Recipe
-from eyespot.vision.engines import Pixels, Threads
-from eyespot.vision.engines.network import build
-from eyespot.vision.engines.torch import load
+from eyespot.vision.engines import Logits, Threads
+from eyespot.vision.engines.network import Network, build
+from eyespot.vision.engines.torch import TorchEngine, load
 from tests import makers
 
 ARCHITECTURE = "shufflenet_v2_x0_5"  # the smallest
+PIXELS = np.asarray(makers.photograph("coffee").resize((64, 64)))[None]
 RECIPE = Recipe(64, 64, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 State = dict[str, torch.Tensor]
 
@@ -28,10 +29,17 @@ def state() -> State:
     return dict(build(ARCHITECTURE, 5).state_dict())
 
 
-def logits(file: Path, classes: int = 5, architecture: str = ARCHITECTURE) -> np.ndarray:  # type: ignore[type-arg]
-    engine = load(file, Threads(), model="mine", architecture=architecture, classes=classes, recipe=RECIPE)
-    pixels: Pixels = np.asarray(makers.photograph("coffee").resize((64, 64)))[None]
-    return engine.infer(pixels)[0]
+def logits(file: Path) -> Logits:
+    engine = load(file, Threads(), model="mine", architecture=ARCHITECTURE, classes=5, recipe=RECIPE)
+    return engine.infer(PIXELS)[0]
+
+
+@pytest.fixture(scope="module")
+def expected(state: State) -> Logits:
+    network = build(ARCHITECTURE, 5)
+    network.load_state_dict(state)
+    engine = TorchEngine(Network(network, RECIPE), Threads())
+    return engine.infer(PIXELS)[0]
 
 
 def prefixed(prefix: str, state: State) -> State:
@@ -56,17 +64,15 @@ FORMS: dict[str, Callable[[State], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_checkpoint_in_a_usual_form_loads(state: State, tmp_path: Path, form: str) -> None:
-    torch.save(state, tmp_path / "bare.pth")
+def test_a_checkpoint_in_a_usual_form_loads(state: State, expected: Logits, tmp_path: Path, form: str) -> None:
     torch.save(FORMS[form](state), tmp_path / "mine.pth")
-    assert (logits(tmp_path / "mine.pth") == logits(tmp_path / "bare.pth")).all()
+    assert (logits(tmp_path / "mine.pth") == expected).all()
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_safetensors_load(state: State, tmp_path: Path, prefix: str) -> None:
-    torch.save(state, tmp_path / "bare.pth")
+def test_safetensors_load(state: State, expected: Logits, tmp_path: Path, prefix: str) -> None:
     save_file(prefixed(prefix, state), tmp_path / "mine.safetensors")
-    assert (logits(tmp_path / "mine.safetensors") == logits(tmp_path / "bare.pth")).all()
+    assert (logits(tmp_path / "mine.safetensors") == expected).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -48,7 +48,7 @@ def lively(architecture: str) -> torch.nn.Module:
 
 
 def pixels() -> torch.Tensor:
-    return torch.tensor(exporter.proof_images(RECIPE)[:4])
+    return torch.tensor(exporter.proof_images(RECIPE))
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
@@ -61,14 +61,14 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
 )
 def test_a_network_gives_the_logits_of_torchvision(architecture: str) -> None:
     whole = lively(architecture)
-    network = Network(whole, RECIPE)
+    network, images = Network(whole, RECIPE), normalised(pixels())
     with torch.no_grad():
-        logits, features = network(pixels())
-        expected = whole(normalised(pixels()))
-        neck = network.neck(features.mean((2, 3)))
+        features = network.body(images)
+        logits = network.head(network.neck(features.mean((2, 3))))
+        expected = whole(images)
     assert expected.std() == pytest.approx(1, rel=0.1)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(network.head(neck), logits)
+    assert [part.shape for part in network(pixels()[:2])] == [logits[:2].shape, features[:2].shape]
     assert network.explains != architecture.startswith(WITH_NECK)
     ours = {id(parameter) for parameter in network.parameters()}
     assert ours == {id(parameter) for parameter in whole.parameters()}
@@ -100,25 +100,37 @@ recipe = {{ resize = 64, crop = 64, interpolation = "bilinear", mean = [0.5, 0.5
 """
 
 
-def test_a_network_with_layers_before_the_final_one_answers_but_does_not_explain(tmp_path: Path) -> None:
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """A user's own model, of a network with layers before the final one."""
     file = tmp_path / "mine.pth"
     torch.save(lively("mobilenet_v3_small").state_dict(), file)
-    entry = MANIFEST.format(sha256=weights.sha256(file), bytes=file.stat().st_size)
-    (tmp_path / "manifest.toml").write_text(entry)
     rows = [{"class_id": number, "wnid": "", "label": f"class {number}"} for number in range(7)]
     (tmp_path / "mine.json").write_text(json.dumps(rows))
-    answers = []
-    for engine in ("torch", "openvino", "openvino"):  # with openvino exported, then found
-        classifier = Classifier.open(
-            tmp_path / "manifest.toml", "mine", engine=engine, precision="f32", data_dir=tmp_path
-        )
-        assert not classifier.card.explains
-        with pytest.raises(NotFound, match=r"^mine cannot be explained: it has layers between"):
-            classifier.explain(makers.jpeg())
-        answers.append([found.confidence for found in classifier.classify(makers.jpeg(), top_k=7)])
-    np.testing.assert_allclose(answers[:2], answers[1:], atol=1e-4)
-    (made,) = (tmp_path / "exports").iterdir()
-    assert {file.name for file in made.iterdir()} == {"export.json", "model.xml", "model.bin"}
+    path = tmp_path / "manifest.toml"
+    path.write_text(MANIFEST.format(sha256=weights.sha256(file), bytes=file.stat().st_size))
+    return path
+
+
+def test_a_network_with_layers_before_the_final_one_answers_but_does_not_explain(manifest: Path) -> None:
+    classifier = Classifier.open(manifest, "mine", engine="torch")
+    assert len(classifier.classify(makers.jpeg(), top_k=7)) == 7
+    assert not classifier.card.explains
+    with pytest.raises(NotFound, match=r"^mine cannot be explained: it has layers between"):
+        classifier.explain(makers.jpeg())
+
+
+@pytest.mark.needs("make test-all")
+def test_so_does_its_export_when_it_is_made_and_when_it_is_found(manifest: Path) -> None:
+    expected = Classifier.open(manifest, "mine", engine="torch").classify(makers.jpeg(), top_k=7)
+    for _ in range(2):
+        exported = Classifier.open(manifest, "mine", precision="f32", data_dir=manifest.parent)
+        assert not exported.card.explains
+        found = exported.classify(makers.jpeg(), top_k=7)
+        assert [one.class_id for one in found] == [one.class_id for one in expected]
+        np.testing.assert_allclose([one.confidence for one in found], [one.confidence for one in expected], atol=1e-4)
+        (made,) = (manifest.parent / "exports").iterdir()
+        assert {file.name for file in made.iterdir()} == {"export.json", "model.xml", "model.bin"}
 
 
 @pytest.mark.parametrize(

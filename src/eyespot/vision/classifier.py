@@ -98,8 +98,7 @@ class Classifier:
         be opened.
         """
         entries = weights.read_manifest(Path(manifest), Path(data_dir))
-        entry = weights.choose(entries, model)
-        weights.verify(entry)
+        entry = weights.verify(weights.choose(entries, model))
         names = labels_of(entry, Path(labels_dir))
         first = next(iter(entries))
         if stand_in := model == "auto" and entry.name != first:  # whose weights are missing

@@ -31,7 +31,7 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603 - this module
         [sys.executable, "-m", __name__, engine, str(classes), str(folder)],
-        input=entry.model_dump_json().encode(),
+        input=entry.model_dump_json(exclude_defaults=True).encode(),
         capture_output=True,
         check=False,
     )
