@@ -230,8 +230,10 @@ def test_nothing_is_written_of_a_response_that_cannot_be_what_is_published(
 
 @pytest.mark.parametrize("path", ["longer-in-chunks", "longer-unsized", "short-unsized", "long", "long-unsized"])
 def test_a_body_that_is_not_what_is_published_is_deleted(published: Entry, mirror: Any, path: str) -> None:
+    calls: list[tuple[int, int]] = []
     with pytest.raises(WeightsCorrupt, match=r"has (30[89],\d+|46) bytes, the weights|has sha256"):
-        fetch.fetch(published, url=f"{mirror.url}/{path}")
+        fetch.fetch(published, url=f"{mirror.url}/{path}", progress=lambda *now: calls.append(now))
+    assert all(done <= total for done, total in calls)  # more is not read
     assert os.listdir(published.folder) == ["manifest.toml"]
 
 

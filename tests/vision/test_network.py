@@ -32,18 +32,15 @@ SLOW = pytest.mark.needs("make test-all")
 
 
 def lively(architecture: str) -> torch.nn.Module:
-    """The network with logits of the size that real weights give; with fresh batch norms they would fade."""
+    """The network with logits of about 1; with random weights they fade or grow with each layer."""
     torch.manual_seed(0)
     torch.set_num_threads(1)  # several test processes share the cores
-    network, images = build(architecture, 7), normalised(pixels())
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1
+    network = build(architecture, 7).eval()
+    head = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
     with torch.no_grad():
-        network.train()(images)
-        spread = network.eval()(images).std()
-        head = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
-        head.weight.div_(spread)
+        spread = network(normalised(pixels())).std()
+        for parameter in head.parameters():
+            parameter.div_(spread)
     return network
 
 
