@@ -31,7 +31,7 @@ from eyespot.settings import Settings
 from eyespot.telemetry import Metrics
 from eyespot.types import Limits, Recipe
 from eyespot.vision.classifier import Classifier
-from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.engines import Features, Logits, Pixels, Weights
 from eyespot.vision.export import Export
 from eyespot.vision.labels import ClassRow, GroupRow, Labels
 from eyespot.vision.weights import Entry
@@ -172,6 +172,7 @@ class FakeEngine:
 
     def __init__(self, classes: int = 10) -> None:
         self.classes = classes
+        self.head: Weights | None = np.eye(classes, 4, dtype=np.float32)
         self.go = threading.Event()
         self.go.set()
         self.calls = 0
@@ -221,7 +222,7 @@ def fake_classifier(
     )
     labels = labels or Labels(tuple(rows), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
-    return Classifier(entry, labels, engine, np.eye(classes, 4, dtype=np.float32), limits, record=record)
+    return Classifier(entry, labels, engine, engine.head, limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:

@@ -9,9 +9,11 @@ from pydantic_core import to_json
 Schema = dict[str, Any]
 
 SHA256 = "^[0-9a-f]{64}$"
+SHA256_PREFIX = "^[0-9a-f]{8,64}$"
 LABEL = r"^[^\x00]{1,200}$"
 _KINDS = {
     SHA256: "64 hexadecimal digits in lower case",
+    SHA256_PREFIX: "8 to 64 hexadecimal digits in lower case",
     LABEL: "text of 1 to 200 characters without NUL",
     "date-time": "a time such as 2026-01-31T12:00:00Z",
     "path": "a path",

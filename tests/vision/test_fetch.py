@@ -13,7 +13,7 @@ import pytest
 from eyespot.errors import FetchFailed, WeightsCorrupt
 from eyespot.vision import fetch, weights
 from eyespot.vision.weights import Entry
-from tests.manifests import CONTENT, ENTRY
+from tests.manifests import CONTENT, ENTRY, PUBLISHED, SHA256
 from tests.serving import ROOT, serve_files
 
 
@@ -21,6 +21,19 @@ from tests.serving import ROOT, serve_files
 def entry(tmp_path: Path) -> Entry:
     (tmp_path / "manifest.toml").write_text(f"[net]{ENTRY}")
     return weights.read_manifest(tmp_path / "manifest.toml")["net"]
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Entry:
+    (tmp_path / "manifest.toml").write_text(f"[net]{PUBLISHED}")
+    return weights.read_manifest(tmp_path / "manifest.toml")["net"]
+
+
+@pytest.fixture(params=["entry", "published"])
+def either(request: pytest.FixtureRequest) -> Entry:
+    """With the whole sha256 and the size, or with what torchvision publishes of them."""
+    found: Entry = request.getfixturevalue(request.param)
+    return found
 
 
 PAGE = b"<html><body>Log in to the network</body></html>"
@@ -53,7 +66,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             extra = {} if path == "unsaid" else {"Content_Range": f"bytes {first}-{len(CONTENT) - 1}/{total}"}
             self.reply(206, CONTENT[start:], path, **extra)
         else:
-            bodies = {"short": CONTENT[:46], "long": CONTENT + b"more"}
+            bodies = {"short": CONTENT[:46], "long": CONTENT + b"more", "longer": CONTENT + bytes(2000)}
             self.reply(200, bodies.get(path.partition("-")[0], CONTENT), path)
 
     def reply(self, status: int, body: bytes, path: str = "", **headers: str) -> None:
@@ -103,15 +116,29 @@ def test_a_password_in_the_address_is_not_shown(entry: Entry, mirror: Any) -> No
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_is_fetched_with_progress(entry: Entry, mirror: Any) -> None:
+def test_a_file_is_fetched_with_progress(either: Entry, mirror: Any) -> None:
     calls: list[tuple[int, int]] = []
-    path = fetch.fetch(entry, url=f"{mirror.url}/whole", progress=lambda *now: calls.append(now))
-    assert path == entry.path
+    path = fetch.fetch(either, url=f"{mirror.url}/whole", progress=lambda *now: calls.append(now))
+    assert path == either.path
     assert path.read_bytes() == CONTENT
-    assert not part(entry).exists()
+    assert not part(either).exists()
     assert calls[0] == (0, len(CONTENT))
     assert calls[-1] == (len(CONTENT), len(CONTENT))
-    assert weights.verify(entry) == path
+    assert weights.verify(either).path == path
+    pins = [path.read_text() for path in either.folder.glob("*.sha256")]
+    assert pins == ([f"{SHA256}  net.pth\n"] if either.sha256_prefix else [])
+
+
+def test_a_file_that_was_pinned_before_is_required(either: Entry, mirror: Any) -> None:
+    """The prefix is too short to choose between two files that someone made for it."""
+    pinned = f"{SHA256[:8]}{'0' * 56}"
+    either.pin.write_text(f"{pinned}  net.pth\n")
+    if either.sha256:  # the manifest's goes before
+        fetch.fetch(either, url=f"{mirror.url}/whole")
+        return
+    with pytest.raises(WeightsCorrupt, match=f"whole has sha256 {SHA256}, the weights of net have {pinned}$"):
+        fetch.fetch(either, url=f"{mirror.url}/whole")
+    assert not either.path.exists()
 
 
 def test_the_source_of_the_manifest_is_used(entry: Entry, mirror: Any) -> None:
@@ -120,29 +147,29 @@ def test_the_source_of_the_manifest_is_used(entry: Entry, mirror: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["redirect", "chunks", "unsized"])
-def test_redirects_chunks_and_bodies_without_a_length_are_read(entry: Entry, mirror: Any, path: str) -> None:
-    fetch.fetch(entry, url=f"{mirror.url}/{path}")
-    assert entry.path.read_bytes() == CONTENT
+def test_redirects_chunks_and_bodies_without_a_length_are_read(either: Entry, mirror: Any, path: str) -> None:
+    fetch.fetch(either, url=f"{mirror.url}/{path}")
+    assert either.path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("again", ["whole", "no-ranges", "chunks"])
 @pytest.mark.parametrize("path", ["breaks-off", "breaks-off-in-chunks"])
-def test_an_interrupted_download_is_resumed(entry: Entry, mirror: Any, path: str, again: str) -> None:
-    with pytest.raises(FetchFailed, match=r"stopped after 153,600 of 307,200 bytes; run it again") as message:
-        fetch.fetch(entry, url=f"{mirror.url}/{path}")
+def test_an_interrupted_download_is_resumed(either: Entry, mirror: Any, path: str, again: str) -> None:
+    with pytest.raises(FetchFailed, match=r"stopped after 153,600 of 30[78],\d+ bytes; run it again") as message:
+        fetch.fetch(either, url=f"{mirror.url}/{path}")
     assert not re.search(ODD, str(message.value))
-    assert not entry.path.exists()
-    assert part(entry).read_bytes() == CONTENT[: len(CONTENT) // 2]
-    fetch.fetch(entry, url=f"{mirror.url}/{again}")
-    assert entry.path.read_bytes() == CONTENT
+    assert not either.path.exists()
+    assert part(either).read_bytes() == CONTENT[: len(CONTENT) // 2]
+    fetch.fetch(either, url=f"{mirror.url}/{again}")
+    assert either.path.read_bytes() == CONTENT
     assert mirror.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
 
 
 @pytest.mark.parametrize("path", ["416", "other-start", "other-total", "unsaid"])
-def test_a_download_that_cannot_be_resumed_starts_again(entry: Entry, mirror: Any, path: str) -> None:
-    part(entry).write_bytes(CONTENT[:1000])
-    fetch.fetch(entry, url=f"{mirror.url}/{path}")
-    assert entry.path.read_bytes() == CONTENT
+def test_a_download_that_cannot_be_resumed_starts_again(either: Entry, mirror: Any, path: str) -> None:
+    part(either).write_bytes(CONTENT[:1000])
+    fetch.fetch(either, url=f"{mirror.url}/{path}")
+    assert either.path.read_bytes() == CONTENT
     assert mirror.ranges == ["bytes=1000-", None]
 
 
@@ -184,6 +211,53 @@ def test_nothing_is_written_of_a_wrong_response(entry: Entry, mirror: Any, path:
     assert os.listdir(entry.folder) == ["manifest.toml"]
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("page", r"sent a web page instead of 0\.293 MiB"),
+        ("page-in-chunks", r"sent a web page instead of 0\.293 MiB"),
+        ("longer", r"sent 309,200 bytes instead of 0\.293 MiB"),
+        ("short", r"sent 46 bytes instead of 0\.293 MiB"),
+    ],
+)
+def test_nothing_is_written_of_a_response_that_cannot_be_what_is_published(
+    published: Entry, mirror: Any, path: str, message: str
+) -> None:
+    with pytest.raises(FetchFailed, match=message):
+        fetch.fetch(published, url=f"{mirror.url}/{path}")
+    assert os.listdir(published.folder) == ["manifest.toml"]
+
+
+@pytest.mark.parametrize("path", ["longer-in-chunks", "longer-unsized", "short-unsized", "long", "long-unsized"])
+def test_a_body_that_is_not_what_is_published_is_deleted(published: Entry, mirror: Any, path: str) -> None:
+    calls: list[tuple[int, int]] = []
+    with pytest.raises(WeightsCorrupt, match=r"has (30[89],\d+|46) bytes, the weights|has sha256"):
+        fetch.fetch(published, url=f"{mirror.url}/{path}", progress=lambda *now: calls.append(now))
+    assert all(done <= total for done, total in calls)  # more is not read
+    assert os.listdir(published.folder) == ["manifest.toml"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "ranges"),
+    [
+        (CONTENT, []),
+        (CONTENT[:-1], [None]),  # of which nobody can say whether it is whole
+        (WRONG, [None]),
+        (CONTENT + bytes(2000), [None]),
+        (b"x" + CONTENT[1:-2000], [f"bytes={len(CONTENT) - 2000}-", None]),
+    ],
+    ids=["all", "nearly all", "all of another file", "too much", "most of another file"],
+)
+def test_a_partial_file_of_what_is_published_is_used_if_it_is_right(
+    published: Entry, mirror: Any, kept: bytes, ranges: list[str | None]
+) -> None:
+    part(published).write_bytes(kept)
+    fetch.fetch(published, url=f"{mirror.url}/whole")
+    assert published.path.read_bytes() == CONTENT
+    assert not part(published).exists()
+    assert mirror.ranges == ranges
+
+
 @pytest.mark.parametrize("path", ["page", "page-in-chunks", "gone"])
 def test_a_partial_file_survives_a_wrong_response(entry: Entry, mirror: Any, path: str) -> None:
     part(entry).write_bytes(CONTENT[:1000])
@@ -207,14 +281,14 @@ def test_a_body_of_the_wrong_size_is_deleted(entry: Entry, mirror: Any, path: st
     assert os.listdir(entry.folder) == ["manifest.toml"]
 
 
-def test_wrong_bytes_are_deleted(entry: Entry, mirror: Any) -> None:
-    part(entry).write_bytes(CONTENT[:1000])
-    wrong = entry.model_copy(update={"sha256": "0" * 64})
+def test_wrong_bytes_are_deleted(either: Entry, mirror: Any) -> None:
+    part(either).write_bytes(CONTENT[:1000])
+    wrong = either.model_copy(update={"sha256_prefix": "0" * 8} if either.sha256_prefix else {"sha256": "0" * 64})
     with pytest.raises(WeightsCorrupt, match=f"^{mirror.url}/whole has sha256"):
         fetch.fetch(wrong, url=f"{mirror.url}/whole")
     assert mirror.ranges == ["bytes=1000-", None]
-    assert not entry.path.exists()
-    assert not part(entry).exists()
+    assert not either.path.exists()
+    assert not part(either).exists()
 
 
 ODD = r"(?i)errno|error|exception|\[|_ssl|None"
@@ -271,20 +345,20 @@ def test_a_manifest_without_a_source_is_an_error(entry: Entry) -> None:
         fetch.fetch(entry)
 
 
-def test_a_file_is_copied(entry: Entry, tmp_path: Path) -> None:
+def test_a_file_is_copied(either: Entry, tmp_path: Path) -> None:
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT)
-    fetch.fetch(entry, source_file=copy)
-    assert entry.path.read_bytes() == CONTENT
+    fetch.fetch(either, source_file=copy)
+    assert either.path.read_bytes() == CONTENT
     assert copy.exists()
 
 
-def test_a_wrong_copy_is_refused(entry: Entry, tmp_path: Path) -> None:
+def test_a_wrong_copy_is_refused(either: Entry, tmp_path: Path) -> None:
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(WeightsCorrupt, match=f"^{copy} has sha256"):
-        fetch.fetch(entry, source_file=copy)
-    assert not entry.path.exists()
+        fetch.fetch(either, source_file=copy)
+    assert not either.path.exists()
 
 
 def test_a_second_download_is_refused(entry: Entry, mirror: Any) -> None:

@@ -57,8 +57,7 @@ def measure(
         raise EngineUnavailable(f"unknown engine {unknown[0]!r}; known are {', '.join(ENGINES)}")
     names = sorted(engines or ENGINES, key=lambda name: name != "torch")  # torch first: the others compare with it
     wanted = [(name, precision) for name in names for precision in ENGINES[name].precisions]
-    entry = weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model)
-    weights.verify(entry)
+    entry = weights.verify(weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model))
     images = samples.load(task.images, config.max_bytes)
     report.model, report.digest, report.images = entry.name, entry.sha256, len(images)
     for kind, width in DECODED:

@@ -102,7 +102,8 @@ def measure(
     task = replace(task, model=model.name, engine=model.engine, precision=model.precision, only_bound=True)
     bounds, rows = list[float](), dict[int, list[LoadFigures]]()
     try:
-        entry = weights.choose(weights.read_manifest(config.manifest, config.data_dir), model.name)
+        entries = weights.read_manifest(config.manifest, config.data_dir)
+        entry = weights.verify(weights.choose(entries, model.name))
         if entry.sha256 != model.digest:
             raise UnknownModel(f"the server has other weights of {model.name} than {config.manifest}")
         bounds.append(run(task).bound)

@@ -59,7 +59,7 @@ def finetune(
     config = load_settings(quiet=True)
     model.check_name(name, config.manifest)
     found = dataset.read(folder)
-    base = weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model)
+    base = weights.verify(weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model))
     checkpoint = weights.own_manifest(config.data_dir).with_name(f"{name}.checkpoint")
     threads = cpus.plan(config.workers, config.threads).workers
     plan = Unfreeze(unfreeze, epochs, seed, checkpoint, config.max_pixels, threads) if unfreeze else None
@@ -81,14 +81,14 @@ def _features(config: Settings, base: weights.Entry, found: "Dataset") -> "tuple
     """The base's number of classes, and the features of the images; tells what is left out."""
     from eyespot import assembly
     from eyespot.vision import export
-    from eyespot.vision.finetune.features import FeatureFile, extract
+    from eyespot.vision.finetune.features import FeatureFile, channels, extract
 
     plan = cpus.plan(config.workers, config.threads)
     own = config.model_copy(update={"model": base.name, "precision": "f32"})  # what is exported is trained on float32
     classifier = assembly.open_classifier(own, plan)
-    info, channels = classifier.info, classifier.head.shape[1]
-    path = weights.own_manifest(config.data_dir).parent / "features" / export.folder_name(base, info.engine)
-    with FeatureFile(path, channels) as file, bar() as progress:
+    kept = export.folder_name(base, classifier.info.engine)
+    path = weights.own_manifest(config.data_dir).parent / "features" / kept
+    with FeatureFile(path, channels(classifier)) as file, bar() as progress:
         features = extract(found, classifier, file, plan.workers, progress)
     for stray in found.strays:
         say(f"{stray}: not in a class's folder", err)

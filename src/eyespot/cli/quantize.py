@@ -42,8 +42,7 @@ def quantize(
     if config.engine not in ("auto", "openvino"):
         raise EngineUnavailable(f"int8 needs openvino, and EYESPOT_ENGINE is {config.engine}")
     int8.check_installed()
-    entry = weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model)
-    weights.verify(entry)
+    entry = weights.verify(weights.choose(weights.read_manifest(config.manifest, config.data_dir), config.model))
     classes = len(labels_of(entry, config.labels_dir))
     with bar() as progress:
         found = int8.read_images(images, entry.recipe, limit, progress, config.max_pixels, config.formats)

@@ -24,15 +24,19 @@ def _entries(config: Settings) -> dict[str, weights.Entry]:
 def list_weights() -> None:
     """List the models of the manifest, and whether their weights are here."""
     entries = _entries(load_settings()).values()
-    table = Table("model", "weights", "top-1", "licence", box=None, pad_edge=False)
+    here = [entry for entry in entries if entry.path.is_file()]
+    table = Table("model", "size", "top-1", "licence", "weights", box=None, pad_edge=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
     for entry in entries:
-        state = "here" if entry.path.is_file() else "missing"
         top1 = f"{entry.accuracy.top1:.1f} %" if entry.accuracy else "unknown"
-        table.add_row(entry.name, state, top1, entry.license)
+        size = f"{entry.mib or entry.bytes / 2**20:.1f} MiB"
+        table.add_row(entry.name, size, top1, entry.license, "here" if entry in here else "missing")
     out.print(table)
     say("")
-    for entry in entries:  # a path in a table would be cut or folded
+    for entry in here:  # a path in a table would be cut or folded
         say(f"{entry.name}: {entry.path}")
+    if len(here) < len(entries):
+        say("`eyespot weights fetch MODEL` downloads missing ones.")
 
 
 @app.command()
@@ -46,7 +50,7 @@ def verify(
     here = [entry for entry in entries.values() if entry.path.is_file()]
     chosen = [weights.choose(entries, name)] if name else here
     for entry in chosen or [weights.choose(entries)]:  # which raises what is missing
-        say(f"{entry.name}: {weights.verify(entry)} is correct")
+        say(f"{entry.name}: {weights.verify(entry).path} is correct")
 
 
 @app.command()
@@ -74,7 +78,7 @@ def fetch(
     entry = weights.choose(entries, name) if name else weights.choose(entries, model)
     if entry.path.is_file():
         try:
-            say(f"{entry.name}: {weights.verify(entry)} is correct; nothing to fetch")
+            say(f"{entry.name}: {weights.verify(entry).path} is correct; nothing to fetch")
             return
         except WeightsCorrupt as error:
             say(f"{error}; fetching it again", err)

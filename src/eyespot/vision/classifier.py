@@ -16,7 +16,7 @@ import numpy as np
 
 from eyespot._version import __version__
 from eyespot.choices import FORMATS
-from eyespot.errors import GoldenImageFailed
+from eyespot.errors import GoldenImageFailed, NotFound
 from eyespot.telemetry import event
 from eyespot.types import Answer, Calibration, Lang, Limits, ModelCard, ModelInfo, Prediction
 from eyespot.vision import calibration as calibrations
@@ -42,7 +42,7 @@ class Classifier:
         entry: Entry,
         labels: Labels,
         engine: Engine,
-        head: Weights,
+        head: Weights | None,
         limits: Limits,
         *,
         calibration: Calibration = _UNFITTED,
@@ -50,7 +50,7 @@ class Classifier:
         record: Export | None = None,
         comparison: Comparison | None = None,
     ) -> None:
-        """`head` is the weights of the final layer, float32 (classes, channels)."""
+        """`head` is the weights of the final layer, float32 (classes, channels), or None if it cannot explain."""
         self.labels = labels
         self.groups = Groups(labels)
         self.info = ModelInfo(entry.name, entry.sha256, engine.name, engine.precision)
@@ -67,6 +67,7 @@ class Classifier:
             recipe=entry.recipe,
             calibration=calibration,
             quantization=record.quantization if record else None,
+            explains=head is not None,
         )
         self.recipe = entry.recipe
         self.calibration = calibration
@@ -103,8 +104,7 @@ class Classifier:
         be opened.
         """
         entries = weights.read_manifest(Path(manifest), Path(data_dir))
-        entry = weights.choose(entries, model)
-        weights.verify(entry)
+        entry = weights.verify(weights.choose(entries, model))
         names = labels_of(entry, Path(labels_dir))
         first = next(iter(entries))
         if stand_in := model == "auto" and entry.name != first:  # whose weights are missing
@@ -146,18 +146,28 @@ class Classifier:
         logits, image, _ = self.infer(data, steps)
         return self._scores(logits, image, len(data))
 
+    def class_weights(self) -> Weights:
+        """The final layer's weights, which make the activation maps; raises `NotFound` if the model cannot explain."""
+        if self.head is None:
+            raise NotFound(
+                f"{self.info.name} cannot be explained: it has layers between its pooling and its final layer."
+            )
+        return self.head
+
     def explain(
         self, data: bytes, class_id: int | None = None, steps: dict[str, float] | None = None, *, draw: bool = False
     ) -> Scores:
         """Like `scores`, plus the activation of one class, by default the top-1.
 
-        With `draw` the activation has an overlay, and `steps` receives the seconds of drawing as `respond`.
+        With `draw` the activation has an overlay, and `steps` receives the seconds of drawing as `respond`. Raises
+        `NotFound` if the model cannot explain.
         """
+        weights = self.class_weights()
         logits, image, features = self.infer(data, steps, features=True)
         scores = self._scores(logits, image, len(data))
         chosen = int(scores.class_ids[0]) if class_id is None else class_id
         assert features is not None
-        cells, started = activation_map(features, self.head[chosen]), time.monotonic()
+        cells, started = activation_map(features, weights[chosen]), time.monotonic()
         png = overlay(image.pixels, cells) if draw else None
         if draw and steps is not None:
             steps["respond"] = time.monotonic() - started

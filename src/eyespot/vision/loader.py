@@ -47,8 +47,8 @@ _COMPARISONS = TypeAdapter(dict[str, Comparison])
 
 def load_model(
     entry: Entry, classes: int, engine: str, precision: str, data_dir: Path, threads: Threads
-) -> tuple[Engine, Weights, Export | None, Comparison | None]:
-    """The engine, the weights of its final layer, the record of its export, and the comparison of f32 and bf16.
+) -> tuple[Engine, Weights | None, Export | None, Comparison | None]:
+    """The engine, the final layer's weights if it explains, its export's record, and the comparison of f32 and bf16.
 
     `engine` and `precision` may be `auto`. Raises `EngineUnavailable` or `ExportRefused`.
     """
@@ -62,7 +62,7 @@ def load_model(
         )
     if choice.exporter is None:
         network = {"architecture": entry.architecture, "classes": classes, "recipe": entry.recipe}
-        loaded = engines.load(engine, entry.path, threads, **network)
+        loaded = engines.load(engine, entry.path, threads, model=entry.name, **network)
         return loaded, loaded.head, None, None  # type: ignore[attr-defined]
     folders = export.folders(entry, data_dir)
     if precision == "int8":
@@ -72,7 +72,7 @@ def load_model(
     else:
         found = export.find(entry, classes, engine, folders) or exporter.make(entry, classes, folders[-1], engine)
     place, record = found
-    head = export.read_head(place)
+    head = export.read_head(place) if record.explains else None
     if engine != "openvino":
         return engines.load(engine, place, threads), head, record, None
 

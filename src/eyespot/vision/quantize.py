@@ -160,7 +160,7 @@ def quantize(
             best = choose_preset(before, candidates, images.calibration)
             progress(f"measuring, {best}", len(PRESETS), len(PRESETS))
             reports.append(compare(before, candidates[best], images, best, force=force))
-            for path in [*Path(tries, best).iterdir(), base / export.HEAD]:
+            for path in [*Path(tries, best).iterdir(), *base.glob(export.HEAD)]:
                 shutil.copy(path, unfinished)
         return record.model_copy(update={"precision": "int8", "quantization": reports[0]})
 

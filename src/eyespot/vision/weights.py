@@ -1,7 +1,11 @@
 """The manifest of models, and their weight files."""
 
+import contextlib
+import difflib
 import hashlib
 import importlib.util
+import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eyespot.errors import BadManifest, UnknownModel, WeightsCorrupt, WeightsMissing
 from eyespot.types import Accuracy, Calibration, Recipe
-from eyespot.values import SHA256, complaints
+from eyespot.values import SHA256, SHA256_PREFIX, complaints
+
+_MIB = 2**20
+_ALTERNATIVES = {"sha256": "sha256_prefix", "bytes": "mib"}  # fields of which an entry needs one
 
 
 class Entry(BaseModel):
-    """One model of the manifest."""
+    """One model of the manifest. `sha256` and `bytes` may be empty until the weight file is verified."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,8 +30,10 @@ class Entry(BaseModel):
     architecture: str
     file: str
     package: str | None = None
-    sha256: Annotated[str, Field(pattern=SHA256)]
-    bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern=SHA256)] = ""
+    sha256_prefix: Annotated[str, Field(pattern=SHA256_PREFIX)] = ""  # where no more is published
+    bytes: Annotated[int, Field(gt=0)] = 0
+    mib: Annotated[float, Field(gt=0)] = 0  # the size in MiB to three decimals, where no more is published
     source: str | None = None
     labels: str
     license: str
@@ -40,6 +49,22 @@ class Entry(BaseModel):
         found = importlib.util.find_spec(self.package)
         folders = found and found.submodule_search_locations
         return Path(folders[0] if folders else f"(package {self.package}, not installed)", self.file)
+
+    @property
+    def pin(self) -> Path:
+        """Where the whole sha256 of a file is kept of which the manifest has only the first digits."""
+        return self.path.with_name(f"{self.path.name}.sha256")
+
+    @property
+    def sizes(self) -> range:
+        """The bytes that the weight file may have."""
+        least, most = (round((self.mib + sign * 0.001) * _MIB) for sign in (-1, 1))
+        return range(self.bytes, self.bytes + 1) if self.bytes else range(least, most + 1)
+
+    @property
+    def size(self) -> str:
+        """The size of the weight file, for messages."""
+        return f"{self.bytes:,} bytes" if self.bytes else f"{self.mib} MiB"
 
 
 _MANIFEST = TypeAdapter(dict[str, Entry])
@@ -84,6 +109,10 @@ def _read(path: Path, setting: str) -> dict[str, Entry]:
         raise BadManifest(f"cannot read the manifest {path} ({setting}): {why}") from error
     if not entries:
         raise BadManifest(f"the manifest {path} has no models")
+    for name, entry in entries.items():
+        for field, other in _ALTERNATIVES.items():
+            if not (getattr(entry, field) or getattr(entry, other)):
+                raise BadManifest(f"{path}: {name}.{field} is missing; {name}.{other} will do")
     return entries
 
 
@@ -95,10 +124,12 @@ def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
     if model in entries:
         return entries[model]
     if model != "auto":
-        raise UnknownModel(f"unknown model {model!r}; the models are {', '.join(entries)}")
+        near = ", ".join(difflib.get_close_matches(model.lower(), entries))
+        hint = f"did you mean {near}? " if near else ""
+        raise UnknownModel(f"unknown model {model!r}; {hint}`eyespot weights list` shows all")
     if found := next((entry for entry in entries.values() if entry.path.is_file()), None):
         return found
-    raise WeightsMissing(f"no weights on this machine for any of {', '.join(entries)}; {remedy(next(iter(entries)))}")
+    raise WeightsMissing(f"no weights on this machine for any model; {remedy(next(iter(entries)))}")
 
 
 def remedy(name: str) -> str:
@@ -106,20 +137,51 @@ def remedy(name: str) -> str:
     return f"`eyespot weights fetch {name}` downloads them, `--from FILE` copies them"
 
 
-def verify(entry: Entry) -> Path:
-    """The path of the weight file, checked; raises `WeightsMissing` or `WeightsCorrupt`."""
+def verify(entry: Entry) -> Entry:
+    """The entry with the whole sha256 and the exact size of its weight file, checked.
+
+    If the manifest has only the first digits of the sha256, the first call pins the whole of it beside the file, and
+    later ones require it. Raises `WeightsMissing` or `WeightsCorrupt`.
+    """
     if not entry.path.is_file():
         raise WeightsMissing(f"the weights of {entry.name} are missing: {entry.path}; {remedy(entry.name)}")
-    check(entry.path, entry)
-    return entry.path
+    checked = check(entry.path, pinned(entry))
+    pin(checked)
+    return checked
 
 
-def check(path: Path, entry: Entry, origin: object = None) -> None:
-    """Raise `WeightsCorrupt` unless the file, which came from `origin`, has the entry's size and sha256."""
-    if (size := path.stat().st_size) != entry.bytes:
-        raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.bytes:,}")
-    if (digest := sha256(path)) != entry.sha256:
-        raise WeightsCorrupt(f"{origin or path} has sha256 {digest}, the weights of {entry.name} have {entry.sha256}")
+def pinned(entry: Entry) -> Entry:
+    """The entry with the sha256 that is pinned beside its file, if there is one and the manifest has none."""
+    if entry.sha256 or not entry.pin.exists():
+        return entry
+    digest = entry.pin.read_text("ascii", "replace")[:64]
+    if not re.fullmatch(SHA256, digest) or not digest.startswith(entry.sha256_prefix):
+        wanted = f"a sha256 that begins with {entry.sha256_prefix}"
+        raise WeightsCorrupt(f"{entry.pin} does not hold {wanted}; delete it to have it written anew")
+    return entry.model_copy(update={"sha256": digest})
+
+
+def pin(checked: Entry) -> None:
+    """Write the whole sha256 beside the file, for `sha256sum --check`; nothing is written into a read-only folder."""
+    if not checked.sha256_prefix or checked.pin.exists():
+        return
+    new = checked.pin.with_name(f"{checked.pin.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        try:
+            new.write_text(f"{checked.sha256}  {checked.path.name}\n")
+            new.replace(checked.pin)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def check(path: Path, entry: Entry, origin: object = None) -> Entry:
+    """The entry with sha256 and size of the file, which came from `origin`; raises `WeightsCorrupt` if it differs."""
+    size, digest = path.stat().st_size, entry.sha256 or entry.sha256_prefix
+    if size not in entry.sizes:
+        raise WeightsCorrupt(f"{origin or path} has {size:,} bytes, the weights of {entry.name} have {entry.size}")
+    if not (found := sha256(path)).startswith(digest):
+        raise WeightsCorrupt(f"{origin or path} has sha256 {found}, the weights of {entry.name} have {digest}")
+    return entry.model_copy(update={"sha256": found, "bytes": size})
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from eyespot.errors import BadDataset
 from eyespot.types import Recipe
-from eyespot.vision.engines.torch import Network
+from eyespot.vision.engines.network import Network
 from eyespot.vision.finetune import layers
 from eyespot.vision.finetune.layers import Images, Unfreeze
 from tests import makers

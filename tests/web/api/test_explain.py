@@ -189,6 +189,22 @@ def test_the_document_describes_both_answers_and_the_parameter(fake: Served) -> 
             assert client.post("/explain", json=body).status_code == (200 if schema.is_valid(body) else 422), value
 
 
+def test_a_model_that_cannot_explain_says_why_before_the_body_is_read() -> None:
+    class WithNeck(FakeEngine):
+        head = None
+
+    with serve_fake(WithNeck()) as served, served.client() as client:
+        assert client.get("/model").json()["explains"] is False
+        assert predict(served).status_code == 200
+        for data in (IMAGE, b""):
+            reply = client.post("/explain", content=data)
+            assert (reply.status_code, reply.json()["code"]) == (404, "not-found")
+            told = "fake cannot be explained: it has layers between its pooling and its final layer."
+            assert reply.json()["detail"] == told
+        documented = client.get("/openapi.json").json()["paths"]["/explain"]["post"]["responses"]
+    assert "404" in documented
+
+
 # What it shares with a recognition.
 
 

@@ -18,7 +18,7 @@ from eyespot.ordered import in_order
 from eyespot.types import Recipe
 from eyespot.vision import preprocess
 from eyespot.vision.engines import Logits
-from eyespot.vision.engines.torch import Network
+from eyespot.vision.engines.network import Network
 from eyespot.vision.finetune.features import Truth
 from eyespot.vision.finetune.head import Mask, class_weights
 from eyespot.vision.quantize import Progress

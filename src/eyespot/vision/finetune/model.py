@@ -14,7 +14,7 @@ import tomlkit
 from eyespot.errors import BadDataset
 from eyespot.types import Accuracy, Calibration
 from eyespot.vision import export, exporter
-from eyespot.vision.engines.torch import Network
+from eyespot.vision.engines.network import Network
 from eyespot.vision.labels import Labels, to_json
 from eyespot.vision.weights import Entry, own_manifest, read_manifest
 
@@ -99,7 +99,7 @@ def _enter(entry: Entry, origin: str) -> None:
 def _table(entry: Entry, origin: str) -> tomlkit.items.Table:
     table = tomlkit.table()
     table.add(tomlkit.comment(origin))
-    for name, value in entry.model_dump(mode="json", exclude={"name", "folder"}, exclude_none=True).items():
+    for name, value in entry.model_dump(mode="json", exclude={"name", "folder"}, exclude_defaults=True).items():
         inline = tomlkit.inline_table()
         table.add(name, inline.update(value) or inline if isinstance(value, dict) else value)
     return table

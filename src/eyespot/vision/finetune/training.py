@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eyespot.vision.engines.torch import Network, load_network
+from eyespot.vision.engines.network import Network
+from eyespot.vision.engines.torch import load_network
 from eyespot.vision.finetune import head, layers
 from eyespot.vision.finetune.dataset import Dataset
 from eyespot.vision.finetune.features import Features
@@ -40,12 +41,14 @@ def train(
     The final layer alone is measured by cross-validation, on all images, and then trained on all. With `unfreeze`, a
     fifth of the images is held out.
     """
-    network = load_network(base.architecture, base.path, classes, base.recipe)
+    network = load_network(base.name, base.architecture, base.path, classes, base.recipe)
+    with torch.no_grad():
+        inputs = network.neck(torch.from_numpy(features.pooled)).numpy()
     truth, fold = features.truth, head.folds(features.truth, seed)
-    logits, heads = head.cross_validate(features.pooled, truth, fold, progress)
+    logits, heads = head.cross_validate(inputs, truth, fold, progress)
     tested = np.arange(len(truth))
     if not unfreeze:
-        _attach(network, head.train_on_all(features.pooled, truth, heads))
+        _attach(network, head.train_on_all(inputs, truth, heads))
     else:
         _attach(network, heads[0])
         logits = layers.tune(network, Images(features.paths, truth, fold == 0, base.recipe, unfreeze), progress)

@@ -23,7 +23,8 @@ async def explain(request: Request) -> Response:
     `Accept: application/json` it is the map as numbers. The body is that of `/predict`, and `PUT` does the same.
     """
     recognizer: Recognizer = request.app.state.recognizer
-    recognizer.pool.refuse_if_full()  # before the body is read, since explanations are never cached
+    recognizer.model.classifier.class_weights()  # before the body is read
+    recognizer.pool.refuse_if_full()  # likewise, since explanations are never cached
     image, parameters, classifier = await body.read_one(request, EXPLAIN_SCHEMA)
     trace: Trace = request.scope["state"]["trace"]
     draw = "application/json" not in (header(request.scope, b"accept") or "").lower()

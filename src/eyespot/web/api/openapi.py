@@ -120,6 +120,7 @@ EXPLAIN = _options(
     "recognition",
     "Show where the model sees a class",
     *_OF_A_SINGLE_IMAGE,
+    errors.NotFound,
     ok={"application/json": {"example": _EXPLANATION}, "image/png": {"schema": _PNG}},
     response_model=Explanation,
     openapi_extra=_one_image(EXPLAIN_SCHEMA),
