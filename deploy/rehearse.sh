@@ -17,6 +17,7 @@ main() {
     case "${1:-all}" in
         all) build . --tag localhost/eyespot:packaged --build-arg MODEL=efficientnet-lite0
              run localhost/eyespot:packaged
+             own_model localhost/eyespot:packaged
              compose localhost/eyespot:packaged ;;
         build) shift; build "$@" ;;
         run) run "$2" ;;
@@ -252,6 +253,31 @@ data_folders() {
     podman run --rm --network none --read-only --volume "$WORK/data-of-root:/data" "$image" >"$WORK/log" 2>&1 \
         && fail "a data folder of root was accepted"
     grep '"event":"start_failed","reason":"the data folder' "$WORK/log" || { cat "$WORK/log" >&2; fail "no clear word about the data folder"; }
+}
+
+# A model trained out here serves in there, as openapi.md says: "Train a model on your own classes".
+own_model() {
+    local image=$1 eyespot=.venv/bin/eyespot
+    say "a model of one's own"
+    [ -x $eyespot ] || { echo "left out: \`make install\` makes $eyespot"; return; }
+    .venv/bin/python - "$WORK/things" <<-'END'
+	import pathlib, sys, numpy, PIL.Image
+	random = numpy.random.default_rng(0)
+	for number in range(20):
+	    for name, tint in {"red": (200, 0, 0), "blue": (0, 0, 200)}.items():
+	        folder = pathlib.Path(sys.argv[1], name)
+	        folder.mkdir(parents=True, exist_ok=True)
+	        noise = random.integers(0, 50, (99, 99, 3), numpy.uint8) + numpy.uint8(tint)
+	        PIL.Image.fromarray(noise).save(folder / f"{number}.png")
+	END
+    EYESPOT_DATA_DIR=$WORK/own EYESPOT_MODEL=efficientnet-lite0 quietly $eyespot finetune "$WORK/things" --name things
+    chmod -R a+rX "$WORK"/own/{models,exports}
+    start own --env EYESPOT_MODEL=things \
+        --volume "$WORK/own/models:/data/models:ro" --volume "$WORK/own/exports:/data/exports:ro" "$image"
+    ready own
+    ask --upload-file "$WORK/things/blue/0.png" localhost:8000/predict?top_k=1 >"$WORK/reply" || fail "the own model"
+    grep '"label":"blue"' "$WORK/reply" || { cat "$WORK/reply" >&2; fail "the own model does not know its class"; }
+    stop own
 }
 
 # docker-compose.yml, with an image that is there already.

@@ -38,8 +38,7 @@ def calibrate(
 
     The temperature makes a confidence of 0.8 mean right 80 % of the time. The threshold, `min_says`, is the lowest at
     which 95 % of answers are right. Both are for the model and the precision that EYESPOT_MODEL and EYESPOT_PRECISION
-    choose; `serve` and `classify` use them from their next start, unless EYESPOT_MIN_SAYS is set, and `/model` shows
-    them.
+    choose. A running server uses them after SIGHUP or a restart. EYESPOT_MIN_SAYS replaces `min_says`.
 
     Example: `eyespot calibrate labelled/`
     """
