@@ -3,7 +3,9 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import skimage.data
@@ -29,6 +31,27 @@ def jpeg(name: str = "chelsea", **options: object) -> bytes:
 
 def flat(size: tuple[int, int] = (64, 48), color: object = (200, 30, 90), mode: str = "RGB") -> Image.Image:
     return Image.new(mode, size, color)
+
+
+def texture(kind: int, number: int, side: int = 96) -> Image.Image:
+    """One of 20 kinds of stripes, by direction and width; in each image they have other colours, a turn and noise."""
+    random = np.random.default_rng([kind, number])
+    angle = np.pi * (kind % 5) / 5 + random.normal(0, 0.1)
+    width = 4 * 1.7 ** (kind // 5) * random.uniform(0.85, 1.15)
+    y, x = np.mgrid[:side, :side]
+    wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / width + random.uniform(0, 6))
+    colors = random.uniform(0, 255, (2, 3))
+    mixed = np.where(wave[..., None] > 0, colors[0], colors[1]) + random.normal(0, 40, (side, side, 3))
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def textures(folder: Path, kinds: int, numbers: Iterable[int]) -> Path:
+    """A folder with a subfolder of images for each kind."""
+    for kind in range(kinds):
+        (folder / f"stripes {kind}").mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            (folder / f"stripes {kind}" / f"{number}.png").write_bytes(encode(texture(kind, number), "PNG"))
+    return folder
 
 
 ORIENTATIONS = {

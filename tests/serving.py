@@ -1,5 +1,6 @@
 """Servers for the tests: the real command in a process, and the app with a fake engine in a thread."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy as np
 
 from eyespot.assembly import open_memory
 from eyespot.choices import FORMATS
+from eyespot.errors import UnknownModel
+from eyespot.model import ServedModel
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
@@ -72,13 +75,18 @@ def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[
 
 
 @contextmanager
-def serve_process(program: Path = EYESPOT, **settings: str) -> Iterator[Served]:
+def serve_process(program: Path = EYESPOT, stdin: int | None = None, **settings: str) -> Iterator[Served]:
     """`eyespot serve` on a free port, ready; ended, if it still runs, when the block is left."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"EYESPOT_PORT": "0", "EYESPOT_LOG_FORMAT": "json", "EYESPOT_DATA_DIR": folder, **settings}
         settings.setdefault("EYESPOT_MANIFEST", str(ROOT / "weights" / "manifest.toml"))
         process = subprocess.Popen(
-            [program, "serve"], env=environment(**settings), stderr=subprocess.PIPE, text=True, cwd=folder
+            [program, "serve"],
+            env=environment(**settings),
+            stdin=stdin,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
         )
         served = Served("", process)
         ready = threading.Event()
@@ -157,13 +165,14 @@ def shown_on_terminal(
 
 
 class FakeEngine:
-    """Ten classes: the class is the mean of the pixels. Can be held, to see what happens while it computes."""
+    """The class is the mean of the pixels, of ten. Can be held, to see what happens while it computes."""
 
     name = "fake"
     precision = "f32"
     head: Weights | None = np.eye(10, 4, dtype=np.float32)
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
+        self.classes = classes
         self.go = threading.Event()
         self.go.set()
         self.calls = 0
@@ -177,8 +186,8 @@ class FakeEngine:
         self.exclusive.append(exclusive)
         self.started.release()
         self.go.wait(60)
-        logits = np.zeros((len(pixels), 10), np.float32)
-        logits[range(len(pixels)), (pixels.mean((1, 2, 3)) / 25.6).astype(int)] = 5
+        logits = np.zeros((len(pixels), self.classes), np.float32)
+        logits[range(len(pixels)), (pixels.mean((1, 2, 3)) / 256 * self.classes).astype(int)] = 5
         cells = np.arange(196, dtype=np.float32).reshape(1, 4, 7, 7)
         return logits, cells.repeat(len(pixels), 0) if features else None
 
@@ -186,27 +195,35 @@ class FakeEngine:
 def fake_classifier(
     engine: FakeEngine,
     *,
+    name: str = "fake",
+    classes: int = 10,
     max_bytes: int = 5 * 1024 * 1024,
     max_pixels: int = 25_000_000,
     formats: Collection[str] = tuple(FORMATS),
     record: Export | None = None,
+    labels: Labels | None = None,
 ) -> Classifier:
+    """The classifier around that engine, by default with ten classes in two groups."""
     entry = Entry(
-        name="fake",
+        name=name,
         folder=Path("/nowhere"),
         architecture="none",
         file="fake.pth",
-        sha256="0" * 64,
+        sha256="0" * 64 if name == "fake" else hashlib.sha256(name.encode()).hexdigest(),
         bytes=1,
-        labels="ten",
+        labels="imagenet1k" if name == "fake" else name,  # or the page would not offer its samples
         license="none",
         recipe=RECIPE,
     )
     groups = tuple(GroupRow(name, name, zh) for name, zh in {"low": "低", "high": "高"}.items())
-    classes = (ClassRow(i, f"n{i:08}", f"class {i}", f"第{i}类", group="low" if i < 5 else "high") for i in range(10))
-    labels = Labels(tuple(classes), groups)
+    word, zh = ("class", "类") if name == "fake" else (name, f"号{name}")
+    rows = (
+        ClassRow(i, f"n{i:08}", f"{word} {i}", f"第{i}{zh}", group="low" if i < 5 else "high") for i in range(classes)
+    )
+    labels = labels or Labels(tuple(rows), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
-    return Classifier(entry, labels, engine, engine.head, limits, record=record)
+    head = engine.head if engine.head is None else np.eye(classes, 4, dtype=np.float32)
+    return Classifier(entry, labels, engine, head, limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:
@@ -220,13 +237,14 @@ def serve_fake(
     engine: FakeEngine | None = None,
     *,
     raises: Exception | None = None,
+    models: Mapping[str, Callable[[], Classifier]] = {},
     handshake_seconds: float = 0,
     uvicorn: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
     """The app around a fake engine, listening on a free port, in a thread of this process; it remembers nothing.
 
-    `uvicorn` are options of `uvicorn.Config`.
+    It can switch to `models`, by name. `uvicorn` are options of `uvicorn.Config`.
     """
     engine = engine or FakeEngine()
     # A machine may stand still for seconds while a test holds the engine; tests of deadlines set their own.
@@ -241,6 +259,11 @@ def serve_fake(
     config = Settings(**{**usual, **settings})
     served = Served("")
 
+    def open_model(name: str) -> Classifier:
+        if name not in models:
+            raise UnknownModel(f"the manifest has no model {name!r}")
+        return models[name]()
+
     @asynccontextmanager
     async def open_fake(_: Settings, apart: Collection[str]) -> AsyncIterator[Recognizer]:
         metrics = Metrics()
@@ -251,7 +274,9 @@ def serve_fake(
         if raises:
             classifier.scores = lambda *_, **__: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]
         async with open_memory(config, metrics) as memory:
-            served.recognizer = Recognizer(classifier, pool, metrics, memory, apart)
+            model = ServedModel(classifier, "fake", open_model, metrics)
+            del classifier
+            served.recognizer = Recognizer(model, pool, metrics, memory, apart)
             yield served.recognizer
             engine.go.set()
             pool.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,17 @@ def test_a_failed_start_closes_what_was_opened(data_dir: Path, monkeypatch: pyte
         asyncio.run(start())
     assert threading.active_count() <= before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eyespot-worker")]
+
+
+@pytest.mark.needs("make test-all")
+def test_a_model_that_was_switched_away_from_is_gone(data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir, manifest=ROOT / "weights" / "manifest.toml", model="efficientnet-lite0")
+
+    async def test() -> None:
+        async with assembly.open_recognizer(settings) as recognizer:
+            before = weakref.ref(recognizer.model.classifier)
+            await recognizer.model.switch()
+            assert recognizer.model.classifier.info.name == "efficientnet-lite0"
+            assert before() is None
+
+    asyncio.run(test())

@@ -300,12 +300,12 @@ def test_twins_share_a_job_until_it_is_forgotten() -> None:
     async def test() -> None:
         with opened(queue=2) as pool:
             held = Held()
-            first, joined = await pool.submit(held, key="image")
+            first, joined = await pool.submit(held, key=("image", "model"))
             assert not joined
-            assert await pool.submit(Held(), key="image") == (first, True)
+            assert await pool.submit(Held(), key=("image", "model")) == (first, True)
             assert pool.admitted == 1
             pool.forget("image")
-            other, joined = await pool.submit(lambda: "another", key="image")
+            other, joined = await pool.submit(lambda: "another", key=("image", "model"))
             assert not joined
             held.go.set()
             assert await first.result() == "done"

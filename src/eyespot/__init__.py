@@ -7,7 +7,8 @@ Read in this order; each part imports only parts above it:
    name what it finds, `classifier` joins them.
 3. `memory`: cache, audit log, uploads, rate limits
 4. `cpus`, `job`, `pool`: who gets a worker thread, and when
-5. `recognizer`: the pipeline of one image, in eight steps. `assembly` builds it from the settings.
+5. `model`: the one that serves, until it is switched. `recognizer`: the pipeline of one image, in eight steps.
+   `assembly` builds both from the settings.
 6. `web.app`: every route, and the layers in front. `web.gate` is what each request passes, `web.api` what can be asked.
 7. `client` for programs, `cli` for people, `bench` to measure speed
 
@@ -30,11 +31,11 @@ __all__ = [  # noqa: F405
     "BrokenImage", "CacheUnavailable", "Calibration", "Check", "Client", "Crop", "DeadlineExceeded", "Draining",
     "Explanation", "EyespotError", "Forbidden", "Group", "GroupScore", "HeadTooLarge", "ImageInfo", "ImageSource",
     "ImageTooLarge", "Internal", "InvalidParameter", "Label", "LabelEntry", "Limits", "MethodNotAllowed", "ModelCard",
-    "ModelInfo", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded", "Prediction", "Quantization",
-    "RateLimited", "Readiness", "Recipe", "Recognition", "Refusal", "Says", "ServerSilent", "ServerUnavailable",
-    "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels", "TooManyScans",
-    "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat", "UploadStalled",
-    "__version__",
+    "ModelInfo", "ModelUnavailable", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded", "Prediction",
+    "Quantization", "RateLimited", "Readiness", "Recipe", "Recognition", "Refusal", "Says", "ServerSilent",
+    "ServerUnavailable", "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels",
+    "TooManyScans", "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat",
+    "UploadStalled", "__version__",
 ]  # fmt: skip
 
 

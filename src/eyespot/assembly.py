@@ -14,6 +14,7 @@ from eyespot.memory.audit_address import anonymizer
 from eyespot.memory.cache import open_cache
 from eyespot.memory.upload_folder import UploadFolder
 from eyespot.memory.uploads import Uploads
+from eyespot.model import ServedModel
 from eyespot.pool import WorkerPool
 from eyespot.recognizer import Memory, Recognizer
 from eyespot.settings import Settings
@@ -42,7 +43,9 @@ async def open_recognizer(settings: Settings, separate_keys: Collection[str] = (
             await warm_up(classifier, pool)
             compared = classifier.comparison.model_dump() if classifier.comparison else {}
             event("model_ready", **asdict(classifier.info), **compared)
-            yield Recognizer(classifier, pool, metrics, memory, separate_keys)
+            model = ServedModel(classifier, settings.model, partial(_open_warm, settings, plan), metrics)
+            del classifier  # or this frame would keep it in memory after a switch
+            yield Recognizer(model, pool, metrics, memory, separate_keys)
         finally:
             await asyncio.to_thread(pool.close)
 
@@ -64,6 +67,13 @@ def open_classifier(settings: Settings, plan: cpus.Plan) -> Classifier:
         max_pixels=settings.max_pixels,
         formats=settings.formats,
     )
+
+
+def _open_warm(settings: Settings, plan: cpus.Plan, model: str) -> Classifier:
+    """Another model, for the same settings. Not through the workers, which are busy: they would have to wait."""
+    classifier = open_classifier(settings.model_copy(update={"model": model}), plan)
+    classifier.check_golden_image()
+    return classifier
 
 
 async def warm_up(classifier: Classifier, pool: WorkerPool) -> None:

@@ -4,14 +4,15 @@ EyespotError
 ├── StartError                    the process cannot start: one line, exit code 2
 │   ├── InvalidSetting  DataDirUnwritable  AuditUnusable  PortTaken  OutputUnusable
 │   ├── BadManifest  UnknownModel  WeightsMissing  WeightsCorrupt  FetchFailed
-│   └── EngineUnavailable  ExportRefused  TooFewImages  UnlabelledImages  CalibrationRefused  GoldenImageFailed
+│   ├── EngineUnavailable  ExportRefused  GoldenImageFailed
+│   └── TooFewImages  UnlabelledImages  BadDataset  CalibrationRefused
 ├── SidecarUnreadable             keywords cannot be added to an XMP file
 ├── NoAnswer                      a server gave no usable answer
 │   └── ServerUnavailable  ServerSilent  NotEyespot
 └── Refusal                       a request is refused with a status, a code and a sentence
     ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
     ├── 401  Unauthorized         403  Forbidden
-    ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled
+    ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled    409  ModelUnavailable
     ├── 413  ImageTooLarge  BodyTooLarge  TooManyImages
     ├── 415  UnsupportedBody  UnsupportedFormat
     ├── 422  BrokenImage  TooManyPixels  TooSmall  TooManyScans  TooMuchMemory  InvalidParameter
@@ -77,6 +78,10 @@ class TooFewImages(StartError):
 
 class UnlabelledImages(StartError):
     """Images belong to no class of the model."""
+
+
+class BadDataset(StartError):
+    """The training images cannot be used."""
 
 
 class CalibrationRefused(StartError):
@@ -199,6 +204,10 @@ class MethodNotAllowed(Refusal, status=405, code="method-not-allowed", title="Me
 
 class UploadStalled(Refusal, status=408, code="upload-stalled", title="Upload stalled"):
     """The body stopped arriving; send it again."""
+
+
+class ModelUnavailable(Refusal, status=409, code="model-unavailable", title="Model unavailable"):
+    """The model cannot be opened; the present one keeps serving."""
 
 
 class ImageTooLarge(Refusal, status=413, code="image-too-large", title="Image too large"):

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -14,6 +14,8 @@ from eyespot.telemetry import Metrics, Trace
 
 T = TypeVar("T")
 Lane: TypeAlias = Literal["interactive", "batch"]
+Key: TypeAlias = tuple[str, str]
+"""The sha256 of an image, and everything else that the result depends on; see `memory.cache`."""
 
 _FIRST_GUESS_SECONDS = 0.05  # duration of a job, until there were some
 _SMOOTHING = 0.1  # weight of the latest job in the moving average
@@ -37,7 +39,7 @@ class WorkerPool:
         self.workers = workers
         self.capacity = workers + queue
         self.draining = False  # set when the server is told to stop, for readiness; jobs are admitted until `close`
-        self.joinable: dict[Hashable, Job[Any]] = {}
+        self.joinable: dict[Key, Job[Any]] = {}
         self._deadline = deadline_seconds
         self._clock = clock
         self._metrics = metrics
@@ -78,7 +80,7 @@ class WorkerPool:
         function: Callable[..., T],
         *args: object,
         trace: Trace,
-        key: Hashable | None = None,
+        key: Key | None = None,
         lane: Lane = "interactive",
         disconnected: Disconnected | None = None,
         on_result: Callable[[T], None] | None = None,
@@ -104,7 +106,7 @@ class WorkerPool:
             trace.lap("queue", until=None if joined else job.started)  # a caller that joined only waits
 
     async def submit(
-        self, function: Callable[..., T], *args: object, key: Hashable | None = None, lane: Lane = "interactive"
+        self, function: Callable[..., T], *args: object, key: Key | None = None, lane: Lane = "interactive"
     ) -> tuple[Job[T], bool]:
         """Admit a job, whose `result` the caller must await; the bool says that it was joined rather than created."""
         if job := self._join(key):
@@ -116,9 +118,10 @@ class WorkerPool:
                 return job, True
         return self._admit(lane, key, function, *args), False
 
-    def forget(self, key: Hashable) -> None:
-        """Let nobody else join the job with this key."""
-        self.joinable.pop(key, None)
+    def forget(self, sha256: str) -> None:
+        """Let nobody else join the jobs of this image."""
+        for key in [key for key in self.joinable if key[0] == sha256]:
+            del self.joinable[key]
 
     def refuse_if_full(self) -> None:
         """Raise `Overloaded` when an interactive job would be refused now."""
@@ -132,7 +135,7 @@ class WorkerPool:
         self.draining = True
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _join(self, key: Hashable | None) -> Job[Any] | None:
+    def _join(self, key: Key | None) -> Job[Any] | None:
         job = self.joinable.get(key) if key is not None else None
         return job if job and job.join() else None
 
@@ -152,7 +155,7 @@ class WorkerPool:
                 self._permits.release()
             raise
 
-    def _admit(self, lane: Lane, key: Hashable | None, function: Callable[..., T], *args: object) -> Job[T]:
+    def _admit(self, lane: Lane, key: Key | None, function: Callable[..., T], *args: object) -> Job[T]:
         if lane == "interactive":
             self.refuse_if_full()
         job = Job[T](self._deadline, self._lock, self._clock)
@@ -198,7 +201,7 @@ class WorkerPool:
         with self._lock:
             self._admitted[lane] -= 1
 
-    def _job_done(self, job: Job[Any], lane: Lane, key: Hashable | None) -> None:
+    def _job_done(self, job: Job[Any], lane: Lane, key: Key | None) -> None:
         if lane == "batch":
             self._permits.release()
         if key is not None and self.joinable.get(key) is job:  # not a newer one, after `forget`

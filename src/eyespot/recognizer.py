@@ -10,22 +10,20 @@
 8. respond   web.api: the top-k as JSON
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 
-from eyespot._version import __version__
 from eyespot.errors import BrokenImage, Internal, Refusal, UnsupportedFormat
 from eyespot.job import ClientDisconnected, Disconnected
 from eyespot.memory.audit import AuditLog
 from eyespot.memory.cache import Cache
 from eyespot.memory.deletions import Deletions
 from eyespot.memory.uploads import Uploads
+from eyespot.model import ServedModel
 from eyespot.pool import Lane, WorkerPool
 from eyespot.telemetry import Metrics, Trace, child
 from eyespot.types import AuditRow
@@ -54,26 +52,24 @@ class Memory:
 
 
 class Recognizer:
-    """The one model, the pool in front of it, and the stores behind it."""
+    """The model, the pool in front of it, and the stores behind it."""
 
     def __init__(
         self,
-        classifier: Classifier,
+        model: ServedModel,
         pool: WorkerPool,
         metrics: Metrics,
         memory: Memory,
         separate_keys: Collection[str] = (),
     ) -> None:
         """`separate_keys` are names of API keys that share no cached answers with each other."""
-        self.classifier = classifier
+        self.model = model
         self.pool = pool
         self.metrics = metrics
         self.cache, self.audit, self.uploads = memory.cache, memory.audit, memory.uploads
         self._separate_keys = separate_keys
         self._in_progress: Counter[str] = Counter()  # requests by the sha256 of their image
         self._deletions = Deletions()
-        self._fingerprint = _fingerprint(classifier)
-        metrics.model_info.labels(**asdict(classifier.info)).set(1)
 
     def refuse_early(self) -> None:
         """Raise `Overloaded` before the body is read if the pool is full. With a cache it must be read for a hit."""
@@ -82,6 +78,7 @@ class Recognizer:
 
     async def recognize(
         self,
+        classifier: Classifier,
         image: Image,
         trace: Trace,
         disconnected: Disconnected | None = None,
@@ -100,29 +97,29 @@ class Recognizer:
         trace.cache = "miss"
         self._in_progress[image.sha256] += 1
         try:
-            scores = None if explain else await self._look_up(image.sha256, trace)
+            scores = None if explain else await self._look_up(classifier, image.sha256, trace)
             if scores is None:
-                scores = await self._compute(image, trace, disconnected, lane, explain)
+                scores = await self._compute(classifier, image, trace, disconnected, lane, explain)
             if self.uploads:
                 deleted = partial(self._deletions.since, image.sha256, trace.started)
                 await self.uploads.keep(image.sha256, image.data, unless=deleted)
         except ClientDisconnected:
             raise
         except Exception as error:
-            await self._record_failure(image, trace, error if isinstance(error, Refusal) else Internal())
+            await self._record_failure(classifier, image, trace, error if isinstance(error, Refusal) else Internal())
             raise
         finally:
             self._in_progress[image.sha256] -= 1
             if not self._in_progress[image.sha256]:
                 del self._in_progress[image.sha256]
-        await self._record(image.sha256, len(image.data), trace, scores)
+        await self._record(classifier, image.sha256, len(image.data), trace, scores)
         return scores
 
-    async def recall(self, sha256: str, trace: Trace) -> Scores | None:
+    async def recall(self, classifier: Classifier, sha256: str, trace: Trace) -> Scores | None:
         """The cached answer for an image. Without one it is None, and no row is written."""
-        scores = await self._look_up(sha256, trace)
+        scores = await self._look_up(classifier, sha256, trace)
         if scores is not None:
-            await self._record(sha256, scores.bytes, trace, scores)
+            await self._record(classifier, sha256, scores.bytes, trace, scores)
         return scores
 
     async def forget(self, sha256: str) -> bool:
@@ -135,23 +132,22 @@ class Recognizer:
         """
         with self._deletions.running(sha256):
             found = sha256 in self._in_progress
-            for key_name in (*self._separate_keys, None):
-                self.pool.forget((sha256, self._variant(key_name)))
+            self.pool.forget(sha256)
             if self.cache:
                 found |= await self.cache.drop(sha256)
             if self.uploads:
                 found |= await self.uploads.remove(sha256)
             return found
 
-    async def _look_up(self, sha256: str, trace: Trace) -> Scores | None:
+    async def _look_up(self, classifier: Classifier, sha256: str, trace: Trace) -> Scores | None:
         if not self.cache:
             return None
-        packed = await self.cache.get(sha256, self._variant(trace.key))
+        packed = await self.cache.get(sha256, self._variant(classifier, trace.key))
         trace.lap("cache")
         if packed is None:
             return None
         try:
-            scores = Scores.unpack(packed, len(self.classifier.labels))
+            scores = Scores.unpack(packed, len(classifier.labels))
         except ValueError:  # written by another program that shares this Redis
             self.metrics.cache_errors.inc()
             return None
@@ -159,17 +155,23 @@ class Recognizer:
         return scores
 
     async def _compute(
-        self, image: Image, trace: Trace, disconnected: Disconnected | None, lane: Lane, explain: Explain | None
+        self,
+        classifier: Classifier,
+        image: Image,
+        trace: Trace,
+        disconnected: Disconnected | None,
+        lane: Lane,
+        explain: Explain | None,
     ) -> Scores:
         # A request that began before its image was deleted runs alone: its answer must not be stored, and a later
         # request must not share its job.
         shared = self.cache is not None and not self._deletions.since(image.sha256, trace.started)
-        key = (image.sha256, self._variant(trace.key)) if shared else None
+        key = (image.sha256, self._variant(classifier, trace.key)) if shared else None
         scores: Scores
         scores, steps = await self.pool.run(
-            self._decode_and_infer,
+            _decode_and_infer,
+            explain or classifier.scores,
             image.data,
-            explain,
             trace=trace,
             key=None if explain else key,
             lane=lane,
@@ -181,10 +183,6 @@ class Recognizer:
                 trace.lap(step, seconds=seconds)
         return scores
 
-    def _decode_and_infer(self, data: bytes, explain: Explain | None) -> tuple[Scores, dict[str, float]]:
-        steps: dict[str, float] = {}
-        return (explain or self.classifier.scores)(data, steps=steps), steps
-
     def _store_answer(self, sha256: str, variant: str, started: float, result: tuple[Scores, dict[str, float]]) -> None:
         """Put an answer into the cache, unless its image was deleted after `started`."""
         if self.cache and not self._deletions.since(sha256, started):
@@ -192,21 +190,25 @@ class Recognizer:
 
     # A method of its own: a variable in `recognize` that holds the error would make a reference cycle (frame, error,
     # traceback, frame), which keeps the image in memory.
-    async def _record_failure(self, image: Image, trace: Trace, refusal: Refusal) -> None:
+    async def _record_failure(self, classifier: Classifier, image: Image, trace: Trace, refusal: Refusal) -> None:
         if refusal.status in (UnsupportedFormat.status, BrokenImage.status):  # refused while it was decoded
             trace.lap("decode")
-        await self._record(image.sha256, len(image.data), trace, refusal)
+        await self._record(classifier, image.sha256, len(image.data), trace, refusal)
 
-    async def _record(self, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> None:
+    async def _record(
+        self, classifier: Classifier, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal
+    ) -> None:
         """Count the outcome, and write its audit row."""
         child(self.metrics.cache_requests, trace.cache).inc()
         if self.audit:
-            await self.audit.write(self._row(self.audit, sha256, size, trace, outcome))
+            await self.audit.write(self._row(self.audit, classifier, sha256, size, trace, outcome))
             trace.lap("audit")
 
-    def _row(self, audit: AuditLog, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal) -> AuditRow:
+    def _row(
+        self, audit: AuditLog, classifier: Classifier, sha256: str, size: int, trace: Trace, outcome: Scores | Refusal
+    ) -> AuditRow:
         scores, refusal = (None, outcome) if isinstance(outcome, Refusal) else (outcome, None)
-        info = self.classifier.info
+        info = classifier.info
         return AuditRow(
             time=datetime.now(UTC),
             request_id=trace.request_id,
@@ -220,22 +222,19 @@ class Recognizer:
             model_digest=info.digest,
             engine=info.engine,
             precision=info.precision,
-            top5=self.classifier.top(scores, 5) if scores else [],
+            top5=classifier.top(scores, 5) if scores else [],
             status=refusal.status if refusal else 200,
             code=refusal.code if refusal else None,
             cache=trace.cache or "miss",
             steps=trace.milliseconds(),
         )
 
-    def _variant(self, key_name: str | None) -> str:
+    def _variant(self, classifier: Classifier, key_name: str | None) -> str:
         """The part of a cache key that is not the image: the fingerprint, and the API key if answers are separate."""
-        return f"{self._fingerprint}:{key_name}" if key_name in self._separate_keys else self._fingerprint
+        fingerprint = classifier.fingerprint
+        return f"{fingerprint}:{key_name}" if key_name in self._separate_keys else fingerprint
 
 
-def _fingerprint(classifier: Classifier) -> str:
-    """16 hexadecimal digits of the model and everything else that its answers depend on."""
-    info = classifier.info
-    temperature, labels = classifier.calibration.temperature, classifier.labels
-    groups = [row.id for row in labels.groups], [row.group for row in labels.classes]
-    parts = [info.digest, asdict(classifier.recipe), info.engine, info.precision, temperature, groups, __version__]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def _decode_and_infer(recognise: Callable[..., Scores], data: bytes) -> tuple[Scores, dict[str, float]]:
+    steps: dict[str, float] = {}
+    return recognise(data, steps=steps), steps

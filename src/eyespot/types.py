@@ -332,6 +332,7 @@ class ModelCard(ModelInfo):
     limits: Limits
     recipe: Recipe
     calibration: Calibration
+    labels: Annotated[str, Field(description="Label file with its classes.")] = ""
     quantization: Annotated[Quantization | None, Field(description="Of an int8 model.")] = None
     explains: Annotated[
         bool, Field(description="Whether /explain works: the final layer directly follows the pooling.")

@@ -74,4 +74,4 @@ def test_labels_that_are_wrong_are_noticed(tmp_path: Path, labelled: Path, packa
 def test_images_to_measure_on_must_be_others(tmp_path: Path, labelled: Path, packaged: dict[str, str]) -> None:
     told = run("calibrate", str(labelled), "--test", str(labelled), cwd=tmp_path, **packaged)
     assert told.returncode == 2
-    assert "--test must be another folder" in told.stderr
+    assert "--test must name other images" in told.stderr

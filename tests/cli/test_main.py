@@ -137,11 +137,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     [
         (["weights", "verify", "net"], "are missing"),
         (["weights", "verify", "packaged"], "packaged"),
-        (["weights", "verify", "other"], "unknown model 'other' (MODEL); `eyespot weights list` shows all"),
-        (
-            ["weights", "fetch", "nett"],
-            "unknown model 'nett' (MODEL); did you mean net? `eyespot weights list` shows all",
-        ),
+        (["weights", "verify", "other"], "unknown model 'other'; `eyespot weights list` shows all"),
+        (["weights", "fetch", "nett"], "unknown model 'nett'; did you mean net? `eyespot weights list` shows all"),
         (["weights", "fetch"], "--url"),
         (["weights", "fetch", "packaged"], "packaged"),
         (["weights", "fetch", "net", "--from", "gone.pth"], "gone.pth"),
@@ -216,7 +213,7 @@ def test_another_mistake_is_left_to_the_options(tmp_path: Path, words: list[str]
 
 def test_what_the_settings_name_wrongly_is_told_with_the_setting(folder: Path) -> None:
     model = run("classify", "cat.jpg", cwd=folder, EYESPOT_MODEL="zzz")
-    assert model.stderr == "eyespot: unknown model 'zzz' (EYESPOT_MODEL); `eyespot weights list` shows all\n"
+    assert model.stderr == "eyespot: unknown model 'zzz'; `eyespot weights list` shows all\n"
     manifest = run("weights", "list", cwd=folder, EYESPOT_MANIFEST="/nope")
     told = "cannot read the manifest /nope (EYESPOT_MANIFEST): No such file or directory"
     assert (manifest.returncode, manifest.stderr) == (2, f"eyespot: {told}\n")

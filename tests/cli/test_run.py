@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eyespot.cli import files
+from eyespot import files
 from eyespot.cli.backend import Backend
 from eyespot.cli.formats import Finding
 from eyespot.cli.output import Output

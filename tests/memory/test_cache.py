@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from eyespot import recognizer
 from eyespot.errors import CacheUnavailable, InvalidSetting
 from eyespot.memory.cache import MEMORY_BYTES, Cache, MemoryCache, RedisCache, open_cache
 from eyespot.settings import Settings
@@ -193,22 +192,22 @@ def test_hits_misses_and_joined_add_up() -> None:
 def test_the_fingerprint_covers_what_a_result_depends_on() -> None:
     engine = FakeEngine()
     one = fake_classifier(engine)
-    keys = {recognizer._fingerprint(one)}
+    keys = {one.fingerprint}
     for change in ({"digest": "1" * 64}, {"engine": "torch"}, {"precision": "int8"}):
         other = fake_classifier(engine)
         other.info = replace(other.info, **change)
-        keys.add(recognizer._fingerprint(other))
+        keys.add(other.fingerprint)
     other = fake_classifier(engine)
     other.recipe = replace(other.recipe, resize=224)
-    keys.add(recognizer._fingerprint(other))
+    keys.add(other.fingerprint)
     other = fake_classifier(engine)
     other.labels = replace(other.labels, groups=other.labels.groups[::-1])
-    keys.add(recognizer._fingerprint(other))
+    keys.add(other.fingerprint)
     other = fake_classifier(engine)
     other.calibration = Calibration(temperature=2)
-    keys.add(recognizer._fingerprint(other))
+    keys.add(other.fingerprint)
     assert len(keys) == 7
-    assert recognizer._fingerprint(fake_classifier(engine)) in keys
+    assert fake_classifier(engine).fingerprint in keys
 
 
 def test_memory_is_bounded_in_bytes_and_keeps_what_is_used() -> None:

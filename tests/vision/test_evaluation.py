@@ -1,11 +1,13 @@
 """How often a calibrated model is right, and how sure that is."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from eyespot.types import Calibration
 from eyespot.vision import evaluation
-from eyespot.vision.fitting import Candidates
+from eyespot.vision.samples import Candidates
 
 
 def hits(right: int, of: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
@@ -38,13 +40,49 @@ def test_a_report_adds_up_its_parts() -> None:
     confidences = np.array([[0.9, 0.95, 0, 0], [0.4, 0.8, 0.9, 0], [0.3, 0.4, 0.5, 0.6]])
     right = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
     strict, lax = Calibration(1, 0.85), Calibration(1, 0.5)
-    candidates = Candidates(confidences, right, np.zeros(len(right), bool))
+    other, nothing, top5 = (np.array(one, bool) for one in ([0, 0, 0], [0, 1, 0], [1, 1, 0]))
+    candidates = Candidates(confidences, right, other, nothing, top5)
     found = evaluation.report([(candidates, strict), (candidates, lax)])
     assert found.top1.value == pytest.approx(1 / 3)
+    assert found.top5.value == pytest.approx(2 / 3)
     assert found.class_said.value == pytest.approx(2 / 6)  # the first image, twice
     assert found.group_said.value == pytest.approx(3 / 6)
     assert found.said.value == pytest.approx(5 / 6)
     assert found.said_right.value == pytest.approx(3 / 5)
+    assert found.refused.value == 0  # the second image, which shows none of the classes and is answered twice
+    assert found.wrongly_refused.value == pytest.approx(1 / 4)
+
+
+def pairs(both: int, first: int, second: int, neither: int) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+    """Who is right about how many images."""
+    rows = [(True, True)] * both + [(True, False)] * first + [(False, True)] * second + [(False, False)] * neither
+    return np.array([row[0] for row in rows], bool), np.array([row[1] for row in rows], bool)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"),
+    [
+        (0, 0, 1),
+        (1, 0, 1),
+        (0, 6, 2 / 64),
+        (3, 1, 0.625),
+        (2, 10, 158 / 4096),
+        (86, 150, 3.716e-5),
+        (15000, 15000, 1),
+    ],
+)
+def test_mcnemars_test_is_exact(first: int, second: int, p: float) -> None:
+    """As `scipy.stats.binomtest(first, first + second).pvalue` has it."""
+    found = evaluation.mcnemar(*pairs(7, first, second, 5))
+    assert (found.gained, found.lost) == (second, first)
+    assert found.p == pytest.approx(p, rel=1e-3)
+
+
+def test_images_are_binned_by_confidence() -> None:
+    confidences = np.array([0.07, 0.99, 0.95, 1])
+    low, high = evaluation.bins(confidences, np.array([False, True, False, True]))
+    assert (low.images, low.confidence, low.right.value) == (1, 0.07, 0)
+    assert (high.images, high.confidence, high.right.value) == (3, pytest.approx(0.98), pytest.approx(2 / 3))
 
 
 def test_an_error_lies_in_its_interval() -> None:

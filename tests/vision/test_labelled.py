@@ -1,6 +1,8 @@
 """Images whose class is known from their place or name."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ def test_a_folder_is_named_after_its_class_in_either_language_or_by_wnid(tmp_pat
     images(
         tmp_path,
         "tabby/a.jpg",
-        "more/虎斑猫/b.PNG",
+        "Cardigan/虎斑猫/2026/11/b.PNG",
         "n02113186/c.webp",
         "CARDIGAN/d.jpeg",
         "tabby/notes.txt",
@@ -70,3 +72,55 @@ def test_an_underscore_is_the_class_that_is_none_of_the_others(tmp_path: Path) -
     assert [class_id for _, class_id in labelled.find(tmp_path, labels)] == [0, 0, 1]
     with pytest.raises(UnlabelledImages, match=r"first: _/b\.jpg"):
         labelled.find(tmp_path, LABELS)
+
+
+def test_a_folder_that_cannot_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its class would be missing from all figures."""
+    images(tmp_path, "tabby/a.jpg", "Cardigan/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:  # as root, every folder can be opened
+        if path.endswith("tabby"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="tabby"):
+        labelled.find(tmp_path, LABELS)
+
+
+def listed(file: Path, text: str, encoding: str = "utf-8") -> list[tuple[Path, int]]:
+    file.write_text(text, encoding)
+    return labelled.find(file, LABELS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.jpg,tabby\nb/c.jpg,n02113186\n",
+        "path,label\na.jpg,虎斑猫\nb/c.jpg,CARDIGAN\n",
+        "number,Label,File\n1,0,a.jpg\n\n2, 1 ,b/c.jpg\n",
+        'file,class_id,wnid,label\r\na.jpg,7,n02123045,tabby\r\n"b/c.jpg",1,n02113186,Cardigan\r\n',
+        "image,note,class\na.jpg,left,tabby\nb/c.jpg,,Cardigan\n",
+    ],
+)
+def test_a_list_has_paths_and_labels(tmp_path: Path, text: str) -> None:
+    expected = [(tmp_path / "a.jpg", 0), (tmp_path / "b/c.jpg", 1)]
+    assert listed(tmp_path / "list.csv", text) == expected
+    assert listed(tmp_path / "list.csv", text, "utf-8-sig") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "a.jpg,tabby\nb.jpg,dog\nc.jpg,2\n",
+            r"2 of 3 labels in .*list.csv .* \(first: 'dog' of b.jpg\); .*eyespot labels",
+        ),
+        ("a.jpg,tabby\nb.jpg\n", "needs a path and a label in each row, and has only 'b.jpg' in one"),
+        ("a.jpg,é\n", "list.csv is neither a folder nor a CSV file in UTF-8"),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(UnlabelledImages, match=told):
+        listed(tmp_path / "list.csv", text, "latin-1" if "é" in text else "utf-8")

@@ -132,7 +132,7 @@ def test_a_name_is_strict(tmp_path: Path) -> None:
         weights.verify(weights.choose(entries, "official"))
     with pytest.raises(
         UnknownModel,
-        match=r"^unknown model 'Offical' \(EYESPOT_MODEL\); did you mean official\? `eyespot weights list`",
+        match=r"^unknown model 'Offical'; did you mean official\? `eyespot weights list`",
     ):
         weights.choose(entries, "Offical")
 

@@ -1,9 +1,11 @@
 """The page, in Chromium: every way in, what comes out, and what happens when something goes wrong."""
 
 import csv
+import hashlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from eyespot.vision import export
 from eyespot.vision.labels import Labels
 from tests import makers
 from tests.requests import metric
-from tests.serving import ROOT, FakeEngine, Served, serve_fake, until
+from tests.serving import ROOT, FakeEngine, Served, fake_classifier, serve_fake, until
 from tests.web.conftest import OpenPage
 
 pytestmark = pytest.mark.needs("chromium")
@@ -456,7 +458,7 @@ def saved(page: Page, button: str) -> str:
 def test_classes_without_a_wnid_have_filters_of_their_own(open_page: OpenPage, folder: Path) -> None:
     with serve_fake() as served:
         assert served.recognizer
-        classifier = served.recognizer.classifier
+        classifier = served.recognizer.model.classifier
         classifier.labels = Labels(tuple(replace(row, wnid="") for row in classifier.labels.classes))
         page = open_page(served.url)
         send(page, folder / "a.png", folder / "beach" / "d.png")
@@ -733,6 +735,130 @@ def test_every_text_exists_in_every_language_and_is_used(page: Page) -> None:
     asked = re.findall(r"""\bt\("(\w+)"|data-(?:text|label)="(\w+)\"""", sources)
     assert {name for names in asked for name in names} - {""} - english.keys() == set()
     assert [key for key in english if f'"{key}"' not in sources and not key.startswith(("sample_", "problem_"))] == []
+
+
+# -- another model --
+
+
+@pytest.fixture
+def switching() -> Iterator[Served]:
+    """A server of `fake` that can switch to four classes of `flowers`, whose answers are cached."""
+    models = {
+        "fake": lambda: fake_classifier(FakeEngine()),
+        "flowers": lambda: fake_classifier(FakeEngine(4), name="flowers", classes=4),
+    }
+    with serve_fake(models=models, api_keys="page:click-clack,boss:open-sesame:admin", cache_url="memory://") as served:
+        yield served
+
+
+@pytest.fixture
+def followed(open_page: OpenPage, switching: Served, image: Path) -> Page:
+    """Its page, with an answer of `fake`."""
+    page = open_page(switching.url, "/livez")
+    page.evaluate("sessionStorage.setItem('eyespot-key', 'click-clack')")
+    page.goto("/")
+    expect(page.locator("#language")).not_to_be_empty()  # the modules have run
+    send(page, image)
+    expect(page.get_by_role("heading", level=2)).to_contain_text("class 3")
+    return page
+
+
+def switch(served: Served, name: str) -> None:
+    with served.client(headers={"X-API-Key": "open-sesame"}) as client:
+        assert client.post("/admin/model", json={"name": name}).status_code == 200
+
+
+@thorough
+def test_an_open_page_follows_a_switch_with_its_next_answer(followed: Page, switching: Served, image: Path) -> None:
+    page, heading = followed, followed.get_by_role("heading", level=2)
+    expect(page.locator("#samples")).to_be_visible()
+    switch(switching, "flowers")
+    send(page, image)  # asks for five classes, and there are four
+    expect(heading).to_contain_text("flowers 1")
+    expect(rows(page)).to_have_count(4)
+    expect(page.locator("#model")).to_contain_text("flowers · 4 classes")
+    expect(page.locator("#samples")).to_be_hidden()
+    page.goto(f"/?sha256={hashlib.sha256(image.read_bytes()).hexdigest()}")
+    expect(heading).to_contain_text("flowers 1")
+    page.goto("/")
+    expect(page.locator("#classes")).to_have_text("This model recognises: flowers 0, flowers 1, flowers 2, flowers 3.")
+    page.locator("#language").click()
+    expect(page.locator("#classes")).to_have_text(
+        "可识别\uff1a第0号flowers、第1号flowers、第2号flowers、第3号flowers。"
+    )
+    expect(page.locator("#samples")).to_be_hidden()
+    switch(switching, "fake")
+    send(page, image)
+    expect(heading).to_contain_text("第3类")
+    expect(page.locator("#samples")).to_be_visible()
+
+
+@thorough
+def test_the_names_of_another_model_are_not_given_to_an_answer(followed: Page, switching: Served) -> None:
+    switch(switching, "flowers")
+    with followed.expect_response("**/labels?lang=zh"):
+        followed.locator("#language").click()
+    expect(followed.locator("#timing")).to_contain_text("毫秒")
+    expect(followed.get_by_role("heading", level=2)).to_contain_text("class 3")
+
+
+@thorough
+@pytest.mark.parametrize("which", ["class 3", "class 4"])
+def test_the_heat_map_of_another_model_is_not_laid_over_an_image(followed: Page, switching: Served, which: str) -> None:
+    switch(switching, "flowers")  # which has no class 4
+    followed.get_by_role("button", name=f"Why? {which}").click()
+    expect(status(followed)).to_have_text("The server has switched to another model. Send the image again.")
+    expect(followed.locator("#heat")).to_be_hidden()
+
+
+@thorough
+def test_what_the_model_sees_is_outlined_anew_after_a_switch(followed: Page, switching: Served, image: Path) -> None:
+    corner = """canvas => canvas.getContext("2d").getImageData(canvas.width * 0.3, canvas.height * 0.2, 1, 1).data[0]"""
+    assert followed.locator("#image").evaluate(corner) == 80  # within the square
+
+    def closer(route: Route) -> None:
+        reply = route.fetch()
+        recipe = {**reply.json()["recipe"], "crop": 112}
+        route.fulfill(response=reply, json={**reply.json(), "recipe": recipe})
+
+    followed.route("**/model", closer)
+    switch(switching, "flowers")
+    send(followed, image)
+    expect(followed.get_by_role("heading", level=2)).to_contain_text("flowers 1")
+    assert followed.locator("#image").evaluate(corner) < 60  # darkened
+
+
+@thorough
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_do_not_widen_the_page(open_page: OpenPage, image: Path, width: int) -> None:
+    models = {"long": lambda: fake_classifier(FakeEngine(4), name="flower" * 15, classes=4)}
+    with serve_fake(models=models, api_keys="boss:open-sesame:admin") as served:
+        switch(served, "long")
+        page = open_page(served.url, "/livez", viewport={"width": width, "height": 800})
+        page.evaluate("sessionStorage.setItem('eyespot-key', 'open-sesame')")
+        page.goto("/")
+        expect(page.locator("#classes")).to_contain_text("flower 3")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        send(page, image)
+        expect(page.get_by_role("heading", level=2)).to_contain_text("flower 1")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        send(page, image, image)
+        expect(page.locator("#count")).to_have_text("2 of 2")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@thorough
+def test_a_model_without_heat_maps_is_not_asked_why(page: Page, image: Path) -> None:
+    def without(route: Route) -> None:
+        reply = route.fetch()
+        route.fulfill(response=reply, json={**reply.json(), "explains": False})
+
+    page.route("**/model", without)
+    page.reload()
+    expect(page.locator("#model")).to_contain_text("fake")
+    send(page, image)
+    expect(rows(page)).to_have_count(5)
+    expect(page.get_by_role("button", name="Why?")).to_have_count(0)
 
 
 # -- how it is made --

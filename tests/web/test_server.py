@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from eyespot.errors import PortTaken
 from eyespot.web.server import HANDSHAKE_SECONDS, Server, bind, cannot_listen
 from tests import makers
-from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake, serve_process
+from tests.serving import EYESPOT, ROOT, Served, environment, serve_fake, serve_process, until
 
 IMAGE = makers.jpeg()
 
@@ -256,6 +256,26 @@ def test_log_lines_for_people_fit_120_columns(shown: tuple[str, list[str]]) -> N
     assert len(found) == len(expected)
     for line, pattern in zip(found, expected, strict=True):
         assert re.fullmatch(rf"\d\d:\d\d:\d\d {pattern}", line), line
+
+
+def test_sighup_opens_the_model_anew(served: Served) -> None:
+    assert served.process
+    served.process.send_signal(signal.SIGHUP)
+    until(lambda: "model_switched" in names(served))
+    with served.client() as client:
+        assert client.post("/predict", files={"file": IMAGE}).status_code == 200
+
+
+@pytest.mark.needs("make test-all")
+def test_closing_its_terminal_stops_the_server(packaged: dict[str, str]) -> None:
+    main, side = pty.openpty()
+    with serve_process(**packaged, stdin=side) as served:
+        assert served.process
+        os.close(side)
+        os.close(main)
+        served.process.send_signal(signal.SIGHUP)  # as the kernel does to the programs of a terminal
+        assert served.process.wait(30) == 0
+    assert next(event["signal"] for event in served.events if event["event"] == "stop_requested") == "SIGHUP"
 
 
 def test_an_ipv6_address_is_served_and_written_in_brackets(packaged: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eyespot.types import Calibration
-from eyespot.vision import fitting
+from eyespot.vision import fitting, samples
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Confidences, softmax
 from eyespot.vision.engines.openvino import has_bf16
@@ -21,7 +22,7 @@ from eyespot.vision.evaluation import report
 from eyespot.vision.preprocess import REDUCED_SIDE, preprocess
 from eyespot.vision.weights import read_manifest
 from tests import makers
-from tests.serving import EVAL, EYESPOT, ROOT, Served, environment
+from tests.serving import EVAL, EYESPOT, ROOT, Served, environment, run
 
 pytestmark = pytest.mark.needs("eval")
 slow = pytest.mark.needs("make test-all")
@@ -197,7 +198,7 @@ def test_what_is_said_is_right(data_dir: Path, model: str, calibrated: str, prec
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16")
     opened, used = calibrated_model(model, calibrated, precision, data_dir)
-    found = report([(fitting.read(opened, EVAL / "images")[0].candidates(used.temperature), used)])
+    found = report([(samples.read(opened, EVAL / "images").samples.candidates(used.temperature), used)])
     print(model, precision, found)
     assert found.said_right.value >= 0.95
     assert found.said.value >= 0.85
@@ -209,9 +210,29 @@ def test_what_is_said_is_right(data_dir: Path, model: str, calibrated: str, prec
 )
 def test_the_numbers_of_the_manifest_are_fitted(data_dir: Path, model: str, calibrated: str) -> None:
     opened, used = calibrated_model(model, calibrated, "f32", data_dir)
-    fitted = fitting.fit(fitting.read(opened, EVAL / "calibration")[0])
+    fitted = fitting.fit(samples.read(opened, EVAL / "calibration").samples)
     assert fitted.temperature == pytest.approx(used.temperature, abs=0.05)
     assert fitted.min_says == pytest.approx(used.min_says, abs=0.03)
+
+
+@slow
+def test_an_evaluation_has_the_figures_of_the_reference(data_dir: Path, tmp_path: Path) -> None:
+    """bf16 is compared where this processor has it, and left out elsewhere."""
+    settings = {"EYESPOT_MANIFEST": str(EVAL / "manifest.toml"), "EYESPOT_MODEL": "resnet18-eval"}
+    words = ["evaluate", str(EVAL / "labels.csv"), "--compare", "f32,bf16", "--output", "report"]
+    done = run(*words, cwd=tmp_path, EYESPOT_DATA_DIR=str(data_dir), **settings)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert "200 images" in done.stdout
+    right = accuracy([{best: p} for best, p in reference()])[0]
+    assert re.search(rf"top-1 accuracy +│ ({right:.1%}|{right - 0.005:.1%}|{right + 0.005:.1%}) \(", done.stdout)
+    assert re.search(r"top-5 accuracy +│ 9[45]\.\d% \(", done.stdout)
+    assert ("McNemar" in done.stdout) == has_bf16()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 24
+    for name in ("confusion.png", "reliability.png"):
+        with Image.open(tmp_path / "report" / name) as image:
+            assert min(image.size) > 500
 
 
 def calibrated_model(model: str, calibrated: str, precision: str, data_dir: Path) -> tuple[Classifier, Calibration]:

@@ -103,7 +103,7 @@ def measure(
     bounds, rows = list[float](), dict[int, list[LoadFigures]]()
     try:
         entries = weights.read_manifest(config.manifest, config.data_dir)
-        entry = weights.verify(weights.choose(entries, model.name, "the server's model"))
+        entry = weights.verify(weights.choose(entries, model.name))
         if entry.sha256 != model.digest:
             raise UnknownModel(f"the server has other weights of {model.name} than {config.manifest}")
         bounds.append(run(task).bound)

@@ -17,6 +17,8 @@ from eyespot.cli import audit, info, weights
 from eyespot.cli.bench import bench
 from eyespot.cli.calibrate import calibrate
 from eyespot.cli.classify import classify
+from eyespot.cli.evaluate import evaluate
+from eyespot.cli.finetune import finetune
 from eyespot.cli.quantize import quantize
 from eyespot.cli.serve import serve
 from eyespot.cli.terminal import err, say
@@ -34,7 +36,7 @@ app = typer.Typer(
 _SETTINGS = (f"* `{settings.variable(name)}`: {field.description}" for name, field in Settings.model_fields.items())
 _COMMANDS = {"serve", "weights", "audit"}
 app.command(epilog="Settings:\n\n" + "\n".join(_SETTINGS))(serve)
-for command in (classify, info.health, info.model, info.labels, calibrate, quantize, bench):
+for command in (classify, info.health, info.model, info.labels, finetune, evaluate, calibrate, quantize, bench):
     app.command()(command)
     _COMMANDS.add(command.__name__)
 app.add_typer(weights.app, name="weights", no_args_is_help=True)
@@ -104,7 +106,8 @@ def _settings_apart(words: list[str]) -> tuple[list[str], list[str]]:
     """`serve --port 9000` as `EYESPOT_PORT=9000` and `serve`."""
     default = "serve" if words and words[0].startswith("-") else ""
     name = next((word for word in words if word in _COMMANDS), default)
-    fields = {"serve": Settings.model_fields.keys(), "classify": _MODEL_SETTINGS}.get(name, ())
+    own = dict.fromkeys(("classify", "evaluate"), _MODEL_SETTINGS)
+    fields = {"serve": Settings.model_fields.keys(), **own}.get(name, ())
     found, rest, queue = list[str](), list[str](), deque(words)
     while queue:
         option, _, value = (word := queue.popleft()).partition("=")

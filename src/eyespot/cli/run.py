@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from eyespot import files
 from eyespot.choices import titles
-from eyespot.cli import files
 from eyespot.cli.backend import Backend
 from eyespot.cli.formats import FileProblem
 from eyespot.cli.output import Output, printable

@@ -1,6 +1,7 @@
 """`eyespot serve`."""
 
 import os
+import signal
 import sys
 
 import typer
@@ -15,7 +16,7 @@ def serve() -> None:
 
     It listens on `EYESPOT_HOST`:`EYESPOT_PORT` (127.0.0.1:8000) once the model has recognised a test image. Ctrl-C
     finishes the requests in progress and stops. SIGTERM does the same, but keeps listening for `EYESPOT_DRAIN_SECONDS`
-    first. A second signal stops it at once.
+    first. A second signal stops it at once. SIGHUP opens the model anew, as the manifest and its files are now.
 
     Example: `EYESPOT_PORT=9000 eyespot serve`
     """
@@ -35,12 +36,14 @@ def serve() -> None:
     fastapi = create_app(config)
 
     def ready() -> None:
-        card = fastapi.state.recognizer.classifier.card
+        card = fastapi.state.recognizer.model.classifier.card
         telemetry.event("server_ready", url=url, model=card.name, engine=card.engine, precision=card.precision)
         if config.log_format != "json" and sys.stdout.isatty():
             key = "-H 'X-API-Key: SECRET' " if config.api_keys else ""
             typer.echo(f"\n  page  {url}/\n  docs  {url}/docs\n  try   curl {key}-F file=@{SAMPLE} {url}/predict\n")
 
     with bound:
-        Server(fastapi, ready, config.drain_seconds, config.deadline_seconds).run([bound])
+        server = Server(fastapi, ready, config.drain_seconds, config.deadline_seconds)
+        signal.signal(signal.SIGHUP, server.handle_hangup)
+        server.run([bound])
     telemetry.event("server_stopped")

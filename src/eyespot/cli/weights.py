@@ -48,7 +48,7 @@ def verify(
     """Check the size and the sha256 of weight files."""
     entries = _entries(load_settings())
     here = [entry for entry in entries.values() if entry.path.is_file()]
-    chosen = [weights.choose(entries, name, "MODEL")] if name else here
+    chosen = [weights.choose(entries, name)] if name else here
     for entry in chosen or [weights.choose(entries)]:  # which raises what is missing
         say(f"{entry.name}: {weights.verify(entry).path} is correct")
 
@@ -75,7 +75,7 @@ def fetch(
     config = load_settings()
     entries = _entries(config)
     model = config.model if config.model != "auto" else next(iter(entries))
-    entry = weights.choose(entries, name, "MODEL") if name else weights.choose(entries, model)
+    entry = weights.choose(entries, name) if name else weights.choose(entries, model)
     if entry.path.is_file():
         try:
             say(f"{entry.name}: {weights.verify(entry).path} is correct; nothing to fetch")

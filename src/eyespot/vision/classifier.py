@@ -1,16 +1,20 @@
 """The classifier: encoded image in, confidences out."""
 
+import hashlib
+import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Collection
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from eyespot._version import __version__
 from eyespot.choices import FORMATS
 from eyespot.errors import GoldenImageFailed, NotFound
 from eyespot.telemetry import event
@@ -18,11 +22,12 @@ from eyespot.types import Answer, Calibration, Lang, Limits, ModelCard, ModelInf
 from eyespot.vision import calibration as calibrations
 from eyespot.vision import export, preprocess, weights
 from eyespot.vision.activation import Activation, activation_map, overlay
-from eyespot.vision.engines import Engine, Features, Pixels, Threads, Weights, softmax
+from eyespot.vision.engines import Engine, Features, Logits, Threads, Weights, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.groups import Groups, says
 from eyespot.vision.labels import Labels, load_labels
 from eyespot.vision.loader import Comparison, load_model
+from eyespot.vision.preprocess import ModelInput
 from eyespot.vision.scores import Scores
 from eyespot.vision.weights import Entry
 
@@ -56,6 +61,7 @@ class Classifier:
             classes=len(labels),
             accuracy=entry.accuracy,
             license=entry.license,
+            labels=entry.labels,
             stand_in=stand_in,
             limits=limits,
             recipe=entry.recipe,
@@ -127,9 +133,18 @@ class Classifier:
             comparison=comparison,
         )
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the model and everything else that its scores depend on."""
+        info, temperature = self.info, self.calibration.temperature
+        groups = [row.id for row in self.labels.groups], [row.group for row in self.labels.classes]
+        parts = [info.digest, asdict(self.recipe), info.engine, info.precision, temperature, groups, __version__]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
-        return self._infer(data, steps)[0]
+        logits, image, _ = self.infer(data, steps)
+        return self._scores(logits, image, len(data))
 
     def class_weights(self) -> Weights:
         """The final layer's weights, which make the activation maps; raises `NotFound` if the model cannot explain."""
@@ -148,18 +163,20 @@ class Classifier:
         `NotFound` if the model cannot explain.
         """
         weights = self.class_weights()
-        scores, pixels, features = self._infer(data, steps, features=True)
+        logits, image, features = self.infer(data, steps, features=True)
+        scores = self._scores(logits, image, len(data))
         chosen = int(scores.class_ids[0]) if class_id is None else class_id
         assert features is not None
         cells, started = activation_map(features, weights[chosen]), time.monotonic()
-        png = overlay(pixels, cells) if draw else None
+        png = overlay(image.pixels, cells) if draw else None
         if draw and steps is not None:
             steps["respond"] = time.monotonic() - started
         return replace(scores, activation=Activation(chosen, cells, png))
 
-    def _infer(
-        self, data: bytes, steps: dict[str, float] | None, *, features: bool = False
-    ) -> tuple[Scores, Pixels, Features | None]:
+    def infer(
+        self, data: bytes, steps: dict[str, float] | None = None, *, features: bool = False
+    ) -> tuple[Logits, ModelInput, Features | None]:
+        """Logits, float32 (classes,), of one encoded image, with the model's input and, if asked for, its features."""
         started = time.monotonic()
         with self._lock:
             self._running += 1
@@ -172,14 +189,16 @@ class Classifier:
         finally:
             with self._lock:
                 self._running -= 1
-        confidences = softmax(logits[0], self.calibration.temperature)
-        order = np.argsort(-confidences, kind="stable").astype(np.int32)
         if steps is not None:
             steps["decode"], steps["infer"] = decoded - started, time.monotonic() - decoded
+        return logits[0], image, None if maps is None else maps[0]
+
+    def _scores(self, logits: Logits, image: ModelInput, size: int) -> Scores:
+        confidences = softmax(logits, self.calibration.temperature)
+        order = np.argsort(-confidences, kind="stable").astype(np.int32)
         ordered = confidences[order]
         groups = self.groups.likeliest(order, ordered)
-        scores = Scores(order, ordered, groups, image.format, image.width, image.height, len(data))
-        return scores, image.pixels, None if maps is None else maps[0]
+        return Scores(order, ordered, groups, image.format, image.width, image.height, size)
 
     def answer(self, scores: Scores, top_k: int, min_confidence: float = 0, lang: Lang = "en") -> Answer:
         """`says`, groups, and the top-k predictions with at least `min_confidence`, for these scores."""

@@ -120,14 +120,25 @@ def load_labels(name: str, folders: Iterable[Path]) -> Labels:
         raise BadManifest(f"no label file: looked for {', '.join(map(str, tried))}")
     try:
         content = from_json(path.read_text("utf-8-sig"))
-        labels = _LABELS.validate_python({"classes": content} if isinstance(content, list) else content)
-    except ValidationError as error:
-        raise BadManifest(f"{path} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
     except ValueError as error:
         raise BadManifest(f"{path} is not a label file: it is not JSON") from error
+    return read_labels(content, path)
+
+
+def read_labels(content: object, origin: Path) -> Labels:
+    """The classes in the content of a label file, which comes from `origin`. Raises `BadManifest`."""
+    try:
+        labels = _LABELS.validate_python({"classes": content} if isinstance(content, list) else content)
+    except ValidationError as error:
+        raise BadManifest(f"{origin} is not a label file: {complaints(error, _LABELS.json_schema())[0]}") from error
     if complaint := next(_complaints(labels), None):
-        raise BadManifest(f"{path}: {complaint}")
+        raise BadManifest(f"{origin}: {complaint}")
     return labels
+
+
+def to_json(labels: Labels) -> bytes:
+    """The content of a label file, without the fields that have their default."""
+    return _LABELS.dump_json(labels, indent=1, exclude_defaults=True)
 
 
 _LABELS = TypeAdapter(Labels)

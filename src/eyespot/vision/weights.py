@@ -116,8 +116,8 @@ def _read(path: Path, setting: str) -> dict[str, Entry]:
     return entries
 
 
-def choose(entries: dict[str, Entry], model: str = "auto", origin: str = "EYESPOT_MODEL") -> Entry:
-    """The model of that name, which `origin` gave; `auto` is the first whose weight file exists.
+def choose(entries: dict[str, Entry], model: str = "auto") -> Entry:
+    """The model of that name; `auto` is the first whose weight file exists.
 
     Raises `UnknownModel` or `WeightsMissing`.
     """
@@ -126,7 +126,7 @@ def choose(entries: dict[str, Entry], model: str = "auto", origin: str = "EYESPO
     if model != "auto":
         near = ", ".join(difflib.get_close_matches(model.lower(), entries))
         hint = f"did you mean {near}? " if near else ""
-        raise UnknownModel(f"unknown model {model!r} ({origin}); {hint}`eyespot weights list` shows all")
+        raise UnknownModel(f"unknown model {model!r}; {hint}`eyespot weights list` shows all")
     if found := next((entry for entry in entries.values() if entry.path.is_file()), None):
         return found
     raise WeightsMissing(f"no weights on this machine for any model; {remedy(next(iter(entries)))}")

@@ -17,7 +17,7 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web.api import admin, body, catalogue, explain, health, openapi, pages, predict
+from eyespot.web.api import admin, body, catalogue, document, explain, health, openapi, pages, predict
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
@@ -112,6 +112,7 @@ def _routes() -> list[BaseRoute]:
         *_get("/audit", admin.audit, dependencies=_ADMIN, **openapi.AUDIT),
         *_get("/uploads/{sha256}", admin.upload, dependencies=_ADMIN, **openapi.UPLOAD),
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
+        APIRoute("/admin/model", admin.switch, methods=["POST"], dependencies=_ADMIN, **openapi.SWITCH),
         *_get("/", pages.page, include_in_schema=False),
         *_get("/docs", pages.docs, include_in_schema=False),
         Mount("/static", routes=static, middleware=[Middleware(GZipMiddleware)]),
@@ -167,5 +168,5 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
         lifespan=lifespan,
     )
     app.state.batch_max = settings.batch_max
-    openapi.complete(app, needs_key=bool(keys))
+    document.complete(app, needs_key=bool(keys))
     return app

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -17,7 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from eyespot.errors import PortTaken
+from eyespot.errors import ModelUnavailable, PortTaken
 from eyespot.telemetry import event
 from eyespot.web.gate.protocol import Protocol
 
@@ -65,6 +66,7 @@ class Server(uvicorn.Server):
 
     SIGTERM: not ready, but listening for another `drain_seconds` while balancers take notice; then accepted requests
     finish, and the exit code is 0. SIGINT, from a terminal: the same without the wait. A second signal: at once.
+    `handle_hangup` is for SIGHUP.
     """
 
     def __init__(
@@ -94,12 +96,18 @@ class Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._handshake_seconds = handshake_seconds
         self._stop_at = math.inf
+        self._on_terminal = os.isatty(0)
+        self._hung_up = False
+        self._reopening: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the app, listen, and stop; uvicorn's lifespan protocol would reduce an error to its text."""
         with self.capture_signals():
             async with self._app.router.lifespan_context(self._app):
                 await self._serve(sockets)
+            if self._app.state.recognizer.model.is_switching and threading.current_thread() is threading.main_thread():
+                event("server_stopped")
+                os._exit(0)  # all is closed, and an orderly end would wait until the model is loaded or exported
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for port in sockets or ():
@@ -122,7 +130,21 @@ class Server(uvicorn.Server):
         self._app.state.recognizer.pool.draining = True
         event("stop_requested", signal=signal.Signals(sig).name, drain_seconds=wait)
 
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """Open the model anew; or stop, if it is the terminal that hung up, as when its window is closed."""
+        if self._on_terminal and not os.isatty(0):
+            self.handle_exit(sig, frame)
+        else:
+            self._hung_up = True
+
+    async def _reopen(self) -> None:
+        with contextlib.suppress(ModelUnavailable):  # the log says why
+            await self._app.state.recognizer.model.switch()
+
     async def on_tick(self, counter: int) -> bool:
+        if self._hung_up:
+            self._hung_up = False
+            self._reopening = asyncio.create_task(self._reopen())
         self.should_exit = self.should_exit or time.monotonic() >= self._stop_at
         return await super().on_tick(counter)
 

@@ -5,6 +5,7 @@ import gc
 import tracemalloc
 from collections import deque
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from fastapi import Request
@@ -14,7 +15,10 @@ from eyespot.errors import BadJson, ImageTooLarge, Refusal, TooManyImages
 from eyespot.web.api import body
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
+from tests.serving import FakeEngine, fake_classifier
 
+MODEL = SimpleNamespace(classifier=fake_classifier(FakeEngine()))
+APP = SimpleNamespace(state=SimpleNamespace(recognizer=SimpleNamespace(model=MODEL)))
 MANY = {
     "lists": b"[]",
     "objects": b"{}",
@@ -32,8 +36,8 @@ def read(data: bytes, kind: str = "application/json", max_images: int | None = N
     async def receive() -> Message:
         return {"type": "http.request", "body": pieces.popleft(), "more_body": bool(pieces)}
 
-    scope = {"type": "http", "headers": [(b"content-type", kind.encode())], "query_string": b""}
-    return asyncio.run(body.read(Request(scope, receive), 1000, max_images))
+    scope = {"type": "http", "app": APP, "headers": [(b"content-type", kind.encode())], "query_string": b""}
+    return asyncio.run(body.read(Request(scope, receive), max_images))
 
 
 def peak_mb(data: bytes, max_images: int | None, refusal: type[Refusal]) -> float:

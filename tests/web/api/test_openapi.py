@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from eyespot.errors import REFUSALS
 from eyespot.settings import Settings
-from eyespot.types import Batch, LabelEntry, Recognition
+from eyespot.types import Batch, LabelEntry, ModelCard, Recognition
 from eyespot.vision.labels import load_labels
 from eyespot.web.api.parameters import SCHEMA
 from eyespot.web.app import create_app
@@ -52,6 +52,7 @@ def test_it_names_the_routes_as_generated_clients_should(document: dict[str, Any
         "GET /audit": "listAuditRows",
         "GET /uploads/{sha256}": "getUpload",
         "DELETE /uploads/{sha256}": "deleteUpload",
+        "POST /admin/model": "switchModel",
     }
 
 
@@ -133,6 +134,15 @@ def test_its_examples_fit_its_schemas(document: dict[str, Any]) -> None:
     TypeAdapter(Batch).validate_python(batch)
     assert batch["results"][0]["says"] == example["says"]
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_its_model_is_the_packaged_one(document: dict[str, Any], server: Served) -> None:
+    card = TypeAdapter(ModelCard)
+    with server.client() as client:
+        served = card.validate_json(client.get("/model").content)
+    for operation in ("GET /model", "POST /admin/model"):
+        content = operations(document)[operation]["responses"]["200"]["content"]["application/json"]
+        assert card.validate_python(content["example"]) == served  # FastAPI leaves out nulls
 
 
 def test_its_dictionary_is_that_of_the_labels(document: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ class Network(torch.nn.Module):
     def __init__(self, network: torch.nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.body, self.neck, self.head = _cut(network.eval())
+        self._head_name = next(name for name, module in network.named_modules() if module is self.head)
         mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
         self.scale = torch.nn.Buffer((1 / (255 * std)).view(1, 3, 1, 1))
         self.shift = torch.nn.Buffer((mean / std).view(1, 3, 1, 1))
@@ -36,6 +37,11 @@ class Network(torch.nn.Module):
     def explains(self) -> bool:
         """Whether the final layer directly follows the pooling: only then are class-activation maps exact."""
         return isinstance(self.neck, torch.nn.Identity)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights under the names of the network that was cut, for a file."""
+        head = {f"{self._head_name}.{name}": value for name, value in self.head.state_dict().items()}
+        return {**self.body.state_dict(), **self.neck.state_dict(), **head}
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do.

@@ -1,16 +1,17 @@
-"""`/audit` and `/uploads`: for API keys with the admin role."""
+"""`/audit`, `/uploads` and `/admin/model`: for API keys with the admin role."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticKnownError
 
 from eyespot.choices import FORMATS
-from eyespot.errors import InvalidParameter, NotFound
+from eyespot.errors import BadJson, InvalidParameter, NotFound
 from eyespot.recognizer import Recognizer
-from eyespot.types import AuditPage
+from eyespot.types import AuditPage, ModelCard
 from eyespot.values import LABEL, SHA256, shown
 from eyespot.vision.preprocess import announced_format
 
@@ -80,3 +81,27 @@ async def forget(request: Request, sha256: Sha256) -> Response:
     if not await request.app.state.recognizer.forget(sha256):
         raise NotFound("This image is not kept, and no answer is cached for it.")
     return Response(status_code=204)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The body of `/admin/model`."""
+
+    name: str
+
+
+_CHOICE = TypeAdapter(Choice)
+
+
+async def switch(request: Request) -> ModelCard:
+    """Switch to another model of the manifest, or open the present one anew. The reply comes once it serves.
+
+    It is opened beside the present one, which finishes the requests that it began, and keeps serving if the other
+    cannot be opened. A restart serves EYESPOT_MODEL again.
+    """
+    try:
+        name = _CHOICE.validate_json(await request.body()).name
+    except ValidationError as error:
+        raise BadJson('Name a model of the manifest: {"name": "resnet18"}.') from error
+    recognizer: Recognizer = request.app.state.recognizer
+    return await recognizer.model.switch(name)

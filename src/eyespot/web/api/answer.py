@@ -13,9 +13,10 @@ from eyespot.web.api.parameters import Parameters
 _RECOGNITION = TypeAdapter(Recognition)
 
 
-def recognition(request: Request, sha256: str, scores: Scores, parameters: Parameters) -> Response:
-    """What the scores say, as JSON."""
-    classifier: Classifier = request.app.state.recognizer.classifier
+def recognition(
+    request: Request, classifier: Classifier, sha256: str, scores: Scores, parameters: Parameters
+) -> Response:
+    """What the scores of this model say, as JSON."""
     trace: Trace = request.scope["state"]["trace"]
     reply = Recognition(
         **classifier.answer(scores, parameters.top_k, parameters.min_confidence, parameters.lang),

@@ -39,32 +39,32 @@ _OTHER_VALUES = 100  # JSON values beside the images
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What one request asks."""
+    """What one request asks, and of which model."""
 
     items: deque[Item]
     parameters: Parameters
+    classifier: Classifier
 
 
-async def read_one(request: Request, schema: Mapping[str, Any] = SCHEMA) -> tuple[Image, Parameters]:
-    """The one image, and the parameters in `schema`; ends the steps `admit` and `read`. Raises like `read`."""
+async def read_one(request: Request, schema: Mapping[str, Any] = SCHEMA) -> tuple[Image, Parameters, Classifier]:
+    """The one image, the parameters in `schema`, and the model; ends the steps `admit` and `read`.
+
+    Raises like `read`.
+    """
     state = request.scope["state"]
     state["trace"].lap("admit")
-    classifier: Classifier = request.app.state.recognizer.classifier
-    asked = await read(request, len(classifier.labels), schema=schema)
-    image = await image_of(asked.items.pop(), classifier.card.limits.max_bytes)
+    asked = await read(request, schema=schema)
+    image = await image_of(asked.items.pop(), asked.classifier.card.limits.max_bytes)
     state["trace"].lap("read")
-    state["facts"].update(sha256=image.sha256, model=classifier.info.name)
-    return image, asked.parameters
+    state["facts"].update(sha256=image.sha256, model=asked.classifier.info.name)
+    return image, asked.parameters, asked.classifier
 
 
-async def read(
-    request: Request, classes: int, max_images: int | None = None, schema: Mapping[str, Any] = SCHEMA
-) -> Body:
+async def read(request: Request, max_images: int | None = None, schema: Mapping[str, Any] = SCHEMA) -> Body:
     """The images of a batch of at most `max_images`, or else the one image, and the parameters in `schema`.
 
-    Parameters in the body win over those in the query; `classes` is the number of the model's classes. Raises
-    `Refusal` if the body is broken or has no image or too many, its type is not supported, or a parameter is out of
-    range.
+    Parameters in the body win over those in the query. Raises `Refusal` if the body is broken or has no image or too
+    many, its type is not supported, or a parameter is out of range.
     """
     content_type = header(request.scope, b"content-type") or ""
     kind = _media_type(content_type)
@@ -78,7 +78,9 @@ async def read(
             items, given = await in_thread_if_large(len(raw), _from_json, raw, max_images)
         else:
             items = _from_raw(raw, kind, max_images)
-    return Body(items, parse(request, given, classes, schema))
+    # Not before the body has arrived: a slow upload would keep a model that was switched away from in memory.
+    classifier: Classifier = request.app.state.recognizer.model.classifier
+    return Body(items, parse(request, given, len(classifier.labels), schema), classifier)
 
 
 def _from_json(raw: bytes, max_images: int | None) -> tuple[deque[Item], Mapping[str, Any]]:

@@ -28,7 +28,7 @@ def labels(
 
     They are in the order of class_id; with `q`, those whose names match come before those whose synonyms do.
     """
-    known: Labels = request.app.state.recognizer.classifier.labels
+    known: Labels = request.app.state.recognizer.model.classifier.labels
     chosen = lang or language.preferred(request.scope)
     document = _ENTRIES.dump_json(known.find(q, chosen))
     return Response(document, media_type="application/json", headers=language.headers(chosen))
@@ -36,4 +36,4 @@ def labels(
 
 async def model(request: Request) -> ModelCard:
     """The model's name, digest, engine, accuracy and calibration, and the limits of a request."""
-    return request.app.state.recognizer.classifier.card  # type: ignore[no-any-return]
+    return request.app.state.recognizer.model.classifier.card  # type: ignore[no-any-return]

@@ -23,14 +23,13 @@ async def explain(request: Request) -> Response:
     `Accept: application/json` it is the map as numbers. The body is that of `/predict`, and `PUT` does the same.
     """
     recognizer: Recognizer = request.app.state.recognizer
-    recognizer.classifier.class_weights()  # before the body is read
+    recognizer.model.classifier.class_weights()  # before the body is read
     recognizer.pool.refuse_if_full()  # likewise, since explanations are never cached
-    image, parameters = await body.read_one(request, EXPLAIN_SCHEMA)
+    image, parameters, classifier = await body.read_one(request, EXPLAIN_SCHEMA)
     trace: Trace = request.scope["state"]["trace"]
-    classifier = recognizer.classifier
     draw = "application/json" not in (header(request.scope, b"accept") or "").lower()
     work = partial(classifier.explain, class_id=parameters.class_id, draw=draw)
-    scores = await recognizer.recognize(image, trace, request.receive, explain=work)
+    scores = await recognizer.recognize(classifier, image, trace, request.receive, explain=work)
     activation = scores.activation
     assert activation
     if activation.png:

@@ -51,12 +51,12 @@ def _unready(recognizer: Recognizer) -> Refusal | None:
 
 def _checks(recognizer: Recognizer) -> list[Check]:
     """What readiness depends on, and the stores. Reads numbers only, so busy workers do not delay it."""
-    card, pool = recognizer.classifier.card, recognizer.pool
+    card, pool = recognizer.model.classifier.card, recognizer.pool
     stand_in = ", a stand-in: the weights of the first model are missing" if card.stand_in else ""
     stores = {"cache": recognizer.cache, "audit": recognizer.audit, "uploads": recognizer.uploads}
     return [
         Check("model", True, f"{card.name}, {card.engine} {card.precision}{stand_in}"),
-        Check("golden image", True, "recognised at start"),
+        Check("golden image", True, "recognised when the model was opened"),
         Check("draining", not pool.draining, "stopping" if pool.draining else "no"),
         Check("pool", not pool.is_stuck(), f"{pool.waiting} waiting, {pool.capacity} places, {pool.workers} workers"),
         *(Check(name, *(store.state() if store else (True, "off"))) for name, store in stores.items()),

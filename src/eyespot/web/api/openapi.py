@@ -2,20 +2,15 @@
 
 import base64
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from fastapi import FastAPI
-from pydantic import TypeAdapter
 
 from eyespot import errors
 from eyespot.choices import FORMATS, titles
 from eyespot.errors import Refusal
-from eyespot.recognizer import Recognizer
-from eyespot.types import Batch, Explanation, LabelEntry, Problem, Readiness, Recognition
+from eyespot.types import Batch, Explanation, LabelEntry, Readiness, Recognition
 from eyespot.values import SHA256, Schema
-from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA, maxima
+from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA
 from eyespot.web.api.predict import NDJSON
 from eyespot.web.gate import problems
 
@@ -30,7 +25,6 @@ _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, 
 _SHA256 = {"type": "string", "pattern": SHA256}
 _IMAGE_TYPES = [*(choice.media_type for choice in FORMATS.values()), "application/octet-stream"]
 _IMAGES = {"type": "array", "minItems": 1}
-_CLASSES = 1000  # of ImageNet; the app's own model is not known before it is loaded
 
 
 def _object(required: str, kind: Schema, optional: Schema | None = None) -> Schema:
@@ -180,7 +174,8 @@ LABELS = _options(
     ok={"application/json": {"example": json.loads(_EXAMPLES["example-labels"])}},
     response_model=list[LabelEntry],
 )
-MODEL = _options("getModel", "recognition", "The model", *_KEYS)
+_CARD = {"application/json": {"example": json.loads(_EXAMPLES["example-model"])}}
+MODEL = _options("getModel", "recognition", "The model", *_KEYS, ok=_CARD)
 LIVEZ: dict[str, Any] = {
     "operation_id": "getLiveness",
     "tags": ["operation"],
@@ -212,40 +207,21 @@ UPLOAD = _options(
 FORGET = _options(
     "deleteUpload", "administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204
 )
-
-
-def complete(app: FastAPI, needs_key: bool) -> None:
-    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's bounds.
-
-    With `needs_key`, recognitions need an API key; administration always does.
-    """
-    generate = app.openapi
-    problem = TypeAdapter(Problem).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-    schemas = {**problem.pop("$defs", {}), "Problem": problem}
-    keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
-    security = {"recognition": keys if needs_key else [], "administration": keys, "operation": []}
-
-    @cache  # every invalid query of a route that FastAPI checks reads it
-    def completed(classes: int) -> dict[str, Any]:
-        most = {(SCHEMA | EXPLAIN_SCHEMA)[name]["title"]: value for name, value in maxima(classes).items()}
-
-        def bounded(part: Schema) -> Schema:
-            title = str(part.get("title"))  # a property may itself be called "title"
-            return {**part, "maximum": most[title]} if title in most else part
-
-        document: dict[str, Any] = json.loads(json.dumps(generate()), object_hook=bounded)
-        document["components"]["schemas"].update(schemas)
-        document["components"]["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer", "description": "An API key; either way is enough."},
-            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+SWITCH = _options(
+    "switchModel",
+    "administration",
+    "Switch the model",
+    *(*_KEYS, errors.Forbidden, errors.BadJson, errors.ModelUnavailable),
+    ok=_CARD,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _object("name", {"type": "string", "description": "Entry of the manifest, or `auto`."}),
+                    "example": {"name": _RECOGNITION["model"]["name"]},
+                }
+            },
         }
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["security"] = security[operation["tags"][0]]
-        return document
-
-    def openapi() -> dict[str, Any]:
-        recognizer: Recognizer | None = getattr(app.state, "recognizer", None)
-        return completed(len(recognizer.classifier.labels) if recognizer else _CLASSES)
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    },
+)

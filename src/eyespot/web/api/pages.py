@@ -15,6 +15,7 @@ from eyespot.types import Lang
 from eyespot.web.api import language
 
 _TAGS: dict[Lang, str] = {"en": "en", "zh": "zh-Hans"}  # for HTML
+_LABELS_OF_SAMPLES = "imagenet1k"  # as in model.js
 STATIC = Path(__file__).parents[1] / "static"
 # Pages load everything from this server.
 _PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
@@ -39,14 +40,18 @@ def _headers(policy: str) -> dict[str, str]:
 async def page(request: Request) -> HTMLResponse:
     """The page, in the language that the browser prefers."""
     lang = language.preferred(request.scope)
-    return HTMLResponse(_filled(lang), headers={**_headers(_PAGE_POLICY), **language.headers(lang)})
+    labels = request.app.state.recognizer.model.classifier.card.labels
+    return HTMLResponse(
+        _filled(lang, own=labels != _LABELS_OF_SAMPLES), headers={**_headers(_PAGE_POLICY), **language.headers(lang)}
+    )
 
 
 @cache
-def _filled(lang: Lang) -> str:
-    """The HTML with its texts, which are then there before the script is."""
+def _filled(lang: Lang, own: bool) -> str:
+    """The HTML with its texts, which are then there before the script is; without samples if the model is one's own."""
     texts = json.loads((STATIC / "texts" / f"{lang}.json").read_text("utf-8"))
     html = (STATIC / "index.html").read_text("utf-8").replace('lang="en"', f'lang="{_TAGS[lang]}"')
+    html = html.replace("<body>", '<body class="own">' if own else "<body>")
     return re.sub(r'data-text="(\w+)"[^>]*>', lambda tag: tag[0] + escape(texts[tag[1]]), html)
 
 

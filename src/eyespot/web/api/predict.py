@@ -35,10 +35,11 @@ async def predict(request: Request) -> Response:
     """
     recognizer: Recognizer = request.app.state.recognizer
     recognizer.refuse_early()
-    image, parameters = await body.read_one(request)
+    image, parameters, classifier = await body.read_one(request)
     trace: Trace = request.scope["state"]["trace"]
-    scores = await recognizer.recognize(image, trace, request.receive)  # `receive` returns when the client disconnects
-    return answer.recognition(request, image.sha256, scores, parameters)
+    # `receive` returns when the client disconnects.
+    scores = await recognizer.recognize(classifier, image, trace, request.receive)
+    return answer.recognition(request, classifier, image.sha256, scores, parameters)
 
 
 async def predict_batch(request: Request) -> Response:
@@ -48,14 +49,13 @@ async def predict_batch(request: Request) -> Response:
     `Accept: application/x-ndjson` each result is a line, sent as soon as it is done; `index` says which image it is
     for. Each image counts as one request for the rate limit.
     """
-    recognizer: Recognizer = request.app.state.recognizer
     trace: Trace = request.state.trace
     trace.lap("admit")
-    asked = await body.read(request, recognizer.classifier.card.limits.max_top_k, request.app.state.batch_max)
+    asked = await body.read(request, request.app.state.batch_max)
     if request.state.charge_rate_limit:
         await request.state.charge_rate_limit(len(asked.items))
     trace.lap("read")
-    request.state.facts.update(images=len(asked.items), model=recognizer.classifier.info.name)
+    request.state.facts.update(images=len(asked.items), model=asked.classifier.info.name)
     results, headers = _results(request, asked), language.headers(asked.parameters.lang, "Accept")
     if NDJSON in (header(request.scope, b"accept") or "").lower():
         lines = _lines(results)
@@ -63,7 +63,7 @@ async def predict_batch(request: Request) -> Response:
             return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers=headers)
         return StreamingResponse(lines, media_type=NDJSON, headers=headers)
     items = sorted([item async for item in results], key=lambda item: item.index)
-    reply = _BATCH.dump_json(Batch(items, recognizer.classifier.info, trace.request_id), exclude_none=True)
+    reply = _BATCH.dump_json(Batch(items, asked.classifier.info, trace.request_id), exclude_none=True)
     return Response(reply, media_type="application/json", headers=headers)
 
 
@@ -73,18 +73,19 @@ async def result(request: Request) -> Response:
     Unless EYESPOT_CACHE_SCOPE is `key`, it tells every caller whether anyone has sent that image.
     """
     recognizer: Recognizer = request.app.state.recognizer
+    classifier = recognizer.model.classifier
     trace: Trace = request.state.trace
     trace.lap("admit")
     sha256 = request.path_params["sha256"]
     if not re.fullmatch(SHA256, sha256):
         raise InvalidParameter(f"{complaint('sha256', shown(sha256), {'pattern': SHA256})}.")
-    asked = parse(request, {}, recognizer.classifier.card.limits.max_top_k)
-    request.state.facts.update(sha256=sha256, model=recognizer.classifier.info.name)
-    scores = await recognizer.recall(sha256, trace)
+    asked = parse(request, {}, len(classifier.labels))
+    request.state.facts.update(sha256=sha256, model=classifier.info.name)
+    scores = await recognizer.recall(classifier, sha256, trace)
     if not scores:  # a client asks before it sends an image
         unknown = NotFound("No answer is cached for this image; send it to /predict.")
         return problems.response(request, unknown, counted=False)
-    return answer.recognition(request, sha256, scores, asked)
+    return answer.recognition(request, classifier, sha256, scores, asked)
 
 
 async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[bytes]:
@@ -123,10 +124,10 @@ async def _result(request: Request, item: Item, asked: Body) -> BatchItem:
     recognizer: Recognizer = request.app.state.recognizer
     batch: Trace = request.state.trace
     trace = Trace(batch.request_id, batch.address, batch.key, batch.started)
-    classifier, parameters = recognizer.classifier, asked.parameters
+    classifier, parameters = asked.classifier, asked.parameters
     try:
         image = await image_of(item, classifier.card.limits.max_bytes)
-        scores = await recognizer.recognize(image, trace, lane="batch")
+        scores = await recognizer.recognize(classifier, image, trace, lane="batch")
         found = classifier.answer(scores, parameters.top_k, parameters.min_confidence, parameters.lang)
         info = ImageInfo(image.sha256, scores.format, scores.width, scores.height)
         return BatchItem(item.index, item.filename, **found, image=info, cached=trace.cache == "hit")

@@ -4,7 +4,7 @@ import { button, byId, element, readOut } from "./dom.js";
 import { number, percent, t } from "./i18n.js";
 import { query } from "./images.js";
 import { key } from "./key.js";
-import { remembers } from "./model.js";
+import { explains, remembers } from "./model.js";
 import { isUnsure, saidName } from "./names.js";
 import * as preview from "./preview.js";
 
@@ -81,7 +81,7 @@ function row(prediction) {
   const name = element("span", { textContent: label });
   const share = element("span", { textContent: percent(confidence) });
   const bar = element("meter", { value: confidence, ariaHidden: "true" });
-  return element("li", {}, name, share, bar, ...(preview.isDrawn() && shown.sent ? [why(prediction)] : []));
+  return element("li", {}, name, share, bar, ...(explains && preview.isDrawn() && shown.sent ? [why(prediction)] : []));
 }
 
 function why(prediction) {

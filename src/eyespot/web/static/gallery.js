@@ -77,7 +77,7 @@ async function recogniseOne(item, { signal, say }) {
   item.taken = true;
   try {
     item.result = { ...(await recognise(item.file, { signal, say })), file: item.file };
-    callbacks.record(item.result.steps.infer);
+    callbacks.record(item.result);
   } catch (error) {
     if (signal.aborted) return reset(item);
     if (["unauthorized", "rate-limited"].includes(error.code)) { // as all others would be

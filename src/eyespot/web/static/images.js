@@ -2,7 +2,7 @@
 
 import { onWhite } from "./dom.js";
 import { language, size, t } from "./i18n.js";
-import { limits } from "./model.js";
+import { limits, load } from "./model.js";
 import { read } from "./names.js";
 import { ask, Problem } from "./server.js";
 
@@ -17,6 +17,17 @@ export function query() {
   return `top_k=${Math.min(TOP, limits.max_top_k)}&lang=${language}`;
 }
 
+/** Ask with that query; and again, if the server has switched to a model with fewer classes. */
+export async function withQuery(asking) {
+  try {
+    return await asking(query());
+  } catch (problem) {
+    if (problem.code !== "invalid-parameter") throw problem;
+    await load();
+    return asking(query());
+  }
+}
+
 /** Recognise an image. Returns `answer`, the blob `sent`, a `note` if that is not the file, and `steps` in ms. */
 export async function recognise(file, options) {
   const started = performance.now();
@@ -24,14 +35,15 @@ export async function recognise(file, options) {
   if (sent.size > limits.max_bytes) {
     throw new Problem("too_large", t("too_large", { size: size(sent.size), limit: size(limits.max_bytes) }));
   }
+  const post = () => withQuery((asked) => send(sent, `predict?${asked}`, options));
   let reply;
   try {
-    reply = await send(sent, `predict?${query()}`, options);
+    reply = await post();
   } catch (problem) {
     if (sent !== file || !REMEDIED.includes(problem.code)) throw problem;
     sent = await converted(file);
     if (sent === file) throw problem;
-    reply = await send(sent, `predict?${query()}`, options);
+    reply = await post();
   }
   const steps = timings(reply);
   const answer = await read(reply);

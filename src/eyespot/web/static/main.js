@@ -4,7 +4,7 @@ import * as answer from "./answer.js";
 import { byId } from "./dom.js";
 import * as gallery from "./gallery.js";
 import { fill, other, problemText, t, use } from "./i18n.js";
-import { query, recognise } from "./images.js";
+import { recognise, withQuery } from "./images.js";
 import { listen } from "./input.js";
 import * as model from "./model.js";
 import { read, rename } from "./names.js";
@@ -63,7 +63,8 @@ async function open(images, skipped = 0) {
     tell(() => t("looking", { name: file.name }));
     answer.announce(file);
     const result = await recognise(file, options);
-    model.record(result.steps.infer);
+    await model.record(result);
+    if (signal.aborted) return;
     retell = undefined;
     say(skipped ? t("skipped", { count: skipped }) : "");
     await answer.show({ ...result, file });
@@ -97,7 +98,7 @@ async function recall(sha256) {
   const started = performance.now();
   try {
     if (!/^[0-9a-f]{64}$/.test(sha256)) throw new Problem("bad_link");
-    const found = await read(await ask(`results/${sha256}?${query()}`, options));
+    const found = await read(await withQuery((asked) => ask(`results/${sha256}?${asked}`, options)));
     await answer.show({ answer: found, steps: { whole: performance.now() - started } });
   } catch (error) {
     if (options.signal.aborted) return;

@@ -16,18 +16,21 @@ export async function read(reply) {
 /** Put names in answers into the language of the page, without asking for the answers again. */
 export async function rename(answers) {
   if (!answers.length) return;
-  let names, asked;
-  do names = await load((asked = language)); while (asked !== language);
+  let entries, asked;
+  do entries = await load((asked = language)); while (asked !== language);
+  const names = new Map(entries.flatMap(({ class_id, label, groups }) => [[class_id, label], ...groups.map((group) => [group.id, group.label])]));
   for (const { says, groups, predictions } of answers) {
+    if (!predictions.every(({ class_id, label }) => isNamed(entries[class_id], label))) continue; // by another model
     for (const each of [...groups, ...predictions]) each.label = names.get(each.class_id ?? each.id) ?? each.label;
     const said = says.kind === "class" ? predictions[0] : groups.find(({ id }) => id === says.id);
     says.label = said?.label ?? t("unsure");
   }
 }
 
-/** Names by class_id and by id of a group; none if the server refuses. */
+const isNamed = (entry, label) => [entry?.en, entry?.zh].includes(label);
+
+/** The classes of the model that serves now; none if the server refuses. */
 async function load(lang) {
   const reply = await ask(`labels?lang=${lang}`).catch(() => undefined);
-  const entries = (await reply?.json()) ?? [];
-  return new Map(entries.flatMap(({ class_id, label, groups }) => [[class_id, label], ...groups.map((group) => [group.id, group.label])]));
+  return (await reply?.json()) ?? [];
 }

@@ -5,6 +5,7 @@ import { t } from "./i18n.js";
 import { send } from "./images.js";
 import { recipe } from "./model.js";
 import { saidName } from "./names.js";
+import { Problem } from "./server.js";
 
 const SIDE = 960; // pixels of the canvas's longer side
 const ZOOM = 16; // pixels of a cell of the map, before it is laid over the image
@@ -12,7 +13,7 @@ const PALETTE = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 2
 let shown; // the result whose image this is
 let heated; // the prediction whose map is shown
 let wanted; // the prediction whose map is asked for
-let placing = { file: undefined, placed: Promise.resolve() };
+let placing = { file: undefined, share: 1, placed: Promise.resolve() };
 
 export const shows = (class_id) => heated?.class_id === class_id;
 export const waitsFor = (class_id) => wanted?.class_id === class_id;
@@ -20,7 +21,8 @@ export const isDrawn = () => !byId("image").hidden;
 
 /** Draw the image, or nothing if there is none, or none that the browser can decode. */
 export function place(file) {
-  if (file !== placing.file) placing = { file, placed: drawFile(file) };
+  const share = recipe.crop / recipe.resize; // changes with the model
+  if (file !== placing.file || share !== placing.share) placing = { file, share, placed: drawFile(file) };
   return placing.placed;
 }
 
@@ -86,7 +88,11 @@ export async function toggleHeat(prediction, say) {
   try {
     if (!of.maps.has(class_id)) {
       const options = { say, headers: { Accept: "application/json" } };
-      const { map } = await (await send(of.sent, `explain?class_id=${class_id}`, options)).json();
+      const reply = await send(of.sent, `explain?class_id=${class_id}`, options).catch((problem) => {
+        throw problem.code === "invalid-parameter" ? new Problem("switched") : problem; // the other has fewer classes
+      });
+      const { map, model } = await reply.json();
+      if (model.digest !== of.answer.model.digest) throw new Problem("switched");
       of.maps.set(class_id, map);
     }
     if (wanted === prediction) showHeat(prediction, of.maps.get(class_id));

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eyespot.cli import files
+from eyespot import files
 
 
 def found(paths: list[Path | str]) -> list[str | OSError]:

@@ -1,0 +1,88 @@
+"""What the commands for labelled images share: reading them, and showing what was measured on them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from eyespot.cli.output import printable
+from eyespot.cli.terminal import bar, err, out, say
+
+if TYPE_CHECKING:
+    from eyespot.vision.classifier import Classifier
+    from eyespot.vision.evaluation import Measure, Report
+    from eyespot.vision.labels import Labels
+    from eyespot.vision.samples import Reading, Samples
+
+Labelled = Annotated[
+    Path,
+    typer.Argument(
+        exists=True, metavar="FOLDER|CSV", help="Folder with one subfolder of images per class, or a list of images."
+    ),
+]
+
+_MOST = 5  # rows of a short list
+_TITLES = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "class_said": "answered with a class",
+    "group_said": "answered with a group",
+    "said": "answered",
+    "said_right": "answers right",
+    "refused": "none of the classes: refused",
+    "wrongly_refused": "others: wrongly refused",
+    "calibration_error": "calibration error (ECE)",
+}
+
+
+def read(classifier: "Classifier", source: Path, threads: int, minimum: int = 1, *, again: bool = False) -> "Reading":
+    """The reading, under a progress bar; images that do not count are told, unless they were before."""
+    from eyespot.vision import samples
+
+    with bar() as progress:
+        reading = samples.read(classifier, source, threads, progress, minimum)
+    if again:
+        return reading
+    for path in reading.unreadable:
+        say(printable(f"{path}: not a readable image"), err)
+    for paths in reading.contradictory:
+        say(printable(f"{', '.join(map(str, paths))}: the same image in different classes, left out"), err)
+    return reading
+
+
+def measures(reports: "Sequence[Report]", labels: "Labels") -> Iterator[list[str]]:
+    """The title of each measure that says something about a model with these classes, and its value in each report."""
+    absent = {"top5"} if len(labels) <= 5 else set()
+    absent |= {"class_said", "group_said"} if not labels.groups else set()
+    absent |= {"refused", "wrongly_refused"} if labels.other is None else set()
+    for name, title in _TITLES.items():
+        if name not in absent:
+            yield [title, *(percent(getattr(report, name)) for report in reports)]
+
+
+def confused(samples: "Samples") -> None:
+    """Print which classes are taken for which most often."""
+    from eyespot.vision import confusion
+
+    names = samples.labels.names["en"]
+    pairs = confusion.confusions(samples)
+    rows = ((f"{names[pair.true]} → {names[pair.found]}", f"{pair.images}") for pair in pairs)
+    shortlist("most confused classes", "images", rows)
+
+
+def shortlist(title: str, column: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print a table of the first names, each with its figure, if there are any."""
+    table = Table(title, column)
+    for name, figure in islice(rows, _MOST):
+        table.add_row(Text(name), figure)
+    if table.row_count:
+        out.print(table)
+
+
+def percent(one: "Measure") -> str:
+    """A share with its interval; a dash if it is of nothing."""
+    return "-" if one.high - one.low == 1 else f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})"

@@ -1,0 +1,121 @@
+"""The pooled features of training images, computed once and kept in a file."""
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from eyespot.errors import Refusal, TooFewImages
+from eyespot.ordered import in_order
+from eyespot.vision import preprocess
+from eyespot.vision.classifier import Classifier
+from eyespot.vision.finetune.dataset import Dataset
+from eyespot.vision.quantize import Progress
+
+MIN_PER_CLASS = 5
+_AHEAD = 16  # images per thread that may be done before a slow one
+
+Truth = npt.NDArray[np.intp]
+Pooled = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The distinct images: pooled features, float32 (images, channels), and classes, (images,).
+
+    `doubles` are copies of one image in different classes, which are left out; so are `skipped`, which cannot be read.
+    """
+
+    paths: list[Path]
+    pooled: Pooled
+    truth: Truth
+    skipped: list[Path]
+    doubles: list[list[Path]]
+
+
+class FeatureFile:
+    """Features by the sha256 of the encoded image: read from a file when opened, appended to it when computed.
+
+    So what was interrupted goes on, and images that were seen before cost nothing.
+    """
+
+    def __init__(self, path: Path, channels: int) -> None:
+        self._path = path
+        self._row = np.dtype([("image", "V32"), ("pixels", "V32"), ("features", "<f4", (channels,))])
+        self._rows: dict[bytes, np.void] = {}
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab", buffering=0)
+        whole = self._file.tell() // self._row.itemsize
+        self._file.truncate(whole * self._row.itemsize)  # the last row may be cut off
+        for row in np.fromfile(self._path, self._row):
+            self._rows[row["image"].tobytes()] = row
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def of(self, data: bytes, classifier: Classifier) -> np.void:
+        """The row of an encoded image, from the file or computed. Raises `Refusal`. May be called from any thread."""
+        digest = hashlib.sha256(data).digest()
+        if (kept := self._rows.get(digest)) is not None:
+            return kept
+        limits = classifier.card.limits
+        image = preprocess.preprocess(data, classifier.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
+        maps = classifier.engine.infer(image.pixels[None], features=True)[1]
+        assert maps is not None
+        row = np.zeros(1, self._row)
+        row["image"], row["pixels"] = digest, hashlib.sha256(image.pixels.tobytes()).digest()
+        row["features"] = maps[0].mean((1, 2))
+        return cast(np.void, row[0])
+
+    def keep(self, row: np.void) -> None:
+        """Append a row, unless the file has it."""
+        digest = row["image"].tobytes()
+        if digest not in self._rows:
+            self._rows[digest] = row
+            self._file.write(row.tobytes())
+
+
+def extract(
+    dataset: Dataset, classifier: Classifier, file: FeatureFile, threads: int, progress: Progress = lambda *_: None
+) -> Features:
+    """The features of a dataset's images, computed with `threads` threads.
+
+    Raises `TooFewImages` if a class has fewer than five.
+    """
+    images = dataset.images
+    rows: dict[bytes, list[tuple[Path, int, np.void]]] = defaultdict(list)  # by pixels
+    skipped = []
+    work = in_order(lambda image: file.of(image[0].read_bytes(), classifier), images, threads, _AHEAD * threads)
+    for done, ((path, class_id), future) in enumerate(work):
+        progress("computing features", done, len(images))
+        try:
+            row = future.result()
+        except (Refusal, OSError):
+            skipped.append(path)
+            continue
+        file.keep(row)
+        rows[row["pixels"].tobytes()].append((path, class_id, row))
+    distinct, doubles = [], []
+    for copies in rows.values():
+        if len({class_id for _, class_id, _ in copies}) == 1:
+            distinct.append(copies[0])
+        else:
+            doubles.append([path for path, _, _ in copies])
+    counts = Counter(class_id for _, class_id, _ in distinct)
+    if few := [row.label for row in dataset.labels.classes if counts[row.class_id] < MIN_PER_CLASS]:
+        name, count = few[0], counts[dataset.labels.names["en"].index(few[0])]
+        detail = f"{name} has {count} different readable images; each class needs at least {MIN_PER_CLASS}"
+        more = f" (too few as well: {', '.join(few[1:])})" if few[1:] else ""
+        raise TooFewImages(f"{detail}, and forty are better{more}")
+    paths, truth, kept = zip(*distinct, strict=True)
+    return Features(list(paths), np.stack([row["features"] for row in kept]), np.array(truth), skipped, doubles)
