@@ -169,10 +169,10 @@ class FakeEngine:
 
     name = "fake"
     precision = "f32"
-    head: Weights | None = np.eye(10, 4, dtype=np.float32)
 
     def __init__(self, classes: int = 10) -> None:
         self.classes = classes
+        self.head: Weights | None = np.eye(classes, 4, dtype=np.float32)
         self.go = threading.Event()
         self.go.set()
         self.calls = 0
@@ -222,8 +222,7 @@ def fake_classifier(
     )
     labels = labels or Labels(tuple(rows), groups)
     limits = Limits(max_bytes, max_pixels, list(formats), len(labels))
-    head = engine.head if engine.head is None else np.eye(classes, 4, dtype=np.float32)
-    return Classifier(entry, labels, engine, head, limits, record=record)
+    return Classifier(entry, labels, engine, engine.head, limits, record=record)
 
 
 def golden(*likeliest: tuple[int, float]) -> Export:

@@ -81,16 +81,14 @@ def _features(config: Settings, base: weights.Entry, found: "Dataset") -> "tuple
     """The base's number of classes, and the features of the images; tells what is left out."""
     from eyespot import assembly
     from eyespot.vision import export
-    from eyespot.vision.finetune.features import FeatureFile, extract
+    from eyespot.vision.finetune.features import FeatureFile, channels, extract
 
     plan = cpus.plan(config.workers, config.threads)
     own = config.model_copy(update={"model": base.name, "precision": "f32"})  # what is exported is trained on float32
     classifier = assembly.open_classifier(own, plan)
-    maps = classifier.engine.infer(export.golden_pixels(classifier.recipe), features=True)[1]
-    assert maps is not None
-    name = export.folder_name(base, classifier.info.engine)
-    path = weights.own_manifest(config.data_dir).parent / "features" / name
-    with FeatureFile(path, maps.shape[1]) as file, bar() as progress:
+    kept = export.folder_name(base, classifier.info.engine)
+    path = weights.own_manifest(config.data_dir).parent / "features" / kept
+    with FeatureFile(path, channels(classifier)) as file, bar() as progress:
         features = extract(found, classifier, file, plan.workers, progress)
     for stray in found.strays:
         say(f"{stray}: not in a class's folder", err)

@@ -190,10 +190,9 @@ def test_the_document_describes_both_answers_and_the_parameter(fake: Served) -> 
 
 
 def test_a_model_that_cannot_explain_says_why_before_the_body_is_read() -> None:
-    class WithNeck(FakeEngine):
-        head = None
-
-    with serve_fake(WithNeck()) as served, served.client() as client:
+    engine = FakeEngine()
+    engine.head = None
+    with serve_fake(engine) as served, served.client() as client:
         assert client.get("/model").json()["explains"] is False
         assert predict(served).status_code == 200
         for data in (IMAGE, b""):

@@ -26,8 +26,8 @@ class Network(torch.nn.Module):
 
     def __init__(self, network: torch.nn.Module, recipe: Recipe) -> None:
         super().__init__()
-        self.body, self.neck, self.head = _cut(network.eval())
-        self._head_name = next(name for name, module in network.named_modules() if module is self.head)
+        self.body, self.neck, self._head_name = _cut(network.eval())
+        self.head = cast(torch.nn.Linear, network.get_submodule(self._head_name))
         mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
         self.scale = torch.nn.Buffer((1 / (255 * std)).view(1, 3, 1, 1))
         self.shift = torch.nn.Buffer((mean / std).view(1, 3, 1, 1))
@@ -39,7 +39,7 @@ class Network(torch.nn.Module):
         return isinstance(self.neck, torch.nn.Identity)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The weights under the names of the network that was cut, for a file."""
+        """The weights under the names of the original network, for a file."""
         head = {f"{self._head_name}.{name}": value for name, value in self.head.state_dict().items()}
         return {**self.body.state_dict(), **self.neck.state_dict(), **head}
 
@@ -66,17 +66,17 @@ def build(architecture: str, classes: int) -> torch.nn.Module:
     return cast(torch.nn.Module, torchvision.models.get_model(architecture, weights=None, num_classes=classes))
 
 
-def _cut(network: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Linear]:
-    """The body, the neck and the head of a network in evaluation mode."""
+def _cut(network: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module, str]:
+    """The body and the neck of a network in evaluation mode, and the name of its head."""
     modules = dict(network.named_modules())
     nodes = list(symbolic_trace(network).graph.nodes)
     poolings = [node for node in nodes if _pools(node, modules)]
     last = nodes[-1].args[0]  # what the output node returns
-    head = cast(torch.nn.Linear, modules.get(str(last.target)))
+    head = str(last.target)
     reasons = {
         "has auxiliary classifiers": getattr(network, "aux_logits", False),
         "has no global average pooling": not poolings,
-        "does not end in a linear layer": not isinstance(head, torch.nn.Linear),
+        "does not end in a linear layer": not isinstance(modules.get(head), torch.nn.Linear),
     }
     if why := next((reason for reason, holds in reasons.items() if holds), None):
         raise EngineUnavailable(f"{type(network).__name__} cannot be used: it {why}")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eyespot.errors import Refusal, TooFewImages
 from eyespot.ordered import in_order
-from eyespot.vision import preprocess
+from eyespot.vision import export, preprocess
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.finetune.dataset import Dataset
 from eyespot.vision.quantize import Progress
@@ -83,6 +83,13 @@ class FeatureFile:
         if digest not in self._rows:
             self._rows[digest] = row
             self._file.write(row.tobytes())
+
+
+def channels(classifier: Classifier) -> int:
+    """How many features an image has."""
+    maps = classifier.engine.infer(export.golden_pixels(classifier.recipe), features=True)[1]
+    assert maps is not None
+    return int(maps.shape[1])
 
 
 def extract(

@@ -42,7 +42,7 @@ def train(
     fifth of the images is held out.
     """
     network = load_network(base.name, base.architecture, base.path, classes, base.recipe)
-    with torch.inference_mode():
+    with torch.no_grad():
         inputs = network.neck(torch.from_numpy(features.pooled)).numpy()
     truth, fold = features.truth, head.folds(features.truth, seed)
     logits, heads = head.cross_validate(inputs, truth, fold, progress)
