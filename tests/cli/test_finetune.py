@@ -85,7 +85,7 @@ def _accuracy(folder: Path, data_dir: Path) -> tuple[float, float]:
     """Of the trained model, and of scikit-learn's logistic regression on torch's features, on images new to both."""
     manifest = ROOT / "weights" / "manifest.toml"
     entry = weights.read_manifest(manifest)["efficientnet-lite0"]
-    torch = TorchEngine(load_network(entry.architecture, entry.path, 1000, entry.recipe), Threads(1, 2, 2))
+    torch = TorchEngine(load_network(entry.name, entry.architecture, entry.path, 1000, entry.recipe), Threads(1, 2, 2))
     own = Classifier.open(manifest, "own", data_dir=data_dir, precision="f32", latency_threads=2)
 
     def features(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
