@@ -268,7 +268,11 @@ def serve_fake(
         metrics = Metrics()
         pool = WorkerPool(config.workers or 1, config.queue, config.deadline_seconds, metrics)
         classifier = fake_classifier(
-            engine, max_bytes=config.max_bytes, max_pixels=config.max_pixels, formats=config.formats
+            engine,
+            classes=engine.classes,
+            max_bytes=config.max_bytes,
+            max_pixels=config.max_pixels,
+            formats=config.formats,
         )
         if raises:
             classifier.scores = lambda *_, **__: (_ for _ in ()).throw(raises)  # type: ignore[method-assign]

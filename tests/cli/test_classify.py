@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from eyespot import Client
 from tests import makers
 from tests.cli.hesitant import CLASS, GROUP, UNSURE, Hesitant, grey
 from tests.manifests import ENTRY
@@ -166,6 +167,15 @@ def test_a_server_answers_as_this_machine_does(tmp_path: Path, server: Served, p
     many = run("classify", "cat.jpg", "-k", "1001", cwd=tmp_path, **packaged)
     assert (many.returncode, many.stdout) == (2, "")
     assert "eyespot: --top-k must be from 1 to 1,000, the number of classes; it is 1,001." in many.stderr
+
+
+def test_a_model_may_have_fewer_classes_than_the_default_top_k(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(makers.jpeg())
+    with serve_fake(FakeEngine(classes=2)) as served:
+        found = run("classify", "cat.jpg", cwd=tmp_path, EYESPOT_URL=served.url)
+        assert (found.returncode, len(json.loads(found.stdout)["predictions"])) == (0, 2)
+        with Client(served.url) as client:
+            assert len(client.predict(tmp_path / "cat.jpg").predictions) == 2
 
 
 def test_a_file_that_fails_is_reported_and_stops_nothing(tmp_path: Path, served: Served) -> None:

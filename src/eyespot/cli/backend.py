@@ -17,6 +17,8 @@ from eyespot.vision import weights
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
 
+DEFAULT_TOP_K = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -52,7 +54,7 @@ def local(options: "Options", workers: int | None) -> Backend:
     plan = cpus.plan(workers or config.workers, config.threads)
     with err.status("loading the model (about 15 s the first time)"):
         classifier = assembly.open_classifier(config, plan)
-    _check_top_k(options["top_k"], classifier.card)
+    options = _within(options, classifier.card)
     if classifier.card.stand_in and err.is_terminal:
         first = next(iter(weights.read_manifest(config.manifest, config.data_dir)))
         remedy = f"for {first}, run `eyespot weights fetch {first}`"
@@ -75,7 +77,7 @@ def remote(url: str, options: "Options", workers: int | None, wait: float) -> Ba
     shown = str(client.public_url)
     with shown_waiting(shown):
         card = client.model()
-    _check_top_k(options["top_k"], card)
+    options = _within(options, card)
 
     model = ModelInfo(card.name, card.digest, card.engine, card.precision)
 
@@ -86,7 +88,9 @@ def remote(url: str, options: "Options", workers: int | None, wait: float) -> Ba
     return Backend(recognise, model, workers or 8, shown, client.close)
 
 
-def _check_top_k(top_k: int, card: ModelCard) -> None:
-    if top_k > card.limits.max_top_k:
-        most = card.limits.max_top_k
+def _within(options: "Options", card: ModelCard) -> "Options":
+    """The options for a model that may have fewer classes than the default top-k."""
+    top_k, most = options["top_k"], card.limits.max_top_k
+    if top_k > max(most, DEFAULT_TOP_K):
         raise InvalidParameter(f"--top-k must be from 1 to {most:,}, the number of classes; it is {top_k:,}.")
+    return {**options, "top_k": min(top_k, most)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eyespot.cli.backend import Backend, local, remote
+from eyespot.cli.backend import DEFAULT_TOP_K, Backend, local, remote
 from eyespot.cli.formats import Csv, Finding, JsonLines
 from eyespot.cli.options import Language, Url
 from eyespot.cli.output import Moves, Output, Stdout, Table
@@ -52,7 +52,7 @@ def classify(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Continue --output, and retry all files that failed.")
     ] = False,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes per image.")] = 3,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes per image.")] = DEFAULT_TOP_K,
     min_confidence: Annotated[
         float, typer.Option(metavar="CONFIDENCE", min=0, max=1, help="List only classes of at least this confidence.")
     ] = 0,

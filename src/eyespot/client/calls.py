@@ -38,17 +38,20 @@ class Calls(Connection[H]):
         self,
         image: ImageSource,
         *,
-        top_k: int = 3,
+        top_k: int | None = None,
         min_confidence: float = 0,
         lang: Lang = "en",
         shrink: bool = True,
     ) -> Recognition:
         """Recognise one image. Raises `OSError` if its file cannot be read.
 
+        By default the answer has three classes, or all if the model has fewer.
+
         An image of more bytes than the server accepts is scaled down and sent as PNG, unless `shrink` is False; the
         `image` of the answer is then the smaller one.
         """
-        recognise = partial(self._recognise, top_k=top_k, min_confidence=min_confidence, lang=lang)
+        given: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
+        recognise = partial(self._recognise, **given, min_confidence=min_confidence, lang=lang)
         return await self._send_fitted(image, shrink, recognise)
 
     async def _explain(
