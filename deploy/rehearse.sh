@@ -4,6 +4,7 @@
 #   deploy/rehearse.sh                       all of it, with the packaged network; needs no weights
 #   deploy/rehearse.sh build FOLDER ARG…     only build the image from FOLDER, with more arguments for buildah
 #   deploy/rehearse.sh run IMAGE             only run an image that was built, and ask it everything
+#   deploy/rehearse.sh own IMAGE             only serve a model of one's own with it, trained by .venv/bin/eyespot
 #   deploy/rehearse.sh clean                 remove what WORK=FOLDER kept
 #
 # Root is needed, and: apt-get install --no-install-recommends \
@@ -21,6 +22,7 @@ main() {
              compose localhost/eyespot:packaged ;;
         build) shift; build "$@" ;;
         run) run "$2" ;;
+        own) own_model "$2" ;;
         clean) temporary=yes ;;
         *) sed -n '2,/^set/s/^# \?//p' "$0"; exit 2 ;;
     esac
@@ -276,7 +278,7 @@ own_model() {
         --volume "$WORK/own/models:/data/models:ro" --volume "$WORK/own/exports:/data/exports:ro" "$image"
     ready own
     ask --upload-file "$WORK/things/blue/0.png" localhost:8000/predict?top_k=1 >"$WORK/reply" || fail "the own model"
-    grep '"label":"blue"' "$WORK/reply" || { cat "$WORK/reply" >&2; fail "the own model does not know its class"; }
+    grep '"label": "blue"' "$WORK/reply" || { cat "$WORK/reply" >&2; fail "the own model does not know its class"; }
     stop own
 }
 
