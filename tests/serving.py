@@ -202,13 +202,15 @@ def fake_classifier(
     formats: Collection[str] = tuple(FORMATS),
     record: Export | None = None,
     labels: Labels | None = None,
+    folder: Path = Path("/nowhere"),
+    file: str = "fake.pth",
 ) -> Classifier:
     """The classifier around that engine, by default with ten classes in two groups."""
     entry = Entry(
         name=name,
-        folder=Path("/nowhere"),
+        folder=folder,
         architecture="none",
-        file="fake.pth",
+        file=file,
         sha256="0" * 64 if name == "fake" else hashlib.sha256(name.encode()).hexdigest(),
         bytes=1,
         labels="imagenet1k" if name == "fake" else name,  # or the page would not offer its samples

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TypeAlias
 
-from eyespot.errors import ModelUnavailable, StartError
+from eyespot.errors import ModelUnavailable
 from eyespot.telemetry import Metrics, event
 from eyespot.types import ModelCard
 from eyespot.vision.classifier import Classifier
@@ -44,10 +44,10 @@ class ServedModel:
             ModelUnavailable: it cannot be opened. The present one keeps serving.
         """
         async with self._switching:
-            name = name or self._name
+            name = self._name if name is None else name
             try:
                 classifier = await asyncio.to_thread(self._open, name)
-            except (StartError, OSError) as error:
+            except Exception as error:  # an engine without memory raises RuntimeError
                 event("model_switch_failed", logging.ERROR, model=name, reason=str(error))
                 raise ModelUnavailable(f"The model was not switched: {error}.") from error
             self._name = name

@@ -94,6 +94,7 @@ class LabelEntry(Label):
     synonyms: Annotated[list[str], Field(description="Other English names, including the scientific one.")]
     gloss: Annotated[str | None, Field(description="One-line definition, in English.")]
     groups: Annotated[list[Group], Field(description="The groups it belongs to, most specific first.")]
+    other: Annotated[bool, Field(description="Whether it is none of the other classes.")] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,9 @@ class Says(Reply):
         Field(description="The class's wnid, or its class_id if it has none; the group's id; null if unsure."),
     ]
     label: Annotated[str, Field(description="Text to display, such as dog or unsure, in the language of the answer.")]
-    confidence: Annotated[Confidence, Field(description="Of that class or group; if unsure, the highest of any.")]
+    confidence: Annotated[
+        Confidence, Field(description="Of that class or group; if unsure, the highest of any but `other`.")
+    ]
 
 
 class Answer(TypedDict):
@@ -230,6 +233,7 @@ class BatchItem:
     image: ImageInfo | None = None
     cached: Cached | None = None
     problem: Annotated[Problem | None, Field(description="In the place of the others.")] = None
+    model: Annotated[ModelInfo | None, Field(description="In a line of NDJSON, which stands alone.")] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,5 +69,5 @@ def made_up(pairs: Sequence[tuple[int, int]], labels: Labels) -> Evaluation:
         logits[row, found] = 3 + row % 5
     truth = np.array([true for true, _ in pairs])
     paths = [Path(f"/gone/{number}.png") for number in range(len(pairs))]
-    reading = Reading(Samples(labels, logits, truth), paths, [], [], 100, 5)
+    reading = Reading(Samples(labels, logits, truth), paths, [], [], 0, 100, 5)
     return evaluation.evaluate(fake_classifier(FakeEngine(), labels=labels), reading)

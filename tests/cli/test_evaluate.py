@@ -102,13 +102,13 @@ def test_precisions_are_compared_with_the_first(tmp_path: Path, capfd: pytest.Ca
     told = ["class 1/broken.png: not a readable image", "bf16 is left out: this processor has no bf16"]
     assert capfd.readouterr().err.replace(f"{folder}/", "").splitlines() == told
     rows = {title: cells for title, *cells in evaluate.rows(found)}
-    assert rows["top-1 accuracy"] == ["90.0% (69.9% to 97.2%)", "70.0% (48.1% to 85.5%)"]
+    assert rows["top-1 accuracy"] == ["90.0% (69.9–97.2)", "70.0% (48.1–85.5)"]
     assert rows["right where f32 is wrong"] == ["", "2"]
     assert rows["wrong where f32 is right"] == ["", "6"]
     assert rows["p (McNemar)"] == ["", "0.289"]
     assert "answered with a group" not in rows  # these classes have none
-    assert rows["none of the classes: refused"] == ["100.0% (34.2% to 100.0%)", "0.0% (0.0% to 65.8%)"]
-    assert rows["others: wrongly refused"] == ["0.0% (0.0% to 17.6%)"] * 2
+    assert rows["unsure, of 'other' images"] == ["100.0% (34.2–100.0)", "0.0% (0.0–65.8)"]
+    assert rows["unsure, of all other images"] == ["0.0% (0.0–17.6)"] * 2
 
 
 def test_without_images_of_none_of_the_classes_nothing_is_refused(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_without_images_of_none_of_the_classes_nothing_is_refused(tmp_path: Path
     shutil.rmtree(folder / "other")
     (folder / "class 8" / "1.png").unlink()
     rows = {title: cells for title, *cells in evaluate.rows(evaluate.run(models(f32=[]), folder, ["f32"], 1))}
-    assert rows["none of the classes: refused"] == ["-"]
+    assert rows["unsure, of 'other' images"] == ["-"]
     assert "p (McNemar)" not in rows
 
 

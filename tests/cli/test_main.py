@@ -60,7 +60,7 @@ def test_weights_list(folder: Path) -> None:
     table, _, paths = done.stdout.partition("\n\n")
     assert [line.split() for line in table.splitlines()[1:]] == [
         ["net", "0.3", "MiB", "unknown", "none", "missing"],
-        ["packaged", "0.3", "MiB", "unknown", "none", "here"],
+        ["packaged", "0.3", "MiB", "unknown", "none", "present"],
     ]
     assert paths == f"packaged: {skimage.__file__}\n`eyespot weights fetch MODEL` downloads missing ones.\n"
 
@@ -75,7 +75,7 @@ def test_weights_list_of_the_package_from_any_folder(tmp_path: Path) -> None:
     assert rows[1][:4] == ["resnet18", "44.7 MiB", "69.8 %", "BSD-3-Clause"]
     assert len(rows) > 30
     assert {len(row) for row in rows} == {5}
-    assert {row[4] for row in rows[1:]} == {"here", "missing"}
+    assert {row[4] for row in rows[1:]} == {"present", "missing"}
 
 
 def test_weights_fetch_verify_and_fetch_again(folder: Path) -> None:

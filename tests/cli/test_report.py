@@ -73,11 +73,11 @@ def test_the_page_has_everything_inside_it(tmp_path: Path) -> None:
     assert "Worst mistakes" in page.text
     for text in (
         "20 images of",
-        "top-1 accuracy 80.0% (58.4% to 91.9%) 90.0% (69.9% to 97.2%)",
+        "top-1 accuracy 80.0% (58.4–91.9) 90.0% (69.9–97.2)",
         "right where f32 is wrong 4",
         "class 4 94.3% is class 3 class 3/0.png",
         "class 3 class 4 2",
-        "class 3 3 2 0 0.0% (0.0% to 65.8%)",
+        "class 3 3 2 0 0.0% (0.0–65.8)",
         "digest " + "0" * 64,
         "engine fake",
     ):

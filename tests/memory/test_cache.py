@@ -20,7 +20,7 @@ from eyespot.web.app import create_app
 from tests import makers, serving
 from tests.requests import IMAGE, answered, image, metric, predict
 from tests.services import RedisServer, redis_server
-from tests.serving import FakeEngine, Served, fake_classifier, until
+from tests.serving import FakeEngine, Served, fake_classifier, golden, until
 
 
 def serve_fake(engine: FakeEngine | None = None, **settings: Any) -> AbstractContextManager[Served]:
@@ -206,7 +206,9 @@ def test_the_fingerprint_covers_what_a_result_depends_on() -> None:
     other = fake_classifier(engine)
     other.calibration = Calibration(temperature=2)
     keys.add(other.fingerprint)
-    assert len(keys) == 7
+    int8 = [golden((3, 0.9)).model_copy(update={"precision": "int8", "files": {"model.bin": file}}) for file in "ab"]
+    keys |= {fake_classifier(engine, record=record).fingerprint for record in int8}
+    assert len(keys) == 9
     assert fake_classifier(engine).fingerprint in keys
 
 

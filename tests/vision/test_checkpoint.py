@@ -119,7 +119,14 @@ def test_a_file_that_is_no_checkpoint_is_told_with_the_remedy(tmp_path: Path, na
         logits(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), [1], {}, {"epoch": 3}, {"state_dict": {}}, {"model": {"a": 1}}])
+ENDLESS: dict[str, Any] = {}
+ENDLESS["model"] = ENDLESS
+ODD = [{3: torch.zeros(1)}, {"a": torch.zeros(1, dtype=torch.int8)}, ENDLESS]
+
+
+@pytest.mark.parametrize(
+    "content", [torch.zeros(3), [1], {}, {"epoch": 3}, {"state_dict": {}}, {"model": {"a": 1}}, *ODD]
+)
 def test_a_checkpoint_without_a_state_dict_is_told_with_the_remedy(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "mine.pth")
     with pytest.raises(WeightsCorrupt, match=r"mine\.pth has no state dict; save one with `torch\.save"):
@@ -139,12 +146,18 @@ def test_a_checkpoint_without_a_state_dict_is_told_with_the_remedy(tmp_path: Pat
             {"fc.weight": torch.zeros(5, 9)},
             r"fc\.weight has the shape 5 x 9 in the weights, and 5 x 1024 in the architecture",
         ),
-        ({"fc.bias": None}, r"the weights lack fc\.bias"),
-        ({"fc.bias": None, "conv5.0.weight": None}, r"the weights lack conv5\.0\.weight and 1 other"),
-        ({"aux.bias": torch.zeros(1)}, r"the weights have aux\.bias, which the architecture does not"),
+        ({"fc.bias": None}, r"the weights do not fit the architecture: they lack fc\.bias"),
+        (
+            {"fc.bias": None, "conv5.0.weight": None},
+            r"the weights do not fit the architecture: they lack conv5\.0\.weight and 1 other",
+        ),
+        (
+            {"aux.bias": torch.zeros(1)},
+            r"the weights do not fit the architecture: they have aux\.bias, which it does not",
+        ),
         (
             {"fc.bias": None, "a": torch.zeros(1), "b": torch.zeros(1), "c": torch.zeros(1)},
-            r"the weights lack fc\.bias and have a and 2 others, which the architecture does not",
+            r"the weights do not fit the architecture: they lack fc\.bias and have a and 2 others, which it does not",
         ),
     ],
 )

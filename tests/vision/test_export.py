@@ -79,6 +79,7 @@ def test_an_intact_export_is_found_in_the_first_folder_that_has_it(
         "sample",
         "no golden",
         "golden of no class",
+        "architecture",
     ],
 )
 def test_a_damaged_or_other_export_is_not_used(
@@ -92,6 +93,7 @@ def test_a_damaged_or_other_export_is_not_used(
         "files": {"files": {}},
         "no head": {"files": {name: digest for name, digest in made[1].files.items() if name != "head.npz"}},
         "sample": {"sample": "0" * 64},
+        "architecture": {"architecture": "resnet18"},
         "no golden": {"golden": []},
         "golden of no class": {"golden": [[1000, 0.9]]},
     }
@@ -103,15 +105,17 @@ def test_a_damaged_or_other_export_is_not_used(
     assert export.find(entry, classes, "openvino", [tmp_path]) is None
 
 
-def test_an_export_of_before_records_told_whether_they_explain_is_used(
+def test_an_export_of_before_records_told_the_architecture_is_used(
     made: tuple[Path, export.Export], entry: Entry, tmp_path: Path
 ) -> None:
     place = tmp_path / made[0].name
     shutil.copytree(made[0], place)
     record = json.loads((place / "export.json").read_text())
     assert record.pop("explains") is True
+    assert record.pop("architecture") == entry.architecture
     (place / "export.json").write_text(json.dumps(record))
-    assert export.find(entry, 1000, "openvino", [tmp_path]) == (place, made[1])
+    before = made[1].model_copy(update={"architecture": ""})
+    assert export.find(entry, 1000, "openvino", [tmp_path]) == (place, before)
 
 
 def test_another_recipe_or_other_weights_are_another_export(entry: Entry) -> None:

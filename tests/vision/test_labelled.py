@@ -66,6 +66,15 @@ def test_the_folder_itself_is_no_class_and_hidden_folders_are_skipped(tmp_path: 
     assert [class_id for _, class_id in labelled.find(tmp_path / "tabby", LABELS)] == [1]
 
 
+def test_a_synonym_names_a_class_that_has_it_alone(tmp_path: Path) -> None:
+    images(tmp_path, "House sparrow/a.jpg")
+    classes = ClassRow(0, "", "sparrow", synonyms=("house sparrow",)), ClassRow(1, "", "finch", synonyms=("finches",))
+    assert [class_id for _, class_id in labelled.find(tmp_path, Labels(classes))] == [0]
+    twice = classes[0], ClassRow(1, "", "finch", synonyms=("house sparrow",))
+    with pytest.raises(UnlabelledImages):
+        labelled.find(tmp_path, Labels(twice))
+
+
 def test_an_underscore_is_the_class_that_is_none_of_the_others(tmp_path: Path) -> None:
     images(tmp_path, "rose/a.jpg", "_/b.jpg", "other/c.jpg")
     labels = Labels((ClassRow(0, "", "other", other=True), ClassRow(1, "", "rose")))
@@ -117,7 +126,7 @@ def test_a_list_has_paths_and_labels(tmp_path: Path, text: str) -> None:
             "a.jpg,tabby\nb.jpg,dog\nc.jpg,2\n",
             r"2 of 3 labels in .*list.csv .* \(first: 'dog' of b.jpg\); .*eyespot labels",
         ),
-        ("a.jpg,tabby\nb.jpg\n", "needs a path and a label in each row, and has only 'b.jpg' in one"),
+        ("a.jpg,tabby\nb.jpg\n", "expected a path and a label in each row, found 'b.jpg'"),
         ("a.jpg,é\n", "list.csv is neither a folder nor a CSV file in UTF-8"),
     ],
 )

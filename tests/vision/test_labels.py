@@ -37,6 +37,8 @@ def group(path: str, name: str = "", **others: object) -> dict[str, object]:
             "'x' is the id of 2 groups; ids",
         ),
         ([row(0, "a", other=True), row(1, "b", other=True)], "only one class can be `other`$"),
+        ([row(0, "a\nb")], r"'a\\nb' cannot be a name"),
+        ([row(0, "a" * 201)], "cannot be a name: it has 1 to 200 characters"),
         ("3", "not a label file: 3 is not a table$"),
         ("{", "not a label file: it is not JSON$"),
     ],

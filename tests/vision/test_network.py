@@ -26,8 +26,8 @@ SMALLEST = (
     "regnet_y_400mf",
 )
 OFFICIAL = [entry.architecture for entry in weights.read_manifest(ROOT / "weights" / "manifest.toml").values()]
-OTHERS = ["shufflenet_v2_x0_5", "mnasnet0_5", "densenet121", "swin_t", *OFFICIAL]
-LARGER = [name for name in OTHERS if name not in SMALLEST]
+FAMILIES = [*SMALLEST, "shufflenet_v2_x0_5", "mnasnet0_5", "densenet121", "swin_t"]
+LARGER = [name for name in OFFICIAL if name not in FAMILIES]
 SLOW = pytest.mark.needs("make test-all")
 
 
@@ -54,7 +54,7 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "architecture", [*SMALLEST, *(pytest.param(name, marks=pytest.mark.needs("make test-all")) for name in LARGER)]
+    "architecture", [*SMALLEST, *(pytest.param(name, marks=SLOW) for name in FAMILIES if name not in SMALLEST)]
 )
 def test_a_network_gives_the_logits_of_torchvision(architecture: str) -> None:
     whole = lively(architecture)
@@ -71,8 +71,23 @@ def test_a_network_gives_the_logits_of_torchvision(architecture: str) -> None:
     assert ours == {id(parameter) for parameter in whole.parameters()}
 
 
-@pytest.mark.needs("make test-all")
-@pytest.mark.parametrize("architecture", [*SMALLEST, *LARGER])
+@SLOW
+@pytest.mark.parametrize("architecture", LARGER)
+def test_a_larger_network_of_a_family_is_cut_at_the_same_place(architecture: str) -> None:
+    """Without numbers, which would take minutes."""
+    regnet = architecture.startswith("regnet")  # which computes its widths with tensors
+    with torch.device("cpu" if regnet else "meta"):
+        whole = build(architecture, 7)
+        network = Network(whole, RECIPE)
+        features = network.body(torch.zeros(1, 3, 64, 64))
+        logits = network.head(network.neck(features.mean((2, 3))))
+        assert (logits.shape, whole(torch.zeros(1, 3, 64, 64)).shape) == ((1, 7), (1, 7))
+    assert network.explains != architecture.startswith(WITH_NECK)
+    assert {id(value) for value in network.parameters()} == {id(value) for value in whole.parameters()}
+
+
+@SLOW
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_openvino_gives_the_logits_of_torch(architecture: str, tmp_path: Path) -> None:
     network = Network(lively(architecture), RECIPE)
     convert(network, RECIPE.crop, tmp_path)

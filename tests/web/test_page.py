@@ -807,7 +807,7 @@ def test_the_names_of_another_model_are_not_given_to_an_answer(followed: Page, s
 def test_the_heat_map_of_another_model_is_not_laid_over_an_image(followed: Page, switching: Served, which: str) -> None:
     switch(switching, "flowers")  # which has no class 4
     followed.get_by_role("button", name=f"Why? {which}").click()
-    expect(status(followed)).to_have_text("The server has switched to another model. Send the image again.")
+    expect(status(followed)).to_have_text("The server now uses another model. Choose the image again.")
     expect(followed.locator("#heat")).to_be_hidden()
 
 

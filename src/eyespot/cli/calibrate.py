@@ -30,15 +30,16 @@ def calibrate(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure only; save nothing.")] = False,
 ) -> None:
-    """Fit the model's confidences, and the threshold to answer, to your own labelled images.
+    """Fit confidences and the answer threshold to your own labelled images.
 
     A subfolder is named after its class: a label in either language, or a wnid, as `eyespot labels` lists them. Files
     whose names begin with a wnid need no subfolder, and a CSV file lists paths and labels. At least 100 images are
     needed, a few hundred are better.
 
-    The temperature makes a confidence of 0.8 mean right 80 % of the time. The threshold, `min_says`, is the lowest at
-    which 95 % of answers are right. Both are for the model and the precision that EYESPOT_MODEL and EYESPOT_PRECISION
-    choose. A running server uses them after SIGHUP or a restart. EYESPOT_MIN_SAYS replaces `min_says`.
+    The temperature scales confidences so that answers at 0.8 are right 80 % of the time. The threshold, `min_says`, is
+    the lowest at which 95 % of answers are right. Both are for the model and the precision that EYESPOT_MODEL and
+    EYESPOT_PRECISION choose. A running server uses them after SIGHUP or a restart. EYESPOT_MIN_SAYS replaces
+    `min_says`.
 
     Example: `eyespot calibrate labelled/`
     """
@@ -51,13 +52,18 @@ def calibrate(
     own = config.model_copy(update={"min_says": None})
     plan = cpus.plan(config.workers, config.threads)
     classifier = assembly.open_classifier(own, plan)
-    samples = read(classifier, source, plan.workers, fitting.MIN_IMAGES).samples
+    reading = read(classifier, source, plan.workers, fitting.MIN_IMAGES)
+    if reading.trained_on:
+        raise CalibrationRefused(
+            f"`eyespot finetune` has calibrated {classifier.info.name} on these; calibrate it only on new images"
+        )
+    samples = reading.samples
     tested = read(classifier, test, plan.workers, fitting.MIN_IMAGES).samples if test else None
     with err.status("fitting"):
         fitted, present = fitting.fit(samples), classifier.calibration
         new = [(fitted, tested)] if tested else fitting.crossed(samples)
         columns = [_report([(present, part) for _, part in new]), _report(new)]
-    table = Table(f"{sum(len(part.truth) for _, part in new)} images", "present", "new")
+    table = Table(f"{sum(len(part.truth) for _, part in new)} images", "current", "new")
     for row in measures(columns, classifier.labels):
         table.add_row(*row)
     out.print(table)

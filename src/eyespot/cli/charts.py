@@ -26,7 +26,7 @@ def confusion_matrix(samples: Samples) -> bytes:
     """What the images of each class were recognised as; of more than 30 classes, those that are confused most often."""
     every = sorted(row.class_id for row in classes(samples))
     confused = dict.fromkeys(class_id for pair in confusions(samples) for class_id in (pair.true, pair.found))
-    chosen = every if len(every) <= _MOST else list(dict.fromkeys([*confused, *every]))[:_MOST]
+    chosen = every if len(every) <= _MOST else sorted([*dict.fromkeys([*confused, *every])][:_MOST])
     counts, images = _counts(samples, chosen)
     with _style():
         figure = Figure(figsize=(3.5 + 0.32 * len(chosen), 3.5 + 0.32 * len(chosen)), dpi=120, layout="constrained")

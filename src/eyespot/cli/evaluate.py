@@ -40,7 +40,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure on your own labelled images how often the model is right, which classes it confuses, and how fast it is.
+    """Measure accuracy, confusions and speed on your own labelled images.
 
     A subfolder is named after its class: a label in either language, or a wnid, as `eyespot labels` lists them. Files
     whose names begin with a wnid need no subfolder. A CSV file has the columns `path` and `label`, or these two without

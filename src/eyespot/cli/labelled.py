@@ -33,8 +33,8 @@ _TITLES = {
     "group_said": "answered with a group",
     "said": "answered",
     "said_right": "answers right",
-    "refused": "none of the classes: refused",
-    "wrongly_refused": "others: wrongly refused",
+    "refused": "unsure, of 'other' images",
+    "wrongly_refused": "unsure, of all other images",
     "calibration_error": "calibration error (ECE)",
 }
 
@@ -51,6 +51,8 @@ def read(classifier: "Classifier", source: Path, threads: int, minimum: int = 1,
         say(printable(f"{path}: not a readable image"), err)
     for paths in reading.contradictory:
         say(printable(f"{', '.join(map(str, paths))}: the same image in different classes, left out"), err)
+    if reading.trained_on:
+        say(f"{reading.trained_on} of {len(reading.paths)} images trained this model, so the figures flatter it", err)
     return reading
 
 
@@ -85,4 +87,5 @@ def shortlist(title: str, column: str, rows: Iterable[tuple[str, str]]) -> None:
 
 def percent(one: "Measure") -> str:
     """A share with its interval; a dash if it is of nothing."""
-    return "-" if one.high - one.low == 1 else f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})"
+    low, high = f"{100 * one.low:.1f}", f"{100 * one.high:.1f}"
+    return "-" if one.high - one.low == 1 else f"{one.value:.1%} ({low}–{high})"

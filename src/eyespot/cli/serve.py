@@ -16,7 +16,7 @@ def serve() -> None:
 
     It listens on `EYESPOT_HOST`:`EYESPOT_PORT` (127.0.0.1:8000) once the model has recognised a test image. Ctrl-C
     finishes the requests in progress and stops. SIGTERM does the same, but keeps listening for `EYESPOT_DRAIN_SECONDS`
-    first. A second signal stops it at once. SIGHUP opens the model anew, as the manifest and its files are now.
+    first. A second signal stops it at once. SIGHUP rereads the manifest and reloads the model.
 
     Example: `EYESPOT_PORT=9000 eyespot serve`
     """

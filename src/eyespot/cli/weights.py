@@ -30,7 +30,7 @@ def list_weights() -> None:
     for entry in entries:
         top1 = f"{entry.accuracy.top1:.1f} %" if entry.accuracy else "unknown"
         size = f"{entry.mib or entry.bytes / 2**20:.1f} MiB"
-        table.add_row(entry.name, size, top1, entry.license, "here" if entry in here else "missing")
+        table.add_row(entry.name, size, top1, entry.license, "present" if entry in here else "missing")
     out.print(table)
     say("")
     for entry in here:  # a path in a table would be cut or folded

@@ -75,6 +75,7 @@ class Classifier:
         self.head = head
         self.comparison = comparison
         self._record = record
+        self._trained_on = entry.trained_on
         self._lock = threading.Lock()
         self._running = 0
 
@@ -139,7 +140,13 @@ class Classifier:
         info, temperature = self.info, self.calibration.temperature
         groups = [row.id for row in self.labels.groups], [row.group for row in self.labels.classes]
         parts = [info.digest, asdict(self.recipe), info.engine, info.precision, temperature, groups, __version__]
+        if self._record and self._record.precision == "int8":  # made anew with other images, it answers differently
+            parts.append(self._record.identity)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def trained_on(self) -> frozenset[str]:
+        """The sha256 of the images that `eyespot finetune` trained it on; empty for other models."""
+        return frozenset(self._trained_on.read_text().split()) if self._trained_on.is_file() else frozenset()
 
     def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
         """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
@@ -162,12 +169,12 @@ class Classifier:
         With `draw` the activation has an overlay, and `steps` receives the seconds of drawing as `respond`. Raises
         `NotFound` if the model cannot explain.
         """
-        weights = self.class_weights()
+        head = self.class_weights()
         logits, image, features = self.infer(data, steps, features=True)
         scores = self._scores(logits, image, len(data))
         chosen = int(scores.class_ids[0]) if class_id is None else class_id
         assert features is not None
-        cells, started = activation_map(features, weights[chosen]), time.monotonic()
+        cells, started = activation_map(features, head[chosen]), time.monotonic()
         png = overlay(image.pixels, cells) if draw else None
         if draw and steps is not None:
             steps["respond"] = time.monotonic() - started

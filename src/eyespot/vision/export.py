@@ -37,6 +37,7 @@ class Export(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     digest: str
+    architecture: str = ""  # of older exports
     recipe: Recipe
     classes: int
     engine: str
@@ -54,9 +55,10 @@ class Export(BaseModel):
         """16 hexadecimal digits, unique to these files."""
         return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
 
-    def is_of(self, digest: str, classes: int) -> bool:
-        """Whether it has these weights and classes, and was proved on the present sample image."""
+    def is_of(self, digest: str, architecture: str, classes: int) -> bool:
+        """Whether it has these weights, network and classes, and was proved on the present sample image."""
         same = (self.digest, self.classes, self.sample) == (digest, classes, sha256(SAMPLE))
+        same &= self.architecture in ("", architecture)
         return same and all(0 <= class_id < classes for class_id, _ in self.golden)
 
     def is_golden(self, confidences: Confidences, precision: str) -> bool:
@@ -108,7 +110,7 @@ def find(
         place = folder / folder_name(entry, engine, precision)
         if not place.exists():
             continue
-        if (record := read(place)) and record.is_of(entry.sha256, classes):
+        if (record := read(place)) and record.is_of(entry.sha256, entry.architecture, classes):
             return place, record
         event("export_damaged", logging.WARNING, folder=place)
     return None
@@ -143,7 +145,7 @@ def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace
 
     def kept(record: Export) -> bool:
         other = None if replace else read(place)
-        return other is not None and other.is_of(record.digest, record.classes)
+        return other is not None and other.is_of(record.digest, record.architecture, record.classes)
 
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_UNFINISHED}*"):  # by an interrupted export

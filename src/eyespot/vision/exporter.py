@@ -1,5 +1,7 @@
 """Makes an export from the torch weights and proves it against torch: `make`, in a process of its own."""
 
+import ctypes
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +91,7 @@ def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
     confidences = softmax(reference.infer(images[:1])[0][0])
     return Export(
         digest=entry.sha256,
+        architecture=entry.architecture,
         recipe=entry.recipe,
         classes=classes,
         engine=engine,
@@ -102,6 +105,8 @@ def _write(entry: Entry, classes: int, engine: str, folder: Path) -> Export:
 
 
 if __name__ == "__main__":
+    if sys.platform == "linux":  # end with the parent, which may be killed: see prctl(2), PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     engine, classes, folder = sys.argv[1:]
     entry = Entry.model_validate_json(sys.stdin.read())
     try:

@@ -82,9 +82,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
         del rows[0]
     for row in rows:
         if len(row) <= max(path, label):
-            raise UnlabelledImages(
-                f"{file} needs a path and a label in each row, and has only {', '.join(row)!r} in one"
-            )
+            raise UnlabelledImages(f"{file}: expected a path and a label in each row, found {', '.join(row)!r}")
         yield row[path], row[label]
 
 
@@ -97,5 +95,8 @@ def _classes(labels: Labels) -> Callable[[str], int | None]:
     folded = defaultdict(set)
     for name, class_id in exact.items():
         folded[name.casefold()].add(class_id)
+    for row in labels.classes:
+        for synonym in row.synonyms:
+            folded[synonym.casefold()].add(row.class_id)
     clear = {name: min(ids) for name, ids in folded.items() if len(ids) == 1}
     return lambda name: exact.get(name, clear.get(name.casefold()))

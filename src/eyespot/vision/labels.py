@@ -95,7 +95,8 @@ class Labels:
         groups = {row.id: Group(row.id, name) for row, name in zip(self.groups, self.group_names[lang], strict=True)}
         for row, name in zip(self.classes, self.names[lang], strict=True):
             path = [groups[group] for group in upwards(row.group)]
-            yield LabelEntry(row.class_id, row.wnid, name, row.label, row.zh, list(row.synonyms), row.gloss, path)
+            synonyms = list(row.synonyms)
+            yield LabelEntry(row.class_id, row.wnid, name, row.label, row.zh, synonyms, row.gloss, path, row.other)
 
 
 def _names(rows: Sequence[ClassRow | GroupRow]) -> dict[Lang, tuple[str, ...]]:
@@ -149,6 +150,9 @@ def _complaints(labels: Labels) -> Iterator[str]:
         yield "class_id must be 0, 1, 2, … in this order"
     if not labels.classes:
         yield "it has no classes"
+    for name in (name for names in labels.names.values() for name in names):
+        if not name.isprintable() or not 0 < len(name) <= 200 or name != name.strip():
+            yield f"{name[:200]!r} cannot be a name: it has 1 to 200 characters, none of them a control character"
     for lang in labels.names:
         yield from _doubled(labels.names[lang], "name", "classes")
         yield from _doubled(labels.group_names[lang], "name", "groups")

@@ -96,7 +96,8 @@ class Samples:
 class Reading(NamedTuple):
     """What a run over labelled images found; `paths` are those of the samples, in their order.
 
-    `contradictory` are copies of one image in different classes, which count in none. `infer_ms` is the median, with
+    `contradictory` are copies of one image in different classes, which count in none; `trained_on` is how many of the
+    samples the model was trained on. `infer_ms` is the median, with
     all threads at work.
     """
 
@@ -104,6 +105,7 @@ class Reading(NamedTuple):
     paths: list[Path]
     unreadable: list[Path]
     contradictory: list[list[Path]]
+    trained_on: int
     images_per_second: float
     infer_ms: float
 
@@ -136,17 +138,20 @@ def read(
         for done, ((path, _), future) in enumerate(futures, 1):
             try:
                 results.append(future.result())
-            except (Refusal, OSError):
+            except (Refusal, OSError, ValueError):  # ValueError: a path with a NUL
                 unreadable.append(path)
             progress("recognising", done, len(images))
     rate = len(results) / max(time.monotonic() - started, 1e-9)
     clear, contradictory = _without_copies(results)
     if len(clear) < minimum:
         count = f"{source} has {len(clear)} different readable labelled images and needs at least {minimum}"
-        raise TooFewImages(f"{count}; a few hundred are better")
+        first = f" ({unreadable[0]} is not readable)" if unreadable else ""
+        raise TooFewImages(f"{count}{first}; a few hundred are better")
     logits, truth = np.stack([one.logits for one in clear]), np.array([one.class_id for one in clear])
     samples, paths = Samples(classifier.labels, logits, truth), [one.path for one in clear]
-    return Reading(samples, paths, unreadable, contradictory, rate, 1000 * median(one.seconds for one in results))
+    known = classifier.trained_on()
+    seen = sum(one.sha256 in known for one in clear)
+    return Reading(samples, paths, unreadable, contradictory, seen, rate, 1000 * median(one.seconds for one in results))
 
 
 def _without_copies(results: list[_Result]) -> tuple[list[_Result], list[list[Path]]]:

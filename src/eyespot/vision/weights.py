@@ -51,6 +51,11 @@ class Entry(BaseModel):
         return Path(folders[0] if folders else f"(package {self.package}, not installed)", self.file)
 
     @property
+    def trained_on(self) -> Path:
+        """The sha256 of each image that a model of the user's own was trained on; there may be no such file."""
+        return self.path.with_suffix(".images")
+
+    @property
     def pin(self) -> Path:
         """Where the whole sha256 of a file is kept of which the manifest has only the first digits."""
         return self.path.with_name(f"{self.path.name}.sha256")
@@ -90,6 +95,8 @@ def read_manifest(path: Path, data_dir: Path | None = None) -> dict[str, Entry]:
     if not path.exists() and path == Path("weights/manifest.toml"):
         path = packaged("weights/manifest.toml")
     entries = _read(path, "EYESPOT_MANIFEST")
+    if not entries:
+        raise BadManifest(f"the manifest {path} has no models")
     if data_dir and (own := own_manifest(data_dir)).exists():
         entries |= _read(own, "EYESPOT_DATA_DIR")
     return entries
@@ -97,7 +104,7 @@ def read_manifest(path: Path, data_dir: Path | None = None) -> dict[str, Entry]:
 
 def _read(path: Path, setting: str) -> dict[str, Entry]:
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8-sig"))
         for name, table in tables.items():
             if isinstance(table, dict):
                 table |= {"name": name, "folder": path.parent}
@@ -107,12 +114,10 @@ def _read(path: Path, setting: str) -> dict[str, Entry]:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", error)
         raise BadManifest(f"cannot read the manifest {path} ({setting}): {why}") from error
-    if not entries:
-        raise BadManifest(f"the manifest {path} has no models")
     for name, entry in entries.items():
         for field, other in _ALTERNATIVES.items():
             if not (getattr(entry, field) or getattr(entry, other)):
-                raise BadManifest(f"{path}: {name}.{field} is missing; {name}.{other} will do")
+                raise BadManifest(f"{path}: {name}.{field} is missing")
     return entries
 
 

@@ -33,7 +33,7 @@ def test_each_folder_is_a_class_and_what_is_none_of_them_comes_last(tmp_path: Pa
 
 def test_a_table_gives_names_and_groups(tmp_path: Path) -> None:
     rows = "r,rose,玫瑰,flower/shrub,花/灌木\nt,,郁金香,flower,\n_,nothing,都不是,,\n"
-    table = f"\ufefffolder,label,zh,group,group_zh\n{rows}"
+    table = f"\ufeffFolder, label,zh,group,group_zh\n{rows}"
     labels = dataset.read(folder(tmp_path, "r/a.jpg", "t/b.jpg", "u/c.jpg", "_/d.jpg", table=table)).labels
     assert labels.names == {"en": ("rose", "t", "u", "nothing"), "zh": ("玫瑰", "郁金香", "u", "都不是")}
     assert [(row.id, row.label, row.zh) for row in labels.groups] == [
@@ -66,6 +66,10 @@ def test_the_labels_are_a_label_file(tmp_path: Path) -> None:
         (["a/a.jpg", "b/b.jpg"], "", r"labels\.csv must begin"),
         (["a/a.jpg", "b/b.jpg"], "folder,zh\nc,x\n", "names the folder 'c', which has no images$"),
         (["a/a.jpg", "b/b.jpg"], "folder,zh\na,x,y\n", "the row of 'a' has more cells than the first line$"),
+        (["a/a.jpg", "b/b.jpg"], "folder,label\na,Other\n", "'a' cannot be called other; name the folder so$"),
+        (["a/a.jpg", "b/b.jpg"], "folder;label\na;x\n", "it begins with 'folder;label'$"),
+        (["a/a.jpg", "b/b.jpg"], "folder\na\n a \n", "has several rows for the folder 'a'$"),
+        (["a/a.jpg", "caf\udce9/b.jpg"], None, r"'caf\\udce9' cannot be the name of a class; rename the folder$"),
         (["a/a.jpg", "b/b.jpg"], b"folder\n\xff\n", "cannot be read: it is not UTF-8$"),
         (["a/a.jpg", "b/b.jpg"], 'folder,label\na,"x\n', "cannot be read: "),
     ],

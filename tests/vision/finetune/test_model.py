@@ -36,7 +36,8 @@ def save(base: Entry, data_dir: Path, name: str = "flowers", bias: float = 0, **
     trained = network()
     torch.nn.init.constant_(trained.head.bias, bias)
     make = options.get("make", exports)
-    return model.save(trained, base, LABELS, name, data_dir, Calibration(0.9, 0.8, 40), Accuracy(93, "40 images"), make)
+    calibration, accuracy = Calibration(0.9, 0.8, 40), Accuracy(93, "40 images")
+    return model.save(trained, base, LABELS, ["b" * 64, "a" * 64], name, data_dir, calibration, accuracy, make)
 
 
 def test_the_model_is_in_the_manifest_with_its_labels(base: Entry, tmp_path: Path) -> None:
@@ -48,6 +49,7 @@ def test_the_model_is_in_the_manifest_with_its_labels(base: Entry, tmp_path: Pat
     assert entry.accuracy == Accuracy(93, "40 images")
     weights.verify(entry)
     assert load_labels(entry.labels, [entry.folder]) == LABELS
+    assert entry.trained_on.read_text().split() == ["a" * 64, "b" * 64]
 
 
 def test_the_weights_have_the_names_of_the_original_network(base: Entry, tmp_path: Path) -> None:
@@ -66,7 +68,9 @@ def test_a_model_is_replaced_and_others_stay_as_they_are(base: Entry, tmp_path: 
     new = save(base, data_dir, bias=1)
     assert (old.path.exists(), new.path.exists(), other.path.exists()) == (False, True, True)
     kept = {path.name for path in manifest.parent.iterdir()}
-    assert kept == {"manifest.toml", new.file, f"{new.labels}.json", other.file, f"{other.labels}.json"}
+    assert kept == {"manifest.toml"} | {
+        f"{entry.labels}{suffix}" for entry in (new, other) for suffix in (".safetensors", ".json", ".images")
+    }
     assert len(list((data_dir / "exports").iterdir())) == 2
     assert "# mine" in manifest.read_text()
     assert list(tomllib.loads(manifest.read_text())) == ["flowers", "flowers-2"]

@@ -31,7 +31,7 @@ def test_the_final_layer_is_trained_on_what_the_layers_before_it_give(tmp_path: 
         pooled = load_network("mine", entry.architecture, entry.path, 7, entry.recipe)(pixels)[1].mean((2, 3)).numpy()
     labels = Labels(tuple(ClassRow(i, "", name) for i, name in enumerate(("grey", "red"))), ())
     paths = [Path(f"{number}.png") for number in range(20)]
-    trained = train(entry, 7, Dataset(labels, [], []), Features(paths, pooled, truth, [], []), seed=0)
+    trained = train(entry, 7, Dataset(labels, [], []), Features(paths, [], pooled, truth, [], []), seed=0)
     with torch.inference_mode():
         assert (trained.network(pixels)[0].argmax(1).numpy() == truth).all()
     saved = trained.network.weights()

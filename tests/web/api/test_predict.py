@@ -228,6 +228,7 @@ def test_labels(client: httpx.Client) -> None:
         "synonyms": [],
         "gloss": None,
         "groups": [{"id": "low", "label": "low"}],
+        "other": False,
     }
     assert len(rows) == 10
     chinese = client.get("/labels?lang=zh").json()

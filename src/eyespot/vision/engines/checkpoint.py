@@ -10,6 +10,7 @@ from eyespot.errors import WeightsCorrupt
 State = dict[str, torch.Tensor]
 
 _PLACES = ("state_dict", "model_state_dict", "model")  # of the state dict, beside the optimizer's
+_DEPTH = 3  # of a state dict in a checkpoint, which may contain itself
 _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, Lightning and torch.compile
 _REMEDY = "save one with `torch.save(model.state_dict(), FILE)`, or as safetensors"
 
@@ -20,13 +21,19 @@ def read_state(weights: Path) -> State:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsCorrupt(f"{weights} is damaged, or holds more than tensors; {_REMEDY}") from error
-    while inner := next((state[place] for place in _PLACES if _holds(state, place)), None):
-        state = inner
-    if not (isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values())):
+    for _ in range(_DEPTH):
+        state = next((state[place] for place in _PLACES if _holds(state, place)), state)
+    if not (isinstance(state, dict) and state and all(_is_weight(*item) for item in state.items())):
         raise WeightsCorrupt(f"{weights} has no state dict; {_REMEDY}")
     while prefix := next((one for one in _PREFIXES if all(name.startswith(one) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return cast(State, state)
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    """Whether it is a named tensor of the kinds that networks have: floating point, or a count."""
+    plain = isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+    return plain and not value.is_meta and (value.is_floating_point() or value.dtype == torch.int64)
 
 
 def _holds(checkpoint: Any, place: str) -> bool:
@@ -41,8 +48,8 @@ def mismatch(state: State, network: torch.nn.Module, head: torch.nn.Module) -> s
     unknown = [name for name in state if name not in expected]
     if missing or unknown:
         lack = f"lack {_first(missing)}" if missing else ""
-        have = f"have {_first(unknown)}, which the architecture does not" if unknown else ""
-        return f"the weights {' and '.join(filter(None, [lack, have]))}"
+        have = f"have {_first(unknown)}, which it does not" if unknown else ""
+        return f"the weights do not fit the architecture: they {' and '.join(filter(None, [lack, have]))}"
     name = next((name for name in state if state[name].shape != expected[name].shape), "")
     if not name:
         return None

@@ -1,6 +1,7 @@
 """Training images: a folder for each class, and more about the classes in `labels.csv`."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,12 @@ def read(folder: Path) -> Dataset:
     names = sorted(found.keys() - others) + others
     if len(names) < 2:
         raise BadDataset(f"{folder} needs at least two folders of images, one for each class; it has {len(names)}")
+    if strange := [name for name in names if not name.isprintable()]:
+        raise BadDataset(f"{strange[0]!r} cannot be the name of a class; rename the folder")
     rows = _rows(folder / "labels.csv", names)
     content = {"classes": [_class(number, name, rows.get(name, {})) for number, name in enumerate(names)]}
-    labels = read_labels({**content, "groups": _groups(rows.values())}, folder / "labels.csv")
+    origin = folder / "labels.csv" if rows else folder
+    labels = read_labels({**content, "groups": _groups(rows.values())}, origin)
     return Dataset(labels, [(path, number) for number, name in enumerate(names) for path in found[name]], strays)
 
 
@@ -60,6 +64,7 @@ def _class(number: int, name: str, row: dict[str, str]) -> dict[str, object]:
         "label": row.get("label") or label,
         "zh": row.get("zh") or zh,
         "group": row.get("group") or None,
+        "synonyms": [] if other or row.get("label", name) == name else [name],  # by which `evaluate` knows the folder
         "other": other,
     }
 
@@ -83,15 +88,23 @@ def _rows(table: Path, names: list[str]) -> dict[str, dict[str, str]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
-            rows, columns = list(reader), reader.fieldnames or ()
+            columns = reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
+            rows = [{name: value.strip() if name else value for name, value in row.items()} for row in reader]
     except UnicodeDecodeError as error:
         raise BadDataset(f"{table} cannot be read: it is not UTF-8") from error
     except (OSError, csv.Error) as error:
         raise BadDataset(f"{table} cannot be read: {error}") from error
     if "folder" not in columns or set(columns) - {*_COLUMNS}:
-        raise BadDataset(f"{table} must begin with the line {','.join(_COLUMNS)}, of which all but folder are optional")
+        wanted = f"must begin with the line {','.join(_COLUMNS)}, of which all but folder are optional"
+        raise BadDataset(f"{table} {wanted}; it begins with {','.join(columns)!r}")
     if unknown := next((row["folder"] for row in rows if row["folder"] not in names), None):
         raise BadDataset(f"{table} names the folder {unknown!r}, which has no images")
+    if doubled := [name for name, times in Counter(row["folder"] for row in rows).items() if times > 1]:
+        raise BadDataset(f"{table} has several rows for the folder {doubled[0]!r}")
+    if wrong := [
+        row["folder"] for row in rows if row.get("label", "").casefold() in OTHER - {row["folder"].casefold()}
+    ]:
+        raise BadDataset(f"{table}: {wrong[0]!r} cannot be called other; name the folder so")
     if long := next((row["folder"] for row in rows if None in row), None):
         raise BadDataset(f"{table}: the row of {long!r} has more cells than the first line")
     return {row["folder"]: row for row in rows}

@@ -1,7 +1,8 @@
 """The pooled features of training images, computed once and kept in a file."""
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from eyespot.ordered import in_order
 from eyespot.vision import export, preprocess
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.finetune.dataset import Dataset
+from eyespot.vision.labels import Labels
 from eyespot.vision.quantize import Progress
 
 MIN_PER_CLASS = 5
@@ -26,12 +28,13 @@ Pooled = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The distinct images: pooled features, float32 (images, channels), and classes, (images,).
+    """The distinct images: sha256, pooled features, float32 (images, channels), and classes, (images,).
 
     `doubles` are copies of one image in different classes, which are left out; so are `skipped`, which cannot be read.
     """
 
     paths: list[Path]
+    sha256: list[str]
     pooled: Pooled
     truth: Truth
     skipped: list[Path]
@@ -95,34 +98,41 @@ def channels(classifier: Classifier) -> int:
 def extract(
     dataset: Dataset, classifier: Classifier, file: FeatureFile, threads: int, progress: Progress = lambda *_: None
 ) -> Features:
-    """The features of a dataset's images, computed with `threads` threads.
-
-    Raises `TooFewImages` if a class has fewer than five.
-    """
+    """The features of a dataset's images, computed with `threads` threads. Raises `TooFewImages` if there are none."""
     images = dataset.images
     rows: dict[bytes, list[tuple[Path, int, np.void]]] = defaultdict(list)  # by pixels
     skipped = []
-    work = in_order(lambda image: file.of(image[0].read_bytes(), classifier), images, threads, _AHEAD * threads)
-    for done, ((path, class_id), future) in enumerate(work):
-        progress("computing features", done, len(images))
-        try:
-            row = future.result()
-        except (Refusal, OSError):
-            skipped.append(path)
-            continue
-        file.keep(row)
-        rows[row["pixels"].tobytes()].append((path, class_id, row))
+    with closing(
+        in_order(lambda one: file.of(one[0].read_bytes(), classifier), images, threads, _AHEAD * threads)
+    ) as work:
+        for done, ((path, class_id), future) in enumerate(work):
+            progress("computing features", done, len(images))
+            try:
+                row = future.result()
+            except (Refusal, OSError):
+                skipped.append(path)
+                continue
+            file.keep(row)
+            rows[row["pixels"].tobytes()].append((path, class_id, row))
     distinct, doubles = [], []
     for copies in rows.values():
         if len({class_id for _, class_id, _ in copies}) == 1:
             distinct.append(copies[0])
         else:
             doubles.append([path for path, _, _ in copies])
-    counts = Counter(class_id for _, class_id, _ in distinct)
-    if few := [row.label for row in dataset.labels.classes if counts[row.class_id] < MIN_PER_CLASS]:
-        name, count = few[0], counts[dataset.labels.names["en"].index(few[0])]
-        detail = f"{name} has {count} different readable images; each class needs at least {MIN_PER_CLASS}"
-        more = f" (too few as well: {', '.join(few[1:])})" if few[1:] else ""
-        raise TooFewImages(f"{detail}, and forty are better{more}")
+    if not distinct:
+        raise TooFewImages("none of the images can be read")
     paths, truth, kept = zip(*distinct, strict=True)
-    return Features(list(paths), np.stack([row["features"] for row in kept]), np.array(truth), skipped, doubles)
+    pooled, sha256 = np.stack([row["features"] for row in kept]), [row["image"].tobytes().hex() for row in kept]
+    return Features(list(paths), sha256, pooled, np.array(truth), skipped, doubles)
+
+
+def check_counts(labels: Labels, truth: Truth) -> None:
+    """Raise `TooFewImages` if a class has fewer than five images."""
+    counts = np.bincount(truth, minlength=len(labels)).tolist()
+    few = [(row.label, count) for row, count in zip(labels.classes, counts, strict=True) if count < MIN_PER_CLASS]
+    if few:
+        (name, count), *others = few
+        more = f" (too few as well: {', '.join(name for name, _ in others)})" if others else ""
+        detail = f"{name} has {count} different readable images; each class needs at least {MIN_PER_CLASS}"
+        raise TooFewImages(f"{detail}, better 40{more}")

@@ -77,19 +77,28 @@ def unfreeze(network: Network, layers: str) -> Parameters:
     network.requires_grad_(requires_grad=False)
     chosen = {name: value for name, value in network.named_parameters() if f".{name}.".startswith(f".body.{layers}.")}
     if not chosen:
-        known = dict.fromkeys(name.split(".")[1] for name, _ in network.body.named_parameters(prefix="body"))
-        raise BadDataset(f"the network has no layers {layers!r}; it has {', '.join(known)}")
+        raise BadDataset(f"the network has no layers {layers!r}; it has {', '.join(_layers(network.body))}")
     chosen |= dict(network.head.named_parameters(prefix="head"))
     for value in chosen.values():
         value.requires_grad_()
     return chosen
 
 
+def _layers(body: torch.nn.Module) -> list[str]:
+    """The names of the outermost layers of which there are several, such as layer4, or features.7."""
+    names: list[str] = []
+    for depth in (1, 2, 3):
+        names = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in body.named_parameters()))
+        if len(names) > 1:
+            break
+    return names
+
+
 def tune(network: Network, images: Images, progress: Progress = lambda *_: None) -> Logits:
     """Train the head and the plan's layers further, keep the best epoch, and return the logits of the images held out.
 
     Batch normalisation keeps its statistics, since batches are small. Every epoch is kept in the checkpoint, from which
-    the same run goes on after an interruption; it is deleted at the end. Raises `BadDataset` as `unfreeze` does.
+    the same run goes on after an interruption. Raises `BadDataset` as `unfreeze` does.
     """
     plan, epochs, checkpoint = images.plan, images.plan.epochs, images.plan.checkpoint
     learning, identity = unfreeze(network, plan.layers), _identity(network, images)
@@ -112,7 +121,6 @@ def tune(network: Network, images: Images, progress: Progress = lambda *_: None)
             state |= {"best": epoch + 1, "loss": loss, "parameters": state["last"]}
         _keep(checkpoint, state)
     _restore(learning, state["parameters"])
-    checkpoint.unlink(missing_ok=True)
     return _logits(network, images, unseen).numpy()
 
 

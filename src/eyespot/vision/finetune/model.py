@@ -4,14 +4,14 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import safetensors.torch
 import tomlkit
 
-from eyespot.errors import BadDataset
+from eyespot.errors import BadDataset, DataDirUnwritable
 from eyespot.types import Accuracy, Calibration
 from eyespot.vision import export, exporter
 from eyespot.vision.engines.network import Network
@@ -24,7 +24,7 @@ _NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 def check_name(name: str, manifest: Path) -> None:
     """Raise `BadDataset` unless a model of one's own can have this name."""
     if not re.fullmatch(_NAME, name):
-        raise BadDataset(f"{name!r} is no name for a model: use lower-case letters, digits, - _ and .")
+        raise BadDataset(f"{name!r} is not a valid model name; use lower-case letters, digits, - _ and .")
     if name == "auto" or name in read_manifest(manifest):
         raise BadDataset(f"{name} is a model of {manifest}; choose another name")
 
@@ -33,6 +33,7 @@ def save(
     network: Network,
     base: Entry,
     labels: Labels,
+    images: Sequence[str],
     name: str,
     data_dir: Path,
     calibration: Calibration,
@@ -40,6 +41,8 @@ def save(
     make: Callable[[Entry, int, Path], object] = exporter.make,
 ) -> Entry:
     """Write the model and its proved export, in place of an older one of that name, and return its entry.
+
+    `images` are the sha256 of those that it was trained on, by which `evaluate` and `calibrate` know them.
 
     The manifest is written last, so an interrupted run leaves the older model as it was. Raises `DataDirUnwritable`,
     `EngineUnavailable` or `ExportRefused`.
@@ -49,7 +52,9 @@ def save(
     data = safetensors.torch.save({key: value.contiguous() for key, value in network.weights().items()})
     digest = sha256(data).hexdigest()
     stem = f"{name}-{digest[:8]}"
-    files = {folder / f"{stem}.safetensors": data, folder / f"{stem}.json": to_json(labels)}
+    known = "".join(f"{digest}\n" for digest in sorted(images)).encode()
+    contents = {".safetensors": data, ".json": to_json(labels), ".images": known}
+    files = {folder / f"{stem}{suffix}": content for suffix, content in contents.items()}
     new = [path for path in files if not path.exists()]
     for path, content in files.items():
         _write(path, content)
@@ -88,9 +93,9 @@ def _enter(entry: Entry, origin: str) -> None:
         _write(path, tomlkit.dumps(document).encode())
     finally:
         os.close(lock)
-    digest = before["sha256"] if before else entry.sha256
-    if digest != entry.sha256:
-        for suffix in (".safetensors", ".json"):
+    digest = before.get("sha256", "") if before else ""
+    if digest not in ("", entry.sha256):
+        for suffix in (".safetensors", ".json", ".images"):
             (entry.folder / f"{entry.name}-{digest[:8]}{suffix}").unlink(missing_ok=True)
         for old in (entry.folder.parent / "exports").glob(f"{entry.name}-{digest[:12]}-*"):
             shutil.rmtree(old, ignore_errors=True)
@@ -106,6 +111,11 @@ def _table(entry: Entry, origin: str) -> tomlkit.items.Table:
 
 
 def _write(path: Path, data: bytes) -> None:
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(data)
-    new.replace(path)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(data)
+        new.replace(path)
+    except OSError as error:
+        raise DataDirUnwritable(f"cannot write {path}: {error.strerror}; set EYESPOT_DATA_DIR") from error
+    finally:
+        new.unlink(missing_ok=True)

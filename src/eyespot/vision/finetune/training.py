@@ -42,6 +42,8 @@ def train(
     fifth of the images is held out.
     """
     network = load_network(base.name, base.architecture, base.path, classes, base.recipe)
+    if unfreeze:
+        layers.unfreeze(network, unfreeze.layers)  # raises before the work, if there are none
     with torch.no_grad():
         inputs = network.neck(torch.from_numpy(features.pooled)).numpy()
     truth, fold = features.truth, head.folds(features.truth, seed)

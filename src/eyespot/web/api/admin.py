@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticKnownError
 
 from eyespot.choices import FORMATS
@@ -87,21 +87,23 @@ async def forget(request: Request, sha256: Sha256) -> Response:
 class Choice:
     """The body of `/admin/model`."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 _CHOICE = TypeAdapter(Choice)
 
 
 async def switch(request: Request) -> ModelCard:
-    """Switch to another model of the manifest, or open the present one anew. The reply comes once it serves.
+    """Switch to another model of the manifest, or reload the current one. The reply comes once it serves.
 
-    It is opened beside the present one, which finishes the requests that it began, and keeps serving if the other
+    It is opened beside the current one, which finishes the requests that it began, and keeps serving if the other
     cannot be opened. A restart serves EYESPOT_MODEL again.
     """
     try:
         name = _CHOICE.validate_json(await request.body()).name
     except ValidationError as error:
-        raise BadJson('Name a model of the manifest: {"name": "resnet18"}.') from error
+        broken = error.errors()[0]["type"] == "json_invalid"
+        detail = 'The body must name a model: {"name": "flowers"}.'
+        raise BadJson(detail) if broken else InvalidParameter(detail) from error
     recognizer: Recognizer = request.app.state.recognizer
     return await recognizer.model.switch(name)

@@ -211,7 +211,7 @@ SWITCH = _options(
     "switchModel",
     "administration",
     "Switch the model",
-    *(*_KEYS, errors.Forbidden, errors.BadJson, errors.ModelUnavailable),
+    *(*_KEYS, errors.Forbidden, errors.BadJson, errors.InvalidParameter, errors.ModelUnavailable),
     ok=_CARD,
     openapi_extra={
         "requestBody": {

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -15,7 +16,7 @@ from eyespot.errors import Internal, InvalidParameter, NotFound, Refusal
 from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
 from eyespot.telemetry import Trace, child, event
-from eyespot.types import Batch, BatchItem, ImageInfo
+from eyespot.types import Batch, BatchItem, ImageInfo, ModelInfo
 from eyespot.values import SHA256, complaint, shown
 from eyespot.web.api import answer, body, language
 from eyespot.web.api.body import Body
@@ -58,7 +59,7 @@ async def predict_batch(request: Request) -> Response:
     request.state.facts.update(images=len(asked.items), model=asked.classifier.info.name)
     results, headers = _results(request, asked), language.headers(asked.parameters.lang, "Accept")
     if NDJSON in (header(request.scope, b"accept") or "").lower():
-        lines = _lines(results)
+        lines = _lines(results, asked.classifier.info)
         if request.scope["http_version"] == "1.0":  # HTTP/1.0 has no chunked encoding, so send a Content-Length
             return Response(b"".join([line async for line in lines]), media_type=NDJSON, headers=headers)
         return StreamingResponse(lines, media_type=NDJSON, headers=headers)
@@ -88,11 +89,11 @@ async def result(request: Request) -> Response:
     return answer.recognition(request, classifier, sha256, scores, asked)
 
 
-async def _lines(results: AsyncGenerator[BatchItem, None]) -> AsyncIterator[bytes]:
+async def _lines(results: AsyncGenerator[BatchItem, None], model: ModelInfo) -> AsyncIterator[bytes]:
     async with aclosing(results):
         with suppress(ClientDisconnected):
             async for item in results:
-                yield _ITEM.dump_json(item, exclude_none=True) + b"\n"
+                yield _ITEM.dump_json(replace(item, model=model), exclude_none=True) + b"\n"
 
 
 async def _results(request: Request, asked: Body) -> AsyncGenerator[BatchItem, None]:

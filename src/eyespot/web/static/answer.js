@@ -67,6 +67,7 @@ export function render() {
 
 /** The likeliest class, unless it is said, or it may lie outside the group that is. */
 function guess({ kind, confidence }, likeliest) {
+  if (kind === "unsure" && confidence < likeliest.confidence) return t("none"); // the class that is none of the others
   const outside = kind === "group" && likeliest.confidence <= 1 - confidence;
   return kind === "class" || outside ? "" : t("perhaps", likeliest);
 }

@@ -55,7 +55,7 @@ export function render() {
     durations.length > 0 && t("speed", { milliseconds: number(median(durations)) }),
   ].filter(Boolean).join(" · ");
   byId("stand-in").hidden = !model.stand_in;
-  const names = classes.map(({ en, zh }) => (language === "zh" && zh) || en);
+  const names = classes.filter(({ other }) => !other).map(({ en, zh }) => (language === "zh" && zh) || en);
   byId("classes").textContent = names.length ? t("knows", { names: names.join(t("comma")) }) : "";
 }
 
