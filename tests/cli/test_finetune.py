@@ -68,6 +68,7 @@ def test_from_a_folder_to_a_server(tmp_path: Path, settings: dict[str, str]) -> 
     assert saved[0] == saved[1]  # whose name holds the sha256
 
     own = {**settings, "EYESPOT_MODEL": "own"}
+    (folder / "stray.png").unlink()
     flattered = run("evaluate", str(folder), cwd=tmp_path, **own)
     assert f"{KINDS * 40 + 39} of {KINDS * 40 + 39} images trained this model" in flattered.stderr, flattered.stderr
     refused = run("calibrate", str(folder), cwd=tmp_path, **own)

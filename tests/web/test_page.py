@@ -784,7 +784,7 @@ def test_an_open_page_follows_a_switch_with_its_next_answer(followed: Page, swit
     expect(page.locator("#classes")).to_have_text("This model recognises: flowers 0, flowers 1, flowers 2, flowers 3.")
     page.locator("#language").click()
     expect(page.locator("#classes")).to_have_text(
-        "可识别\uff1a第0号flowers、第1号flowers、第2号flowers、第3号flowers。"
+        "本模型可识别\uff1a第0号flowers、第1号flowers、第2号flowers、第3号flowers。"
     )
     expect(page.locator("#samples")).to_be_hidden()
     switch(switching, "fake")

@@ -207,6 +207,12 @@ UPLOAD = _options(
 FORGET = _options(
     "deleteUpload", "administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204
 )
+_MODEL_NAME = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 200,
+    "description": "Entry of the manifest, or `auto`.",
+}
 SWITCH = _options(
     "switchModel",
     "administration",
@@ -218,7 +224,7 @@ SWITCH = _options(
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": _object("name", {"type": "string", "description": "Entry of the manifest, or `auto`."}),
+                    "schema": _object("name", _MODEL_NAME),
                     "example": {"name": _RECOGNITION["model"]["name"]},
                 }
             },
