@@ -74,7 +74,7 @@ def patience(url: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_clients_that_come_again_when_they_are_told_to_all_get_through() -> None:
     with serve_fake(SlowEngine(0.1), workers=1, queue=2) as served:
-        done = patience(served.url)
+        done = patience(served.url, "--seconds", "0.5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert figure("images", "got through", done) == figure("of", "got through", done) == 8
     assert re.search(r"outcomes 8 x 200, \d+ x 503 Retry-After '\d+'\n|'\d+', 8 x 200", done.stdout), done.stdout
