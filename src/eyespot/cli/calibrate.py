@@ -1,20 +1,15 @@
 """`eyespot calibrate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from eyespot import cpus
-from eyespot.cli.labelled import Labelled, measures, read
+from eyespot.cli.labelled import Labelled, measures, read, report_of
 from eyespot.cli.terminal import err, load_settings, out, say
 from eyespot.errors import CalibrationRefused
-from eyespot.types import Calibration
-
-if TYPE_CHECKING:
-    from eyespot.vision.evaluation import Report
-    from eyespot.vision.samples import Samples
 
 
 def calibrate(
@@ -62,7 +57,7 @@ def calibrate(
     with err.status("fitting"):
         fitted, present = fitting.fit(samples), classifier.calibration
         new = [(fitted, tested)] if tested else fitting.crossed(samples)
-        columns = [_report([(present, part) for _, part in new]), _report(new)]
+        columns = [report_of((present, part) for _, part in new), report_of(new)]
     table = Table(f"{sum(len(part.truth) for _, part in new)} images", "current", "new")
     for row in measures(columns, classifier.labels):
         table.add_row(*row)
@@ -78,9 +73,3 @@ def calibrate(
         say(f"saved to {calibration.keep(fitted, info.digest, info.precision, config.data_dir)}")
     if config.min_says is not None:
         say(f"EYESPOT_MIN_SAYS={config.min_says} replaces min_says as long as it is set", err)
-
-
-def _report(parts: list[tuple[Calibration, "Samples"]]) -> "Report":
-    from eyespot.vision.evaluation import report
-
-    return report([(samples.candidates(used.temperature), used) for used, samples in parts])

@@ -92,7 +92,7 @@ def open_report(folder: Path) -> ModuleType:
 def run(
     open_model: "Callable[[str], Classifier]", source: Path, precisions: Sequence[str], threads: int
 ) -> "list[Evaluation]":
-    """An evaluation for each precision; one that this machine or model lacks is told, unless it is the first.
+    """An evaluation for each precision. One that is unavailable here is skipped with a message, unless it is the first.
 
     Raises `StartError`, also if the images are no longer the same.
     """

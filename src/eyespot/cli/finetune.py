@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eyespot import cpus
 from eyespot._version import __version__
-from eyespot.cli.labelled import confused, measures
+from eyespot.cli.labelled import confused, left_out, measures, report_of
 from eyespot.cli.output import printable
 from eyespot.cli.terminal import bar, err, load_settings, out, say
 from eyespot.errors import EngineUnavailable
@@ -111,10 +111,7 @@ def _features(config: Settings, base: weights.Entry, found: "Dataset") -> "tuple
         features = extract(found, classifier, file, plan.workers, progress)
     for stray in found.strays:
         say(printable(f"{stray}: not in a class's folder, left out"), err)
-    for skipped in features.skipped:
-        say(printable(f"{skipped}: not a readable image"), err)
-    for copies in features.doubles:
-        say(printable(f"{', '.join(map(str, copies))}: the same image in different classes, left out"), err)
+    left_out(features.skipped, features.doubles)
     check_counts(found.labels, features.truth)
     return len(classifier.labels), features
 
@@ -126,11 +123,10 @@ def _usable(fitted: Calibration) -> Calibration:
 
 def _show(samples: "Samples", how: str) -> Accuracy:
     """Print how often the model is right, measured in this way, and which classes it confuses."""
-    from eyespot.vision import evaluation, fitting
+    from eyespot.vision import fitting
 
-    halves = [(part, _usable(fitted)) for fitted, part in fitting.crossed(samples)]
-    parts = [(part.candidates(used.temperature), used) for part, used in halves]
-    report, images = evaluation.report(parts), len(samples.truth)
+    report = report_of((_usable(fitted), part) for fitted, part in fitting.crossed(samples))
+    images = len(samples.truth)
     table = Table(f"{images} images, {how}", "")
     for row in measures([report], samples.labels):
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""What the commands for labelled images share: reading them, and showing what was measured on them."""
+"""Shared by the commands for labelled images: reading them and printing the measures."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -13,6 +13,7 @@ from eyespot.cli.output import printable
 from eyespot.cli.terminal import bar, err, out, say
 
 if TYPE_CHECKING:
+    from eyespot.types import Calibration
     from eyespot.vision.classifier import Classifier
     from eyespot.vision.evaluation import Measure, Report
     from eyespot.vision.labels import Labels
@@ -40,20 +41,32 @@ _TITLES = {
 
 
 def read(classifier: "Classifier", source: Path, threads: int, minimum: int = 1, *, again: bool = False) -> "Reading":
-    """The reading, under a progress bar; images that do not count are told, unless they were before."""
+    """Read the images under a progress bar, and name those left out, unless this is `again`."""
     from eyespot.vision import samples
 
     with bar() as progress:
         reading = samples.read(classifier, source, threads, progress, minimum)
     if again:
         return reading
-    for path in reading.unreadable:
-        say(printable(f"{path}: not a readable image"), err)
-    for paths in reading.contradictory:
-        say(printable(f"{', '.join(map(str, paths))}: the same image in different classes, left out"), err)
+    left_out(reading.unreadable, reading.contradictory)
     if reading.trained_on:
         say(f"{reading.trained_on} of {len(reading.paths)} images trained this model, so the figures flatter it", err)
     return reading
+
+
+def left_out(unreadable: Iterable[Path], contradictory: Iterable[Sequence[Path]]) -> None:
+    """Name the images that do not count."""
+    for path in unreadable:
+        say(printable(f"{path}: not a readable image"), err)
+    for paths in contradictory:
+        say(printable(f"{', '.join(map(str, paths))}: the same image in different classes, left out"), err)
+
+
+def report_of(parts: "Iterable[tuple[Calibration, Samples]]") -> "Report":
+    """The report on samples, each part with its calibration."""
+    from eyespot.vision.evaluation import report
+
+    return report([(samples.candidates(used.temperature), used) for used, samples in parts])
 
 
 def measures(reports: "Sequence[Report]", labels: "Labels") -> Iterator[list[str]]:

@@ -24,7 +24,6 @@ from eyespot.cli.terminal import bar, closed_pipe_ends_it, err, say, waiting
 from eyespot.errors import EyespotError
 from eyespot.ordered import in_order
 
-_AHEAD = 16  # images per thread that may be done before a slow one
 _POLL_SECONDS = 0.2
 
 
@@ -73,7 +72,7 @@ class Run:
                 hidden=self.total <= 1,
                 note=lambda: waiting(self.backend.url, answered),
             ) as progress,
-            closing(in_order(self.backend.find, self._remaining(), threads, _AHEAD * threads)) as findings,
+            closing(in_order(self.backend.find, self._remaining(), threads)) as findings,
         ):
             progress("", 0, self.total)
             for _, future in findings:

@@ -16,6 +16,7 @@ import numpy as np
 
 from eyespot.choices import FORMATS
 from eyespot.errors import EngineUnavailable, ExportRefused, Refusal, TooFewImages
+from eyespot.ordered import Progress
 from eyespot.types import Quantization, Recipe
 from eyespot.vision import engines, export, exporter, preprocess
 from eyespot.vision.engines import Clock, Confidences, Engine, Pixels, Threads, softmax, time_each
@@ -38,9 +39,6 @@ PRESETS = {
     "first layer in float, seven bits, biases corrected": (False, "ENABLE"),
     "first layer in float, eight bits, biases corrected": (False, "DISABLE"),
 }
-
-Progress = Callable[[str, int, int], None]
-"""Called with the present activity, the steps done, and the steps in all."""
 
 
 @dataclass(frozen=True, slots=True)

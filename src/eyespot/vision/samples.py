@@ -13,16 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eyespot.errors import Refusal, TooFewImages
-from eyespot.ordered import in_order
+from eyespot.ordered import Progress, in_order
 from eyespot.vision import labelled
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Logits, softmax
 from eyespot.vision.groups import Groups
 from eyespot.vision.labels import Labels, upwards
-from eyespot.vision.quantize import Progress
 
 _DEPTH = 4  # the class, and at most three groups
-_AHEAD = 16  # images per thread that may be done before a slow one
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ def read(
 
     images = labelled.find(source, classifier.labels)
     results, unreadable, started = list[_Result](), list[Path](), time.monotonic()
-    with closing(in_order(recognise, images, threads, _AHEAD * threads)) as futures:
+    with closing(in_order(recognise, images, threads)) as futures:
         for done, ((path, _), future) in enumerate(futures, 1):
             try:
                 results.append(future.result())

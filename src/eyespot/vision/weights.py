@@ -57,7 +57,7 @@ class Entry(BaseModel):
 
     @property
     def pin(self) -> Path:
-        """Where the whole sha256 of a file is kept of which the manifest has only the first digits."""
+        """The file with the full sha256 of weights for which the manifest has only the first digits."""
         return self.path.with_name(f"{self.path.name}.sha256")
 
     @property

@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from eyespot.errors import Refusal, TooFewImages
-from eyespot.ordered import in_order
+from eyespot.ordered import Progress, in_order
 from eyespot.vision import export, preprocess
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.finetune.dataset import Dataset
 from eyespot.vision.labels import Labels
-from eyespot.vision.quantize import Progress
 
 MIN_PER_CLASS = 5
-_AHEAD = 16  # images per thread that may be done before a slow one
 
 Truth = npt.NDArray[np.intp]
 Pooled = npt.NDArray[np.float32]
@@ -44,7 +42,7 @@ class Features:
 class FeatureFile:
     """Features by the sha256 of the encoded image: read from a file when opened, appended to it when computed.
 
-    So what was interrupted goes on, and images that were seen before cost nothing.
+    An interrupted run resumes, and images seen before cost nothing.
     """
 
     def __init__(self, path: Path, channels: int) -> None:
@@ -102,9 +100,7 @@ def extract(
     images = dataset.images
     rows: dict[bytes, list[tuple[Path, int, np.void]]] = defaultdict(list)  # by pixels
     skipped = []
-    with closing(
-        in_order(lambda one: file.of(one[0].read_bytes(), classifier), images, threads, _AHEAD * threads)
-    ) as work:
+    with closing(in_order(lambda one: file.of(one[0].read_bytes(), classifier), images, threads)) as work:
         for done, ((path, class_id), future) in enumerate(work):
             progress("computing features", done, len(images))
             try:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from eyespot.errors import BadDataset
+from eyespot.ordered import Progress
 from eyespot.vision.engines import Logits, Weights
 from eyespot.vision.finetune.features import Pooled, Truth
-from eyespot.vision.quantize import Progress
 
 Mask = npt.NDArray[np.bool_]
 

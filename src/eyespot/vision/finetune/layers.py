@@ -14,14 +14,13 @@ import numpy as np
 import torch
 
 from eyespot.errors import BadDataset
-from eyespot.ordered import in_order
+from eyespot.ordered import Progress, in_order
 from eyespot.types import Recipe
 from eyespot.vision import preprocess
 from eyespot.vision.engines import Logits
 from eyespot.vision.engines.network import Network
 from eyespot.vision.finetune.features import Truth
 from eyespot.vision.finetune.head import Mask, class_weights
-from eyespot.vision.quantize import Progress
 
 _BATCH = 16
 _LEARNING_RATE = 1e-4

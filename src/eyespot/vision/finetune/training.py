@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from eyespot.ordered import Progress
 from eyespot.vision.engines.network import Network
 from eyespot.vision.engines.torch import load_network
 from eyespot.vision.finetune import head, layers
@@ -13,18 +12,16 @@ from eyespot.vision.finetune.dataset import Dataset
 from eyespot.vision.finetune.features import Features
 from eyespot.vision.finetune.head import Head
 from eyespot.vision.finetune.layers import Images, Unfreeze
-from eyespot.vision.quantize import Progress
 from eyespot.vision.samples import Samples
 from eyespot.vision.weights import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network, and what it finds in images that it was not trained on, whose numbers are `tested`."""
+    """A network, and what it finds in images that it was not trained on."""
 
     network: Network
     samples: Samples
-    tested: npt.NDArray[np.intp]
 
 
 def train(
@@ -48,14 +45,13 @@ def train(
         inputs = network.neck(torch.from_numpy(features.pooled)).numpy()
     truth, fold = features.truth, head.folds(features.truth, seed)
     logits, heads = head.cross_validate(inputs, truth, fold, progress)
-    tested = np.arange(len(truth))
     if not unfreeze:
         _attach(network, head.train_on_all(inputs, truth, heads))
     else:
         _attach(network, heads[0])
         logits = layers.tune(network, Images(features.paths, truth, fold == 0, base.recipe, unfreeze), progress)
-        tested = np.flatnonzero(fold == 0)
-    return Trained(network, Samples(dataset.labels, logits, truth[tested]), tested)
+        truth = truth[fold == 0]
+    return Trained(network, Samples(dataset.labels, logits, truth))
 
 
 def _attach(network: Network, trained: Head) -> None:
