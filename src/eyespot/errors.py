@@ -10,7 +10,7 @@ EyespotError
 ├── NoAnswer                      a server gave no usable answer
 │   └── ServerUnavailable  ServerSilent  NotEyespot
 └── Refusal                       a request is refused with a status, a code and a sentence
-    ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm
+    ├── 400  BadRequest  NoImage  SeveralImages  BadJson  BadBase64  BadForm  BadTensor
     ├── 401  Unauthorized         403  Forbidden
     ├── 404  NotFound             405  MethodNotAllowed     408  UploadStalled    409  ModelUnavailable
     ├── 413  ImageTooLarge  BodyTooLarge  TooManyImages
@@ -184,6 +184,10 @@ class BadBase64(Refusal, status=400, code="bad-base64", title="Broken base64"):
 
 class BadForm(Refusal, status=400, code="bad-form", title="Broken form"):
     """The form cannot be read."""
+
+
+class BadTensor(Refusal, status=400, code="bad-tensor", title="Broken tensor"):
+    """The request's tensors are not those of the model; see /v2/models/NAME."""
 
 
 class Unauthorized(Refusal, status=401, code="unauthorized", title="Unauthorized"):

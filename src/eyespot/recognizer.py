@@ -30,8 +30,8 @@ from eyespot.types import AuditRow
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.scores import Scores
 
-Explain: TypeAlias = Callable[..., Scores]
-"""`Classifier.explain`, bound to a class."""
+Compute: TypeAlias = Callable[..., Scores]
+"""What a worker calls with the encoded bytes and the dictionary of `steps`: `Classifier.scores` or `explain`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,13 @@ class Recognizer:
         trace: Trace,
         disconnected: Disconnected | None = None,
         lane: Lane = "interactive",
-        explain: Explain | None = None,
+        compute: Compute | None = None,
+        reuse: bool = True,
     ) -> Scores:
-        """Steps 3 to 7 for one image, timed in `trace`.
+        """Steps 3 to 7 for one image, timed in `trace`; `compute` is `classifier.scores` by default.
 
-        With `explain` the scores carry an activation, which is always computed: it is never cached, and its job is not
-        shared. The scores themselves are cached.
+        With `reuse` off it is always computed, by a job of its own: an activation or an embedding is never cached. The
+        scores themselves are.
 
         Raises:
             Refusal: the image cannot be recognised, or not now. It is audited, as any other exception is.
@@ -97,9 +98,10 @@ class Recognizer:
         trace.cache = "miss"
         self._in_progress[image.sha256] += 1
         try:
-            scores = None if explain else await self._look_up(classifier, image.sha256, trace)
+            scores = await self._look_up(classifier, image.sha256, trace) if reuse else None
             if scores is None:
-                scores = await self._compute(classifier, image, trace, disconnected, lane, explain)
+                compute = compute or classifier.scores
+                scores = await self._compute(classifier, image, trace, disconnected, lane, compute, reuse)
             if self.uploads:
                 deleted = partial(self._deletions.since, image.sha256, trace.started)
                 await self.uploads.keep(image.sha256, image.data, unless=deleted)
@@ -161,7 +163,8 @@ class Recognizer:
         trace: Trace,
         disconnected: Disconnected | None,
         lane: Lane,
-        explain: Explain | None,
+        compute: Compute,
+        reuse: bool,
     ) -> Scores:
         # A request that began before its image was deleted runs alone: its answer must not be stored, and a later
         # request must not share its job.
@@ -170,10 +173,10 @@ class Recognizer:
         scores: Scores
         scores, steps = await self.pool.run(
             _decode_and_infer,
-            explain or classifier.scores,
+            compute,
             image.data,
             trace=trace,
-            key=None if explain else key,
+            key=key if reuse else None,
             lane=lane,
             disconnected=disconnected,
             on_result=partial(self._store_answer, *key, trace.started) if key else None,
@@ -235,6 +238,6 @@ class Recognizer:
         return f"{fingerprint}:{key_name}" if key_name in self._separate_keys else fingerprint
 
 
-def _decode_and_infer(recognise: Callable[..., Scores], data: bytes) -> tuple[Scores, dict[str, float]]:
+def _decode_and_infer(compute: Compute, data: bytes) -> tuple[Scores, dict[str, float]]:
     steps: dict[str, float] = {}
-    return recognise(data, steps=steps), steps
+    return compute(data, steps=steps), steps

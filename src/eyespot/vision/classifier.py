@@ -22,7 +22,7 @@ from eyespot.types import Answer, Calibration, Lang, Limits, ModelCard, ModelInf
 from eyespot.vision import calibration as calibrations
 from eyespot.vision import export, preprocess, weights
 from eyespot.vision.activation import Activation, activation_map, overlay
-from eyespot.vision.engines import Engine, Features, Logits, Threads, Weights, softmax
+from eyespot.vision.engines import Engine, Features, Logits, Threads, Weights, embedding, softmax
 from eyespot.vision.export import Export
 from eyespot.vision.groups import Groups, says
 from eyespot.vision.labels import Labels, load_labels
@@ -148,10 +148,24 @@ class Classifier:
         """The sha256 of the images that `eyespot finetune` trained it on; empty for other models."""
         return frozenset(self._trained_on.read_text().split()) if self._trained_on.is_file() else frozenset()
 
-    def scores(self, data: bytes, steps: dict[str, float] | None = None) -> Scores:
-        """The scores of one encoded image; raises `Refusal`. `steps` receives the seconds of `decode` and `infer`."""
-        logits, image, _ = self.infer(data, steps)
-        return self._scores(logits, image, len(data))
+    def scores(
+        self, data: bytes, steps: dict[str, float] | None = None, *, tensor: bool = False, embed: bool = False
+    ) -> Scores:
+        """The scores of one encoded image, with its embedding if asked to `embed`; raises `Refusal`.
+
+        With `tensor` the data is the model's input, from `preprocess.to_ppm`. `steps` receives the seconds of `decode`
+        and `infer`.
+        """
+        logits, image, features = self.infer(data, steps, tensor=tensor, features=embed)
+        scores = self._scores(logits, image, len(data))
+        return scores if features is None else replace(scores, embedding=embedding(features))
+
+    @cached_property
+    def embedding_size(self) -> int:
+        """Number of values of an embedding. The first use runs the model once."""
+        _, features = self.engine.infer(export.golden_pixels(self.recipe), features=True)
+        assert features is not None
+        return int(features.shape[1])
 
     def class_weights(self) -> Weights:
         """The final layer's weights, which make the activation maps; raises `NotFound` if the model cannot explain."""
@@ -181,15 +195,14 @@ class Classifier:
         return replace(scores, activation=Activation(chosen, cells, png))
 
     def infer(
-        self, data: bytes, steps: dict[str, float] | None = None, *, features: bool = False
+        self, data: bytes, steps: dict[str, float] | None = None, *, tensor: bool = False, features: bool = False
     ) -> tuple[Logits, ModelInput, Features | None]:
-        """Logits, float32 (classes,), of one encoded image, with the model's input and, if asked for, its features."""
+        """Logits, float32 (classes,), of what `scores` takes, the model's input and, if asked for, its features."""
         started = time.monotonic()
         with self._lock:
             self._running += 1
         try:
-            limits = self.card.limits
-            image = preprocess.preprocess(data, self.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
+            image = self._input(data, tensor)
             decoded = time.monotonic()
             exclusive = self._running == 1
             logits, maps = self.engine.infer(image.pixels[None], features=features, exclusive=exclusive)
@@ -199,6 +212,12 @@ class Classifier:
         if steps is not None:
             steps["decode"], steps["infer"] = decoded - started, time.monotonic() - decoded
         return logits[0], image, None if maps is None else maps[0]
+
+    def _input(self, data: bytes, tensor: bool) -> ModelInput:
+        if tensor:
+            return preprocess.from_ppm(data, self.recipe.crop)
+        limits = self.card.limits
+        return preprocess.preprocess(data, self.recipe, max_pixels=limits.max_pixels, formats=limits.formats)
 
     def _scores(self, logits: Logits, image: ModelInput, size: int) -> Scores:
         confidences = softmax(logits, self.calibration.temperature)

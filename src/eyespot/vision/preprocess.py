@@ -72,6 +72,18 @@ def preprocess(
     raise refusal  # without its cause, whose traceback would keep the image in memory
 
 
+def to_ppm(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """The model's input as a PPM image, so that it has a sha256 and can be kept like any other image."""
+    height, width, _ = pixels.shape
+    return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
+
+
+def from_ppm(data: bytes, side: int) -> ModelInput:
+    """The model's input from `to_ppm`; nothing is resized or cropped."""
+    pixels = np.frombuffer(data, np.uint8, offset=len(data) - 3 * side * side)
+    return ModelInput(pixels.reshape(side, side, 3), "PPM", side, side)
+
+
 def announced_format(data: bytes) -> str | None:
     """The name of the format whose signature the bytes begin with, accepted or not."""
     return next((name for name, choice in FORMATS.items() if re.match(choice.signature, data, re.DOTALL)), None)

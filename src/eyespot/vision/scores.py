@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eyespot.vision.activation import Activation
-from eyespot.vision.engines import Confidences
+from eyespot.vision.engines import Confidences, Embedding
 from eyespot.vision.groups import Likeliest
 
 _PACKED = b"eye3"
@@ -23,7 +23,8 @@ class Scores:
 
     `class_ids` is int32 and `confidences` float32, both of shape (classes,); confidences are in [0, 1] and sum to 1.
     `width` and `height` are pixels of the upright image, `bytes` the size of the encoded one. `activation` is set by
-    `Classifier.explain` only. The groups are kept because adding them up takes a tenth of a cached answer's time.
+    `Classifier.explain` only, `embedding` where it was asked for. The groups are kept because adding them up takes a
+    tenth of a cached answer's time.
     """
 
     class_ids: npt.NDArray[np.int32]
@@ -34,9 +35,10 @@ class Scores:
     height: int
     bytes: int
     activation: Activation | None = None
+    embedding: Embedding | None = None
 
     def pack(self) -> builtins.bytes:
-        """As bytes for `unpack`, without the activation: a header, 8 for each class and 12 for each group."""
+        """As bytes for `unpack`, without activation and embedding: a header, 8 for each class and 12 for each group."""
         head = _HEAD.pack(_PACKED, self.format.encode(), self.width, self.height, self.bytes, len(self.groups))
         groups = (_GROUP.pack(*group) for group in self.groups)
         return b"".join((head, self.class_ids.tobytes(), self.confidences.tobytes(), *groups))

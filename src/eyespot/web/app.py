@@ -17,7 +17,7 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web.api import admin, body, catalogue, document, explain, health, openapi, pages, predict
+from eyespot.web.api import admin, body, catalogue, document, explain, health, openapi, openapi_v2, pages, predict, v2
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
@@ -113,9 +113,26 @@ def _routes() -> list[BaseRoute]:
         *_get("/uploads/{sha256}", admin.upload, dependencies=_ADMIN, **openapi.UPLOAD),
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
         APIRoute("/admin/model", admin.switch, methods=["POST"], dependencies=_ADMIN, **openapi.SWITCH),
+        *_inference("/v2"),
         *_get("/", pages.page, include_in_schema=False),
         *_get("/docs", pages.docs, include_in_schema=False),
         Mount("/static", routes=static, middleware=[Middleware(GZipMiddleware)]),
+    ]
+
+
+def _inference(root: str) -> list[APIRoute]:
+    """The Open Inference Protocol. With and without a version, of which there is one, a path means the same."""
+    model, version = f"{root}/models/{{name}}", f"{root}/models/{{name}}/versions/{{version}}"
+    return [
+        *_get(root, v2.server, **openapi_v2.SERVER),
+        *_get(f"{root}/health/live", v2.live, **openapi_v2.LIVE),
+        *_get(f"{root}/health/ready", v2.ready, **openapi_v2.READY),
+        *_get(model, v2.metadata, **openapi_v2.METADATA),
+        *_get(f"{model}/ready", v2.model_ready, **openapi_v2.MODEL_READY),
+        PlainRoute(f"{model}/infer", v2.infer, methods=["POST"], **openapi_v2.INFER),
+        *_get(version, v2.metadata, include_in_schema=False),
+        *_get(f"{version}/ready", v2.model_ready, include_in_schema=False),
+        PlainRoute(f"{version}/infer", v2.infer, methods=["POST"], include_in_schema=False),
     ]
 
 

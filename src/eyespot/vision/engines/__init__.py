@@ -16,6 +16,7 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 Confidences = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
+Embedding = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.float32]
 Answer = tuple[Logits, Features | None]
 Clock = Callable[[], float]  # seconds
@@ -57,6 +58,14 @@ def softmax(logits: Logits, temperature: float = 1) -> Confidences:
     """Confidences, float32 of the same shape (classes,); the logits are divided by the temperature."""
     powers = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     return cast(Confidences, (powers / powers.sum()).astype(np.float32))
+
+
+def embedding(features: Features) -> Embedding:
+    """The mean of each channel of a feature map, float32 (channels,), scaled to length 1: the dot product of two is
+    their cosine similarity.
+    """
+    pooled = features.mean((1, 2))
+    return cast(Embedding, pooled / max(float(np.linalg.norm(pooled)), 1e-12))
 
 
 def time_each(

@@ -2,7 +2,7 @@
 
 import json
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
@@ -10,21 +10,28 @@ from pydantic import TypeAdapter
 from eyespot.recognizer import Recognizer
 from eyespot.types import Problem
 from eyespot.values import Schema
+from eyespot.web.api.inference import InferenceRequest
 from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA, maxima
 
 _CLASSES = 1000  # of ImageNet; the app's own model is not known before it is loaded
 
 
+def _schemas(kind: type, mode: Literal["serialization", "validation"]) -> Schema:
+    """The schema of a type that FastAPI does not see, and of its parts, by name."""
+    schema = TypeAdapter(kind).json_schema(mode=mode, ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs", {}), kind.__name__: schema}
+
+
 def complete(app: FastAPI, needs_key: bool) -> None:
-    """Add to the app's document the schema of a problem, the ways to send an API key, and the model's bounds.
+    """Add to the app's document the schemas that FastAPI does not see, the ways to send a key, and the model's bounds.
 
     With `needs_key`, recognitions need an API key; administration always does.
     """
     generate = app.openapi
-    problem = TypeAdapter(Problem).json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-    schemas = {**problem.pop("$defs", {}), "Problem": problem}
+    schemas = _schemas(Problem, "serialization") | _schemas(InferenceRequest, "validation")
     keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
-    security = {"recognition": keys if needs_key else [], "administration": keys, "operation": []}
+    security: dict[str, list[dict[str, list[str]]]] = {"administration": keys, "operation": []}
+    security["recognition"] = security["inference"] = keys if needs_key else []
 
     @cache  # every invalid query of a route that FastAPI checks reads it
     def completed(classes: int) -> dict[str, Any]:

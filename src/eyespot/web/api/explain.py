@@ -29,7 +29,7 @@ async def explain(request: Request) -> Response:
     trace: Trace = request.scope["state"]["trace"]
     draw = "application/json" not in (header(request.scope, b"accept") or "").lower()
     work = partial(classifier.explain, class_id=parameters.class_id, draw=draw)
-    scores = await recognizer.recognize(classifier, image, trace, request.receive, explain=work)
+    scores = await recognizer.recognize(classifier, image, trace, request.receive, compute=work, reuse=False)
     activation = scores.activation
     assert activation
     if activation.png:

@@ -22,7 +22,7 @@ async def readyz(request: Request) -> Response:
     """200 when this server should get requests; 503 while it drains, is stuck, or lacks a required audit log."""
     recognizer: Recognizer = request.app.state.recognizer
     checks = _checks(recognizer) if "verbose" in request.query_params else None
-    if refusal := _unready(recognizer):
+    if refusal := unready(recognizer):
         answer = problems.response(request, refusal, checks, counted=False)
     else:
         readiness = _READINESS.dump_json(Readiness(True, checks), exclude_none=True)
@@ -37,7 +37,7 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), headers={**_NO_STORE, "Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _unready(recognizer: Recognizer) -> Refusal | None:
+def unready(recognizer: Recognizer) -> Refusal | None:
     """Why every recognition would be refused now; None when the server is ready."""
     pool, audit = recognizer.pool, recognizer.audit
     if pool.draining:

@@ -14,10 +14,10 @@ from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA
 from eyespot.web.api.predict import NDJSON
 from eyespot.web.gate import problems
 
-_EXAMPLES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("example*")}
+EXAMPLES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("example*")}
 # The reply of EfficientNet-Lite0 to the packaged sample image, and that image in 32 x 21 pixels for "Try it out".
-_RECOGNITION = json.loads(_EXAMPLES["example"])
-_SMALL_PNG = base64.b64encode(_EXAMPLES["example-image"]).decode()
+_RECOGNITION = json.loads(EXAMPLES["example"])
+SMALL_PNG = base64.b64encode(EXAMPLES["example-image"]).decode()
 
 _PNG = {"type": "string", "format": "binary"}
 _IMAGE = {**_PNG, "description": f"The encoded image: {titles()}."}
@@ -55,7 +55,7 @@ def _one_image(parameters: Schema = SCHEMA) -> Schema:
     return _request(
         "One image: a file part called `file` or `image`, base64 in JSON, or the image itself.",
         _object("file", _IMAGE),
-        {"schema": _object("image", _BASE64, _in_json(parameters)), "example": {"image": _SMALL_PNG}},
+        {"schema": _object("image", _BASE64, _in_json(parameters)), "example": {"image": SMALL_PNG}},
         parameters,
         **{kind: {"schema": _IMAGE} for kind in _IMAGE_TYPES},
     )
@@ -65,7 +65,7 @@ def _problem(kind: type[Refusal]) -> dict[str, Any]:
     return json.loads(problems.document(kind(), _RECOGNITION["request_id"]))  # type: ignore[no-any-return]
 
 
-def _options(
+def options(
     operation_id: str, tag: str, summary: str, *kinds: type[Refusal], ok: dict[str, Any] | None = None, **others: Any
 ) -> dict[str, Any]:
     """The options of a route: `ok` is the content of its 200, and each problem code has an example.
@@ -86,25 +86,25 @@ def _options(
     return {"operation_id": operation_id, "tags": [tag], "summary": summary, "responses": responses, **others}
 
 
-_KEYS = (errors.Unauthorized, errors.RateLimited)
+KEYS = (errors.Unauthorized, errors.RateLimited)
 _OF_A_BODY = (
     *(errors.NoImage, errors.BadJson, errors.BadForm, errors.UploadStalled, errors.BodyTooLarge),
     *(errors.UnsupportedBody, errors.InvalidParameter, errors.Overloaded, errors.Draining),
 )
-_OF_A_SINGLE_IMAGE = (
-    *(*_KEYS, *_OF_A_BODY),
+OF_A_SINGLE_IMAGE = (
+    *(*KEYS, *_OF_A_BODY),
     *(errors.SeveralImages, errors.BadBase64, errors.ImageTooLarge, errors.UnsupportedFormat, errors.BrokenImage),
     *(errors.TooManyPixels, errors.TooSmall, errors.TooManyScans, errors.TooMuchMemory),
     *(errors.AuditUnavailable, errors.StorageFull, errors.DeadlineExceeded),
 )
-_OF_A_RECORD = (*_KEYS, errors.NotFound, errors.InvalidParameter)
+_OF_A_RECORD = (*KEYS, errors.NotFound, errors.InvalidParameter)
 _OF_AN_UPLOAD = (*_OF_A_RECORD, errors.Forbidden, errors.StorageUnavailable, errors.StorageFull)
 
-PREDICT = _options(
+PREDICT = options(
     "predict",
     "recognition",
     "Recognise an image",
-    *_OF_A_SINGLE_IMAGE,
+    *OF_A_SINGLE_IMAGE,
     ok={"application/json": {"example": _RECOGNITION}},
     response_model=Recognition,
     openapi_extra=_one_image(),
@@ -112,14 +112,14 @@ PREDICT = _options(
 
 _EXPLANATION = {
     "prediction": _RECOGNITION["predictions"][0],
-    **json.loads(_EXAMPLES["example-map"]),
+    **json.loads(EXAMPLES["example-map"]),
     **{name: _RECOGNITION[name] for name in ("image", "model", "request_id")},
 }
-EXPLAIN = _options(
+EXPLAIN = options(
     "explain",
     "recognition",
     "Show where the model sees a class",
-    *_OF_A_SINGLE_IMAGE,
+    *OF_A_SINGLE_IMAGE,
     errors.NotFound,
     ok={"application/json": {"example": _EXPLANATION}, "image/png": {"schema": _PNG}},
     response_model=Explanation,
@@ -132,11 +132,11 @@ _ITEMS: list[dict[str, Any]] = [
 ]
 _BATCH = {"results": _ITEMS, "model": _RECOGNITION["model"], "request_id": _RECOGNITION["request_id"]}
 _LINES = "".join(f"{json.dumps(item)}\n" for item in _ITEMS)
-BATCH = _options(
+BATCH = options(
     "predictBatch",
     "recognition",
     "Recognise many images",
-    *(*_KEYS, *_OF_A_BODY, errors.TooManyImages),
+    *(*KEYS, *_OF_A_BODY, errors.TooManyImages),
     ok={
         "application/json": {"example": _BATCH},
         NDJSON: {"schema": {"$ref": "#/components/schemas/BatchItem"}, "example": _LINES},
@@ -149,14 +149,14 @@ BATCH = _options(
         {
             # Not also a list alone, which is read too: from a choice of two, generators make clients that fail.
             "schema": _object("images", {**_IMAGES, "items": _BASE64}, _in_json()),
-            "example": {"images": [_SMALL_PNG, "bm8gaW1hZ2U="]},
+            "example": {"images": [SMALL_PNG, "bm8gaW1hZ2U="]},
         },
     ),
 )
 
 _DIGEST = "SHA-256 of the encoded image."
 _PATH = {"name": "sha256", "in": "path", "required": True, "description": _DIGEST, "schema": _SHA256}
-RESULT = _options(
+RESULT = options(
     "getResult",
     "recognition",
     "The cached answer for an image",
@@ -166,28 +166,29 @@ RESULT = _options(
     openapi_extra={"parameters": [_PATH, *_parameters()]},
 )
 
-LABELS = _options(
+LABELS = options(
     "listLabels",
     "recognition",
     "The classes of the model",
-    *(*_KEYS, errors.InvalidParameter),
-    ok={"application/json": {"example": json.loads(_EXAMPLES["example-labels"])}},
+    *(*KEYS, errors.InvalidParameter),
+    ok={"application/json": {"example": json.loads(EXAMPLES["example-labels"])}},
     response_model=list[LabelEntry],
 )
-_CARD = {"application/json": {"example": json.loads(_EXAMPLES["example-model"])}}
-MODEL = _options("getModel", "recognition", "The model", *_KEYS, ok=_CARD)
+_CARD = {"application/json": {"example": json.loads(EXAMPLES["example-model"])}}
+MODEL = options("getModel", "recognition", "The model", *KEYS, ok=_CARD)
 LIVEZ: dict[str, Any] = {
     "operation_id": "getLiveness",
     "tags": ["operation"],
     "summary": "Alive?",
     "responses": {200: {"content": {"application/json": {"schema": _object("alive", {"type": "boolean"})}}}},
 }
+UNREADY = (errors.Overloaded, errors.Draining, errors.AuditUnavailable)
 _VERBOSE = {"name": "verbose", "in": "query", "description": "Name the checks; needs no value."}
-READYZ = _options(
+READYZ = options(
     "getReadiness",
     "operation",
     "Ready for traffic?",
-    *(errors.Overloaded, errors.Draining, errors.AuditUnavailable),
+    *UNREADY,
     response_model=Readiness,
     response_model_exclude_none=True,
     openapi_extra={"parameters": [{**_VERBOSE, "allowEmptyValue": True, "schema": {"type": "string"}}]},
@@ -198,13 +199,13 @@ METRICS: dict[str, Any] = {
     "summary": "Metrics for Prometheus",
     "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 }
-AUDIT = _options(
+AUDIT = options(
     "listAuditRows", "administration", "Rows of the audit log", *_OF_A_RECORD, errors.Forbidden, errors.AuditUnavailable
 )
-UPLOAD = _options(
+UPLOAD = options(
     "getUpload", "administration", "An image that was kept", *_OF_AN_UPLOAD, ok={"image/*": {"schema": _IMAGE}}
 )
-FORGET = _options(
+FORGET = options(
     "deleteUpload", "administration", "Delete an image", *_OF_AN_UPLOAD, errors.CacheUnavailable, status_code=204
 )
 _MODEL_NAME = {
@@ -213,11 +214,11 @@ _MODEL_NAME = {
     "maxLength": 200,
     "description": "Entry of the manifest, or `auto`.",
 }
-SWITCH = _options(
+SWITCH = options(
     "switchModel",
     "administration",
     "Switch the model",
-    *(*_KEYS, errors.Forbidden, errors.BadJson, errors.InvalidParameter, errors.ModelUnavailable),
+    *(*KEYS, errors.Forbidden, errors.BadJson, errors.InvalidParameter, errors.ModelUnavailable),
     ok=_CARD,
     openapi_extra={
         "requestBody": {

@@ -1,24 +1,22 @@
 """`/predict`, `/predict/batch` and `/results/{sha256}`: what is in one image, in many, and in one sent before."""
 
-import asyncio
-import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
-from eyespot.errors import Internal, InvalidParameter, NotFound, Refusal
+from eyespot.errors import InvalidParameter, NotFound, Refusal
 from eyespot.job import ClientDisconnected
 from eyespot.recognizer import Recognizer
-from eyespot.telemetry import Trace, child, event
+from eyespot.telemetry import Trace, child
 from eyespot.types import Batch, BatchItem, ImageInfo, ModelInfo
 from eyespot.values import SHA256, complaint, shown
-from eyespot.web.api import answer, body, language
+from eyespot.web.api import answer, body, language, many
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
 from eyespot.web.api.parameters import parse
@@ -56,7 +54,7 @@ async def predict_batch(request: Request) -> Response:
     if request.state.charge_rate_limit:
         await request.state.charge_rate_limit(len(asked.items))
     trace.lap("read")
-    request.state.facts.update(images=len(asked.items), model=asked.classifier.info.name)
+    request.state.facts.update(images=len(asked.items), model=asked.classifier.info.name, refused=0)
     results, headers = _results(request, asked), language.headers(asked.parameters.lang, "Accept")
     if NDJSON in (header(request.scope, b"accept") or "").lower():
         lines = _lines(results, asked.classifier.info)
@@ -97,50 +95,23 @@ async def _lines(results: AsyncGenerator[BatchItem, None], model: ModelInfo) -> 
 
 
 async def _results(request: Request, asked: Body) -> AsyncGenerator[BatchItem, None]:
-    """Each result as it is done; an image's bytes are released with it. Raises `ClientDisconnected`."""
-    # More than the batch lane admits: meanwhile the others are decoded from base64, looked up and audited.
-    at_once = 2 * request.app.state.pool.workers
-    disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
-    running: set[asyncio.Future[Any]] = set()
-    refused = 0
-    try:
-        while asked.items or running:
-            while asked.items and len(running) < at_once:
-                running.add(asyncio.create_task(_result(request, asked.items.popleft(), asked)))
-            done, _ = await asyncio.wait({disconnected, *running}, return_when=asyncio.FIRST_COMPLETED)
-            if disconnected in done:
-                raise ClientDisconnected
-            running -= done
-            for task in done:
-                refused += task.result().problem is not None
-                yield task.result()
-    finally:
-        request.state.facts["refused"] = refused
-        for task in (disconnected, *running):
-            task.cancel()
+    """The result or the problem of each image, as it is done. Raises `ClientDisconnected`."""
+    async with aclosing(many.each(request, asked.items, partial(_result, request, asked))) as results:
+        async for item, outcome in results:
+            yield _refused(request, item, outcome) if isinstance(outcome, Refusal) else outcome
 
 
-async def _result(request: Request, item: Item, asked: Body) -> BatchItem:
-    """The result of one image, whatever happens to it."""
+async def _result(request: Request, asked: Body, item: Item, trace: Trace) -> BatchItem:
     recognizer: Recognizer = request.app.state.recognizer
-    batch: Trace = request.state.trace
-    trace = Trace(batch.request_id, batch.address, batch.key, batch.started)
     classifier, parameters = asked.classifier, asked.parameters
-    try:
-        image = await image_of(item, classifier.card.limits.max_bytes)
-        scores = await recognizer.recognize(classifier, image, trace, lane="batch")
-        found = classifier.answer(scores, parameters.top_k, parameters.min_confidence, parameters.lang)
-        info = ImageInfo(image.sha256, scores.format, scores.width, scores.height)
-        return BatchItem(item.index, item.filename, **found, image=info, cached=trace.cache == "hit")
-    except Exception as error:
-        if not isinstance(error, Refusal):
-            event("request_failed", logging.ERROR, exc_info=error, request_id=trace.request_id, index=item.index)
-        return _refused(recognizer, item, trace, error if isinstance(error, Refusal) else Internal())
-    finally:
-        recognizer.metrics.observe_steps(trace.steps)
+    image = await image_of(item, classifier.card.limits.max_bytes)
+    scores = await recognizer.recognize(classifier, image, trace, lane="batch")
+    found = classifier.answer(scores, parameters.top_k, parameters.min_confidence, parameters.lang)
+    info = ImageInfo(image.sha256, scores.format, scores.width, scores.height)
+    return BatchItem(item.index, item.filename, **found, image=info, cached=trace.cache == "hit")
 
 
-# Not inside the `except`: a local name for the error would close a cycle through its traceback, which keeps the image.
-def _refused(recognizer: Recognizer, item: Item, trace: Trace, refusal: Refusal) -> BatchItem:
-    child(recognizer.metrics.refusals, refusal.code).inc()
-    return BatchItem(item.index, item.filename, problem=problems.problem(refusal, trace.request_id))
+def _refused(request: Request, item: Item, refusal: Refusal) -> BatchItem:
+    request.state.facts["refused"] += 1
+    child(request.app.state.metrics.refusals, refusal.code).inc()
+    return BatchItem(item.index, item.filename, problem=problems.problem(refusal, request.state.trace.request_id))

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), spaced out when they come in a flood."""
+"""Errors as `application/problem+json` (RFC 9457), below `/v2` as that protocol's; spaced out when they flood in."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
@@ -51,6 +52,8 @@ def response(
     if counted:
         child(request.app.state.metrics.refusals, refusal.code).inc()
     headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    if f"{request.scope['path']}/".startswith("/v2/"):  # the Open Inference Protocol
+        return Response(to_json({"error": refusal.detail}), refusal.status, headers, "application/json")
     return Response(document(refusal, state.trace.request_id, checks), refusal.status, headers, MEDIA_TYPE)
 
 

@@ -1,0 +1,158 @@
+"""Requests and responses of the Open Inference Protocol: JSON, and the tensors in binary that may follow it.
+
+The protocol is kserve/open-inference-protocol, `inference_rest.md`; `binary_tensor_data` and `classification` are
+Triton's extensions of it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Response
+from pydantic import Field, TypeAdapter, ValidationError
+
+from eyespot.errors import BadJson, BadTensor
+from eyespot.values import complaints, shown
+from eyespot.web.api import json_body
+
+HEADER = "Inference-Header-Content-Length"
+LENGTH_BYTES = 4  # before each element of a BYTES tensor, little-endian
+
+Shape: TypeAlias = list[Annotated[int, Field(ge=-1)]]
+Parameters: TypeAlias = dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output of a model; -1 is any number of images."""
+
+    name: str
+    datatype: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor(TensorInfo):
+    """An input or output, with its data in row-major order here or, if it has `binary_data_size`, after the JSON."""
+
+    parameters: Parameters = None
+    data: list[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that is asked for, in binary or as a classification if its parameters say so."""
+
+    name: str
+    parameters: Parameters = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """What a client asks of a model."""
+
+    inputs: list[Tensor]
+    id: str | None = None
+    parameters: Parameters = None
+    outputs: list[RequestedOutput] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """What the model answers."""
+
+    model_name: str
+    model_version: str
+    outputs: list[Tensor]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output that is asked for: in binary or not, as numbers or as that many classes."""
+
+    name: str
+    binary: bool
+    classification: int | None
+
+
+Values: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.object_]
+"""Of an output: FP32, or strings."""
+
+_REQUEST = TypeAdapter(InferenceRequest)
+_SCHEMA = _REQUEST.json_schema()
+_RESPONSE = TypeAdapter(InferenceResponse)
+
+
+def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int) -> tuple[InferenceRequest, memoryview]:
+    """The request, and the binary data after its JSON, of whose length `header` tells.
+
+    A header of 0 means that the whole body is `raw_input`, for one image, and that the outputs shall be binary. Raises
+    `BadJson` or `BadTensor`.
+    """
+    if header is not None and not (re.fullmatch("[0-9]{1,15}", header) and int(header) <= len(raw)):
+        raise BadTensor(f"{HEADER} must be the bytes of the JSON, at most the {len(raw):,} of the body.")
+    length = len(raw) if header is None else int(header)
+    if header is not None and not length:
+        if raw_input.datatype == "BYTES":
+            raw = len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+        tensor = Tensor(raw_input.name, raw_input.datatype, [1, *raw_input.shape[1:]], {"binary_data_size": len(raw)})
+        return InferenceRequest([tensor], parameters={"binary_data_output": True}), memoryview(raw)
+    detail = f"The JSON has more than {max_values:,} values: send tensors as binary data."
+    fields = json_body.parse(raw[:length], max_values, BadJson(detail, limit=max_values))
+    try:
+        return _REQUEST.validate_python(fields), memoryview(raw)[length:]
+    except ValidationError as error:
+        raise BadTensor(f"{'; '.join(complaints(error, _SCHEMA))}.") from error
+
+
+def outputs(request: InferenceRequest, names: Sequence[str]) -> list[Output]:
+    """The outputs that a request asks for, by default the first of `names`. Raises `BadTensor` for any other."""
+    binary = _flag(request.parameters, "binary_data_output", default=False)
+    asked = request.outputs or [RequestedOutput(names[0])]
+    for one in asked:
+        if one.name not in names:
+            raise BadTensor(f"The model has no output {shown(one.name)}; it has {' and '.join(names)}.")
+    return [
+        Output(one.name, _flag(one.parameters, "binary_data", binary), _count(one.parameters, "classification"))
+        for one in asked
+    ]
+
+
+def _flag(parameters: Parameters, name: str, default: bool) -> bool:
+    value = (parameters or {}).get(name, default)
+    if not isinstance(value, bool):
+        raise BadTensor(f"The parameter {name} must be true or false.")
+    return value
+
+
+def _count(parameters: Parameters, name: str) -> int | None:
+    value = (parameters or {}).get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise BadTensor(f"The parameter {name} must be a whole number of at least 1.")
+    return value
+
+
+def respond(request_id: str | None, model: str, version: str, outputs: Sequence[tuple[Output, Values]]) -> Response:
+    """The response to the request with that `id`, with its outputs in the order in which they were asked for."""
+    tensors, binary = [], []
+    for output, values in outputs:
+        datatype, data = "BYTES" if values.dtype == object else "FP32", None
+        if output.binary:
+            binary.append(_pack(values) if values.dtype == object else values.astype("<f4").tobytes())
+        else:
+            data = values.ravel().tolist()
+        size = {"binary_data_size": len(binary[-1])} if output.binary else None
+        tensors.append(Tensor(output.name, datatype, list(values.shape), size, data))
+    head = _RESPONSE.dump_json(InferenceResponse(model, version, tensors, request_id), exclude_none=True)
+    if not binary:
+        return Response(head, media_type="application/json")
+    return Response(b"".join((head, *binary)), 200, {HEADER: str(len(head))}, "application/octet-stream")
+
+
+def _pack(values: Values) -> bytes:
+    elements = [str(text).encode() for text in values.ravel()]
+    return b"".join(len(data).to_bytes(LENGTH_BYTES, "little") + data for data in elements)
