@@ -36,8 +36,8 @@ def routes() -> str:
                 parts.append(table(["parameter", "value", "meaning"], rows))
             answers = []
             for status, answer in sorted(operation["responses"].items()):
-                problem = answer.get("content", {}).get("application/problem+json", {})
-                answers.append(" ".join([status, *(f"`{code}`" for code in problem.get("examples", {}))]))
+                examples = [kind.get("examples", {}) for kind in answer.get("content", {}).values()]
+                answers.append(" ".join([status, *(f"`{code}`" for codes in examples for code in codes)]))
             parts.append(f"Answers: {', '.join(answers)}.")
     return "\n\n".join(parts)
 

@@ -136,6 +136,12 @@ def _inference(root: str) -> list[APIRoute]:
     ]
 
 
+def _is_watched(route: BaseRoute) -> bool:
+    """Whether its metrics exist from the start: all would be a fifth more, most of them for metadata of `/v2`."""
+    path = getattr(route, "path", "")
+    return not path.startswith("/v2") or path.endswith("{name}/infer")
+
+
 def _cors(text: str | None) -> list[Middleware]:
     origins = read_origins(text)
     options: dict[str, Any] = {
@@ -166,7 +172,7 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
             async with open_recognizer(settings, separate_keys) as recognizer:
                 state = app.state
                 state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
-                begin_at_zero(state.metrics, app.routes, "/predict")
+                begin_at_zero(state.metrics, filter(_is_watched, app.routes), "/predict")
                 yield
         finally:
             if limiter:

@@ -53,6 +53,12 @@ def test_it_names_the_routes_as_generated_clients_should(document: dict[str, Any
         "GET /uploads/{sha256}": "getUpload",
         "DELETE /uploads/{sha256}": "deleteUpload",
         "POST /admin/model": "switchModel",
+        "GET /v2": "getServer",
+        "GET /v2/health/live": "getServerLive",
+        "GET /v2/health/ready": "getServerReady",
+        "GET /v2/models/{name}": "getModelMetadata",
+        "GET /v2/models/{name}/ready": "getModelReady",
+        "POST /v2/models/{name}/infer": "infer",
     }
 
 
@@ -63,7 +69,7 @@ KEY = [{"bearer": []}, {"header": []}]
 def test_a_key_is_asked_for_where_it_is_needed(keys: str | None, recognition: list[dict[str, Any]]) -> None:
     document = create_app(Settings(api_keys=keys)).openapi()
     assert "security" not in document
-    expected = {"recognition": recognition, "operation": [], "administration": KEY}
+    expected = {"recognition": recognition, "inference": recognition, "operation": [], "administration": KEY}
     for operation in operations(document).values():
         assert operation["security"] == expected[operation["tags"][0]]
 

@@ -103,6 +103,8 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
         return InferenceRequest([tensor], parameters={"binary_data_output": True}), memoryview(raw)
     detail = f"The JSON has more than {max_values:,} values: send tensors as binary data."
     fields = json_body.parse(raw[:length], max_values, BadJson(detail, limit=max_values))
+    if not isinstance(fields, dict):
+        raise BadTensor("The JSON must be an object with a list `inputs`.")
     try:
         return _REQUEST.validate_python(fields), memoryview(raw)[length:]
     except ValidationError as error:

@@ -10,6 +10,8 @@ from eyespot.web.gate import problems
 
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_OF_A_FORM = (errors.BadForm, errors.SeveralImages, errors.InvalidParameter, errors.UnsupportedBody)
+_OF_IMAGES = [kind for kind in OF_A_SINGLE_IMAGE if kind not in _OF_A_FORM]
 _NO_MODEL = (*KEYS, errors.NotFound)
 _NAME = {"name": "name", "in": "path", "required": True, "description": "NAME of `/model`, or NAME-tensor."}
 _OF_A_MODEL: dict[str, Any] = {"parameters": [{**_NAME, "schema": {"type": "string"}}]}
@@ -48,7 +50,7 @@ _LENGTH = {"name": HEADER, "in": "header", "description": "Bytes of the JSON bef
 INFER = _options(
     "infer",
     "Recognise images",
-    *(*OF_A_SINGLE_IMAGE, errors.BadTensor, errors.NotFound, errors.TooManyImages),
+    *(*_OF_IMAGES, errors.BadTensor, errors.NotFound, errors.TooManyImages),
     ok={
         "application/json": {"example": json.loads(EXAMPLES["example-inference"])},
         "application/octet-stream": _BINARY,

@@ -67,7 +67,7 @@ def _flatten(data: list[object]) -> Iterator[object]:
 
 def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[bytes]:
     side, floats = recipe.crop, tensor.datatype == "FP32"
-    if tensor.shape[1:] != ([3, side, side] if floats else [side, side, 3]):
+    if tensor.datatype not in ("UINT8", "FP32") or tensor.shape[1:] != ([3, side, side] if floats else [side, side, 3]):
         raise BadTensor(
             f"`{tensor.name}` must have the shape [n, {side}, {side}, 3] as UINT8, or [n, 3, {side}, {side}] as FP32; "
             f"it has {tensor.shape} as {tensor.datatype}."

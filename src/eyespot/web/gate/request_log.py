@@ -26,7 +26,10 @@ from eyespot.web.gate.pretty import pretty_json
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_UNLOGGED = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready"}
+_UNLOGGED = {
+    *("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"),
+    *("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready"),
+}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}  # any other counts as `other`
 _OTHER = "other"
 _TIMINGS = {step: f'{step};desc="{text}";dur=' for step, text in STEPS.items()}

@@ -1,0 +1,472 @@
+"""`/v2`: what Triton's own client gets, and what no client of theirs would send."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tritonclient.http as triton
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from eyespot.vision.engines import Features, Logits, Pixels
+from eyespot.vision.export import SAMPLE
+from tests import makers
+from tests.requests import IMAGE, predict
+from tests.serving import RECIPE, FakeEngine, Served, serve_fake, until
+
+SHADES = [makers.encode(makers.flat((40, 30), (shade, shade, shade)), "PNG") for shade in range(0, 256, 26)]
+TOO_SMALL = makers.encode(makers.flat((2, 2)), "PNG")
+NAMES = ("fake", "fake-tensor")
+HEADER = "Inference-Header-Content-Length"
+RAW = {HEADER: "0"}
+BASE64 = base64.b64encode(IMAGE).decode()
+
+
+@pytest.fixture
+def client(fake: Served) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(fake.url.removeprefix("http://")) as client:
+        yield client
+
+
+def tensor(images: list[bytes], binary: bool = True) -> triton.InferInput:
+    """The images for Triton's client: in JSON as base64."""
+    made = triton.InferInput("image", [len(images)], "BYTES")
+    elements = images if binary else [base64.b64encode(image) for image in images]
+    return made.set_data_from_numpy(np.array(elements, object), binary_data=binary)
+
+
+def ask(served: Served, body: dict[str, Any], name: str = "fake", **options: Any) -> httpx.Response:
+    with served.client() as client:
+        return client.post(f"/v2/models/{name}/infer", json=body, **options)
+
+
+def given_as(**changes: Any) -> dict[str, Any]:
+    """A request for one image, changed."""
+    one = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [BASE64]}
+    return {"inputs": [{**one, **changes}]}
+
+
+def confidences(served: Served, data: bytes) -> npt.NDArray[np.float64]:
+    """Of all classes, in their order, as `/predict` has them."""
+    with served.client() as client:
+        found = client.post("/predict?top_k=10", content=data).json()["predictions"]
+    return np.array([one["confidence"] for one in sorted(found, key=lambda one: one["class_id"])])
+
+
+def test_the_server_and_its_models_describe_themselves(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "classification"]
+    outputs = [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+        {"name": "embedding", "datatype": "FP32", "shape": [-1, 4]},
+    ]
+    inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    pixels = [{"name": "pixels", "datatype": "UINT8", "shape": [-1, RECIPE.crop, RECIPE.crop, 3]}]
+    for name, expected in zip(NAMES, (inputs, pixels), strict=True):
+        assert client.is_model_ready(name)
+        for version in ("", "000000000000"):
+            found = client.get_model_metadata(name, version)
+            assert found["versions"] == ["000000000000"]
+            assert (found["name"], found["inputs"], found["outputs"]) == (name, expected, outputs)
+
+
+@pytest.mark.parametrize("path", ["", "/ready", "/infer"])
+@pytest.mark.parametrize("model", ["other", "fake/versions/1", "fake-tensor/versions/x"])
+def test_there_is_no_other_model_and_no_other_version(fake: Served, model: str, path: str) -> None:
+    with fake.client() as client:
+        reply = client.request("POST" if path == "/infer" else "GET", f"/v2/models/{model}{path}", json=given_as())
+    assert (reply.status_code, list(reply.json())) == (404, ["error"])
+    assert ("this server has fake and fake-tensor" if model == "other" else "has 000000000000") in reply.json()["error"]
+
+
+def test_a_server_that_drains_is_not_ready_and_says_why() -> None:
+    with serve_fake() as served, served.client() as client:
+        served.recognizer.pool.draining = True
+        for path in ("health/ready", "models/fake/ready"):
+            reply = client.get(f"/v2/{path}")
+            assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+            assert reply.json() == {"error": "This server is stopping; try again after Retry-After."}
+            assert reply.headers["content-type"] == "application/json"
+        assert client.get("/v2/health/live").json() == {"live": True}
+
+
+@pytest.mark.parametrize("binary_output", [True, False])
+@pytest.mark.parametrize("binary", [True, False])
+def test_several_images_have_the_probabilities_of_predict(
+    fake: Served, client: triton.InferenceServerClient, binary: bool, binary_output: bool
+) -> None:
+    output = triton.InferRequestedOutput("probabilities", binary_data=binary_output)
+    found = client.infer("fake", [tensor(SHADES, binary)], outputs=[output], request_id="42")
+    values = found.as_numpy("probabilities")
+    assert (values.dtype, values.shape) == (np.float32, (10, 10))
+    for row, data in zip(values, SHADES, strict=True):
+        assert row == pytest.approx(confidences(fake, data), abs=1e-6)
+    response = found.get_response()
+    assert (response["id"], response["model_name"], response["model_version"]) == ("42", "fake", "000000000000")
+    assert ("binary_data_size" in response["outputs"][0].get("parameters", {})) is binary_output
+
+
+@pytest.mark.parametrize("shape", [[1], [1, 1]])
+def test_base64_in_json_is_an_image_whatever_the_content_type_parameter(fake: Served, shape: list[int]) -> None:
+    data = [BASE64] if shape == [1] else [[BASE64]]
+    plain = ask(fake, given_as(shape=shape, data=data)).json()
+    for parameters in ({"content_type": "base64"}, {"content_type": "str"}, None):
+        assert ask(fake, given_as(shape=shape, data=data, parameters=parameters)).json() == plain
+    (output,) = plain["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [1, 10])
+    assert output["data"] == pytest.approx(confidences(fake, IMAGE), abs=1e-6)
+    assert "id" not in plain
+
+
+def test_classifications_are_value_index_and_label(fake: Served, client: triton.InferenceServerClient) -> None:
+    for binary in (True, False):
+        output = triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=2)
+        found = client.infer("fake", [tensor(SHADES[:3])], outputs=[output]).as_numpy("probabilities")
+        assert found.shape == (3, 2)
+        for (best, _), data in zip(found, SHADES, strict=False):
+            (expected,) = predict(fake, data, top_k=1).json()["predictions"]
+            value, index, label = best.decode().split(":") if isinstance(best, bytes) else best.split(":")
+            assert (int(index), label) == (expected["class_id"], expected["label"])
+            assert float(value) == pytest.approx(expected["confidence"], abs=1e-6)
+    reply = ask(fake, {**given_as(), "outputs": [{"name": "probabilities", "parameters": {"classification": 99}}]})
+    assert reply.json()["outputs"][0]["shape"] == [1, 10]
+
+
+def test_outputs_come_in_the_order_in_which_they_are_asked_for(client: triton.InferenceServerClient) -> None:
+    asked = [
+        triton.InferRequestedOutput("embedding"),
+        triton.InferRequestedOutput("probabilities", binary_data=False),
+        triton.InferRequestedOutput("probabilities", class_count=1),
+    ]
+    found = client.infer("fake", [tensor(SHADES[:2])], outputs=asked)
+    outputs = found.get_response()["outputs"]
+    assert [(one["name"], one["datatype"], one["shape"]) for one in outputs] == [
+        ("embedding", "FP32", [2, 4]),
+        ("probabilities", "FP32", [2, 10]),
+        ("probabilities", "BYTES", [2, 1]),
+    ]
+    assert outputs[0]["parameters"]["binary_data_size"] == 2 * 4 * 4
+    # The fake engine's features are 0 to 195, in four maps of 49 cells: their means are 24, 73, 122 and 171.
+    expected = np.array([24, 73, 122, 171]) / np.linalg.norm([24, 73, 122, 171])
+    assert found.as_numpy("embedding") == pytest.approx(np.stack([expected, expected]), abs=1e-6)
+
+
+class Watched(FakeEngine):
+    """Notes whether features were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features: list[bool] = []
+
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
+        self.features.append(features)
+        return super().infer(pixels, features=features, exclusive=exclusive)
+
+
+def test_an_embedding_is_computed_only_when_it_is_asked_for_and_its_scores_are_cached() -> None:
+    engine = Watched()
+    embedding = {**given_as(), "outputs": [{"name": "embedding"}]}
+    with serve_fake(engine, cache_url="memory://") as served:
+        assert ask(served, embedding).headers["x-cache"] == "miss"
+        assert ask(served, given_as()).headers["x-cache"] == "hit"
+        assert predict(served, IMAGE).headers["x-cache"] == "hit"
+        assert ask(served, embedding).headers["x-cache"] == "miss"
+        assert ask(served, given_as(data=[base64.b64encode(SHADES[0]).decode()])).headers["x-cache"] == "miss"
+    assert engine.features == [True, True, False]
+
+
+def crop_of(shade: int) -> npt.NDArray[np.uint8]:
+    """A gradient that is the model's input already: the fake model's recipe neither resizes nor crops it away."""
+    ramp = np.linspace(0, shade, RECIPE.crop, dtype=np.uint8)
+    return np.broadcast_to(ramp[:, None, None], (RECIPE.crop, RECIPE.crop, 3)).copy()
+
+
+def encoded(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG whose centre crop is these pixels."""
+    margin = (RECIPE.resize - RECIPE.crop) // 2
+    return makers.encode(Image.fromarray(np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)))), "PNG")
+
+
+def normalised(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(3, crop, crop), as torchvision's ToTensor and Normalize make it."""
+    mean, std = (np.array(values, np.float32) for values in (RECIPE.mean, RECIPE.std))
+    return ((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32"])
+def test_a_tensor_is_the_model_s_own_input(
+    fake: Served, client: triton.InferenceServerClient, datatype: str, binary: bool
+) -> None:
+    pixels = [crop_of(shade) for shade in (80, 160, 255)]
+    made = np.stack(pixels if datatype == "UINT8" else [normalised(one) for one in pixels])
+    sent = triton.InferInput("pixels", list(made.shape), datatype).set_data_from_numpy(made, binary_data=binary)
+    found = client.infer("fake-tensor", [sent]).as_numpy("probabilities")
+    assert found.argmax(1).tolist() == [1, 3, 4]
+    for row, one in zip(found, pixels, strict=True):
+        assert row == pytest.approx(confidences(fake, encoded(one)), abs=1e-6)
+
+
+def test_a_tensor_of_floats_gives_the_pixels_that_it_was_made_from() -> None:
+    engine = Seen()
+    noise = np.random.default_rng(0).integers(0, 256, (RECIPE.crop, RECIPE.crop, 3), dtype=np.uint8)
+    values = normalised(noise)[None]
+    with serve_fake(engine) as served, served.client() as client:
+        reply = client.post(
+            "/v2/models/fake-tensor/infer",
+            content=json_then(values.tobytes(), "pixels", [1, 3, RECIPE.crop, RECIPE.crop], "FP32")[0],
+            headers=json_then(values.tobytes(), "pixels", [1, 3, RECIPE.crop, RECIPE.crop], "FP32")[1],
+        )
+        assert reply.status_code == 200
+    assert (engine.pixels[-1] == noise).all()
+
+
+class Seen(FakeEngine):
+    """Keeps the pixels that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels: list[Pixels] = []
+
+    def infer(
+        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
+    ) -> tuple[Logits, Features | None]:
+        self.pixels.append(pixels[0])
+        return super().infer(pixels, features=features, exclusive=exclusive)
+
+
+def json_then(data: bytes, name: str, shape: list[int], datatype: str) -> tuple[bytes, dict[str, str]]:
+    """A body of JSON and one binary tensor, and its header."""
+    parameters = {"binary_data_size": len(data)}
+    head = json.dumps({"inputs": [{"name": name, "shape": shape, "datatype": datatype, "parameters": parameters}]})
+    return head.encode() + data, {HEADER: str(len(head))}
+
+
+def test_a_body_may_be_the_tensor_alone(fake: Served) -> None:
+    pixels = crop_of(160)
+    with fake.client() as client:
+        for name, data in (("fake", encoded(pixels)), ("fake-tensor", pixels.tobytes())):
+            reply = client.post(f"/v2/models/{name}/infer", content=data, headers=RAW)
+            assert (reply.status_code, reply.headers["content-type"]) == (200, "application/octet-stream")
+            length = int(reply.headers[HEADER])
+            (output,) = json.loads(reply.content[:length])["outputs"]
+            assert output["parameters"] == {"binary_data_size": 40}
+            assert np.frombuffer(reply.content[length:], "<f4") == pytest.approx(
+                confidences(fake, encoded(pixels)), abs=1e-6
+            )
+
+
+def test_the_protocol_s_own_example_fits_but_for_the_names(fake: Served) -> None:
+    """The request of `inference_rest.md`, and the binary one of Triton's extension, with this model's names."""
+    body = {**given_as(), "id": "42", "outputs": [{"name": "probabilities"}], "model_name": "mymodel"}
+    assert ask(fake, body).json()["id"] == "42"
+    elements = len(IMAGE).to_bytes(4, "little") + IMAGE
+    content, headers = json_then(elements, "image", [1], "BYTES")
+    head = json.loads(content[: int(headers[HEADER])])
+    head["outputs"] = [{"name": "probabilities", "parameters": {"binary_data": True}}]
+    text = json.dumps(head, indent=2).encode()
+    with fake.client() as client:
+        reply = client.post(
+            "/v2/models/fake/infer",
+            content=text + elements,
+            headers={HEADER: str(len(text)), "Content-Type": "application/octet-stream"},
+        )
+    assert reply.headers["content-length"] == str(int(reply.headers[HEADER]) + 40)
+
+
+PIXELS = {"name": "pixels", "shape": [1, RECIPE.crop, RECIPE.crop, 3], "datatype": "UINT8"}
+BAD: dict[str, tuple[str, Any, int, str]] = {
+    "no object": ("fake", "x", 400, "must be an object with a list `inputs`"),
+    "no inputs": ("fake", {"inputs": []}, 400, "has one input, `image`; the request has 0"),
+    "two inputs": ("fake", {"inputs": given_as()["inputs"] * 2}, 400, "the request has 2"),
+    "another input": ("fake", given_as(name="x"), 400, "input is `image`, BYTES; this is 'x', 'BYTES'"),
+    "another type": ("fake", given_as(datatype="FP32"), 400, "this is 'image', 'FP32'"),
+    "an image as a tensor": ("fake-tensor", given_as(name="pixels"), 400, "`pixels`, UINT8; this is 'pixels', 'BYTES'"),
+    "a type that is none": ("fake-tensor", {"inputs": [{**PIXELS, "datatype": "FP16", "data": [1]}]}, 400, "as FP16."),
+    "a field too few": ("fake", {"inputs": [{"name": "image", "shape": [1]}]}, 400, "inputs.0.datatype is missing"),
+    "a shape without images": ("fake", given_as(shape=[0], data=[]), 400, "first number must be that of the images"),
+    "no shape": ("fake", given_as(shape=[]), 400, "first number"),
+    "a shape of text": ("fake", given_as(shape=["x"]), 400, "inputs.0.shape.0"),
+    "a negative shape": ("fake", given_as(shape=[-1]), 400, "first number"),
+    "another shape": ("fake", given_as(shape=[2]), 400, "has the shape [2], but its data has 1 elements"),
+    "a square of images": ("fake", given_as(shape=[2, 2], data=[BASE64] * 4), 400, "has the shape [2, 2]"),
+    "too many images": ("fake", given_as(shape=[65], data=[BASE64] * 65), 413, "has 65 images; the limit is 64"),
+    "no data": ("fake", given_as(data=None), 400, "needs `data`, or `binary_data_size`"),
+    "no base64": ("fake", given_as(data=["?"]), 400, "not valid base64"),
+    "a number as an image": ("fake", given_as(data=[7]), 400, "must be a base64 string"),
+    "no image": ("fake", given_as(data=["bm8gaW1hZ2U="]), 415, "not a JPEG, PNG or WebP"),
+    "no output": ("fake", {**given_as(), "outputs": [{"name": "x"}]}, 400, "no output 'x'; it has probabilities and"),
+    "no number of classes": (
+        "fake",
+        {**given_as(), "outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
+        400,
+        "classification must be a whole number",
+    ),
+    "no boolean": ("fake", {**given_as(), "parameters": {"binary_data_output": 1}}, 400, "must be true or false"),
+    "a tensor too short": ("fake-tensor", {"inputs": [{**PIXELS, "data": [1, 2]}]}, 400, "data has 2 values"),
+    "a tensor of text": ("fake-tensor", {"inputs": [{**PIXELS, "data": ["1"]}]}, 400, "values that are not UINT8"),
+    "a tensor of booleans": ("fake-tensor", {"inputs": [{**PIXELS, "data": [True]}]}, 400, "that are not UINT8"),
+    "a tensor of large numbers": ("fake-tensor", {"inputs": [{**PIXELS, "data": [256]}]}, 400, "that are not UINT8"),
+    "a tensor of huge numbers": ("fake-tensor", {"inputs": [{**PIXELS, "data": [10**40]}]}, 400, "that are not UINT8"),
+    "a ragged tensor": ("fake-tensor", {"inputs": [{**PIXELS, "data": [[1], [1, 2]]}]}, 400, "different lengths"),
+    "a tensor of another side": (
+        "fake-tensor",
+        {"inputs": [{**PIXELS, "shape": [1, 3, 3, 3], "data": [0] * 27}]},
+        400,
+        f"must have the shape [n, {RECIPE.crop}, {RECIPE.crop}, 3] as UINT8",
+    ),
+    "too many values": ("fake-tensor", {"inputs": [{**PIXELS, "data": [0] * 1_000_000}]}, 400, "as binary data"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_request_is_told_what_is_wrong(fake: Served, name: str) -> None:
+    model, body, status, phrase = BAD[name]
+    reply = ask(fake, body, model)
+    assert (reply.status_code, reply.headers["content-type"]) == (status, "application/json")
+    assert list(reply.json()) == ["error"]
+    assert phrase in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "length", "phrase"),
+    [
+        (b"", None, "not valid JSON"),
+        (b"{", None, "not valid JSON"),
+        (b"[]", "3", "at most the 2 of the body"),
+        (b"[]", "-1", "at most the 2 of the body"),
+        (b"[]", "9" * 5000, "at most the 2 of the body"),
+        (b"", "0", "image is empty"),
+    ],
+)
+def test_a_bad_length_is_told(fake: Served, content: bytes, length: str | None, phrase: str) -> None:
+    with fake.client() as client:
+        headers = {HEADER: length} if length else {}
+        reply = client.post("/v2/models/fake/infer", content=content, headers=headers)
+    assert reply.status_code == 400
+    assert phrase in reply.json()["error"]
+
+
+@pytest.mark.parametrize("change", [b"x", b"\xff\xff\xff\xff", b"\5\0\0\0"])
+def test_binary_data_that_is_cut_is_refused(fake: Served, change: bytes) -> None:
+    elements = len(IMAGE).to_bytes(4, "little") + IMAGE
+    for data in (elements[:-1], elements + change):
+        content, headers = json_then(data, "image", [1], "BYTES")
+        with fake.client() as client:
+            reply = client.post("/v2/models/fake/infer", content=content, headers=headers)
+            assert (reply.status_code, list(reply.json())) == (400, ["error"])
+            reply = client.post("/v2/models/fake/infer", content=content[:-1], headers=headers)
+            assert "that many bytes after the JSON" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 100.0])
+def test_floats_that_are_not_normalised_are_refused(fake: Served, value: float) -> None:
+    values = normalised(crop_of(200))[None]
+    values[0, 1, 2, 3] = value
+    content, headers = json_then(values.tobytes(), "pixels", list(values.shape), "FP32")
+    with fake.client() as client:
+        reply = client.post("/v2/models/fake-tensor/infer", content=content, headers=headers)
+    assert reply.status_code == 400
+    assert "not normalised with the model's mean and std" in reply.json()["error"]
+
+
+def test_one_bad_image_fails_the_request_and_is_named(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(triton.InferenceServerException, match="Image 1: The image has 2 x 2 pixels") as caught:
+        client.infer("fake", [tensor([IMAGE, TOO_SMALL, IMAGE])])
+    assert caught.value.status() == "422"
+
+
+def test_after_a_bad_image_no_other_is_begun() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine) as served:
+        engine.go.clear()
+        images = [base64.b64encode(data).decode() for data in [TOO_SMALL, *[IMAGE] * 40]]
+        assert ask(served, given_as(shape=[41], data=images)).status_code == 422
+        engine.go.set()
+        until(lambda: served.recognizer.pool.admitted == 0)
+    assert engine.calls <= 4  # those that had been admitted with it
+
+
+def test_a_server_that_fails_says_so_and_no_more() -> None:
+    with serve_fake(raises=RuntimeError("secret")) as served:
+        for count in (1, 2):
+            reply = ask(served, given_as(shape=[count], data=[BASE64] * count))
+            assert (reply.status_code, list(reply.json())) == (500, ["error"])
+            assert "secret" not in reply.text
+
+
+def test_a_pixel_tensor_never_answers_for_an_image_with_the_same_bytes() -> None:
+    size = RECIPE.crop**2 * 3
+    image = makers.encode(makers.flat(color=(255, 255, 255)), "PNG")
+    image += bytes(size - len(image))  # after its end, as far as a PNG's reader is concerned
+    with serve_fake(cache_url="memory://") as served:
+        with served.client() as client:
+            poison = client.post("/v2/models/fake-tensor/infer", content=image, headers=RAW)
+            assert poison.status_code == 200
+        answer = predict(served, image)
+    assert (answer.headers["x-cache"], answer.json()["predictions"][0]["class_id"]) == ("miss", 9)
+
+
+def test_limits_keys_rates_and_the_audit_log_are_those_of_predict(tmp_path: Any) -> None:
+    settings = {"api_keys": "a:click-clack,boss:open-sesame:admin", "audit_url": "sqlite", "rate_limit": "6/hour"}
+    with serve_fake(**settings, max_bytes=20_000, data_dir=tmp_path) as served, served.client() as client:
+        assert client.get("/v2/health/ready").status_code == 200
+        for path in ("/v2", "/v2/models/fake"):
+            reply = client.get(path)
+            assert (reply.status_code, list(reply.json())) == (401, ["error"])
+        key = {"X-API-Key": "click-clack"}
+        large = given_as(data=[base64.b64encode(bytes(20_001)).decode()])
+        assert ask(served, large, headers=key).status_code == 413
+        three = given_as(shape=[3], data=[base64.b64encode(data).decode() for data in SHADES[:3]])
+        assert ask(served, three, headers=key).status_code == 200
+        assert ask(served, three, headers=key).status_code == 429
+        pixels = crop_of(200)
+        reply = client.post("/v2/models/fake-tensor/infer", content=pixels.tobytes(), headers={**RAW, **key})
+        assert reply.status_code == 413  # more than EYESPOT_MAX_BYTES, like any other image
+        rows = client.get("/audit", headers={"X-API-Key": "open-sesame"}).json()["rows"]
+    assert [(row["key"], row["format"], row["status"]) for row in rows] == [("a", "PNG", 200)] * 3
+    assert len({row["sha256"] for row in rows}) == 3
+
+
+def test_a_tensor_is_audited_as_the_ppm_image_of_its_pixels(tmp_path: Any) -> None:
+    settings = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": "boss:open-sesame:admin"}
+    with serve_fake(**settings) as served, served.client(headers={"X-API-Key": "open-sesame"}) as client:
+        client.post("/v2/models/fake-tensor/infer", content=crop_of(200).tobytes(), headers=RAW)
+        (row,) = client.get("/audit").json()["rows"]
+    ppm = makers.encode(Image.fromarray(crop_of(200)), "PPM")
+    assert row["sha256"] == hashlib.sha256(ppm).hexdigest()
+    assert (row["format"], row["width"], row["bytes"]) == ("PPM", RECIPE.crop, len(ppm))
+
+
+@given(st.binary(max_size=200), st.integers(0, 220), st.sampled_from(NAMES))
+def test_no_body_is_an_internal_error(fake: Served, content: bytes, length: int, name: str) -> None:
+    with fake.client() as client:
+        reply = client.post(f"/v2/models/{name}/infer", content=content, headers={HEADER: str(length)})
+    assert reply.status_code in (400, 415, 422)
+    assert list(reply.json()) == ["error"]
+
+
+def test_the_packaged_model_answers_as_it_does_to_predict(server: Served) -> None:
+    name = "efficientnet-lite0"
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        output = triton.InferRequestedOutput("probabilities", class_count=3)
+        embedding = triton.InferRequestedOutput("embedding")
+        found = client.infer(name, [tensor([SAMPLE.read_bytes(), makers.jpeg()])], outputs=[output, embedding])
+        (size,) = client.get_model_metadata(name)["outputs"][1]["shape"][1:]
+    expected = predict(server, SAMPLE.read_bytes()).json()["predictions"]
+    classes = [one.decode().split(":")[1:] for one in found.as_numpy("probabilities")[0]]
+    assert classes == [[str(one["class_id"]), one["label"]] for one in expected]
+    vectors = found.as_numpy("embedding")
+    assert vectors.shape == (2, size)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert vectors[0] @ vectors[1] < 0.9
