@@ -284,6 +284,16 @@ def test_the_protocol_s_own_example_fits_but_for_the_names(fake: Served) -> None
     assert reply.headers["content-length"] == str(int(reply.headers[HEADER]) + 40)
 
 
+def test_the_example_of_the_document_is_answered(fake: Served) -> None:
+    with fake.client() as client:
+        infer = client.get("/openapi.json").json()["paths"]["/v2/models/{name}/infer"]["post"]
+    example = infer["requestBody"]["content"]["application/json"]["example"]
+    documented = infer["responses"]["200"]["content"]["application/json"]["example"]
+    reply = ask(fake, example).json()
+    assert reply.keys() == documented.keys()
+    assert reply["outputs"][0] == {**documented["outputs"][0], "data": reply["outputs"][0]["data"]}
+
+
 PIXELS = {"name": "pixels", "shape": [1, RECIPE.crop, RECIPE.crop, 3], "datatype": "UINT8"}
 BAD: dict[str, tuple[str, Any, int, str]] = {
     "no object": ("fake", "x", 400, "must be an object with a list `inputs`"),

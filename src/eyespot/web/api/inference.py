@@ -93,14 +93,13 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
     A header of 0 means that the whole body is `raw_input`, for one image, and that the outputs shall be binary. Raises
     `BadJson` or `BadTensor`.
     """
-    if header is not None and not (re.fullmatch("[0-9]{1,15}", header) and int(header) <= len(raw)):
-        raise BadTensor(f"{HEADER} must be the bytes of the JSON, at most the {len(raw):,} of the body.")
-    length = len(raw) if header is None else int(header)
-    if header is not None and not length:
-        if raw_input.datatype == "BYTES":
-            raw = len(raw).to_bytes(LENGTH_BYTES, "little") + raw
-        tensor = Tensor(raw_input.name, raw_input.datatype, [1, *raw_input.shape[1:]], {"binary_data_size": len(raw)})
-        return InferenceRequest([tensor], parameters={"binary_data_output": True}), memoryview(raw)
+    length = len(raw)
+    if header is not None:
+        if not re.fullmatch("[0-9]{1,15}", header) or int(header) > length:
+            raise BadTensor(f"{HEADER} must be the bytes of the JSON, at most the {length:,} of the body.")
+        length = int(header)
+        if not length:
+            return _alone(raw, raw_input)
     detail = f"The JSON has more than {max_values:,} values: send tensors as binary data."
     fields = json_body.parse(raw[:length], max_values, BadJson(detail, limit=max_values))
     if not isinstance(fields, dict):
@@ -109,6 +108,13 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
         return _REQUEST.validate_python(fields), memoryview(raw)[length:]
     except ValidationError as error:
         raise BadTensor(f"{'; '.join(complaints(error, _SCHEMA))}.") from error
+
+
+def _alone(raw: bytes, raw_input: TensorInfo) -> tuple[InferenceRequest, memoryview]:
+    if raw_input.datatype == "BYTES":
+        raw = len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+    tensor = Tensor(raw_input.name, raw_input.datatype, [1, *raw_input.shape[1:]], {"binary_data_size": len(raw)})
+    return InferenceRequest([tensor], parameters={"binary_data_output": True}), memoryview(raw)
 
 
 def outputs(request: InferenceRequest, names: Sequence[str]) -> list[Output]:
