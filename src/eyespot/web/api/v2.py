@@ -25,8 +25,7 @@ from eyespot.web.gate import header
 
 PROBABILITIES, EMBEDDING = "probabilities", "embedding"
 _VERSION_DIGITS = 12
-_JSON_TENSORS = 4  # images as numbers in JSON; each number takes up to 30 bytes of memory
-_OTHER_VALUES = 100  # JSON values beside the images
+_JSON_VALUES = 810_000  # four images of 224 x 224 as nested lists; each number takes up to 32 bytes of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ def _read(
 ) -> tuple[str | None, list[Output], deque[Item]]:
     """The request's `id`, outputs and images. Raises `BadJson`, `BadTensor`, `NoImage` or `TooManyImages`."""
     recipe, (expected,) = classifier.recipe, served.inputs
-    max_values = _JSON_TENSORS * 4 * recipe.crop**2 + 4 * most + _OTHER_VALUES
+    max_values = max(_JSON_VALUES, 4 * recipe.crop**2)  # at least one image, whatever its size
     asked, binary = inference.read(raw, length, expected, max_values)
     if len(asked.inputs) != 1:
         raise BadTensor(f"The model has one input, `{expected.name}`; the request has {len(asked.inputs)}.")
@@ -178,7 +177,7 @@ def _values(output: Output, classifier: Classifier, scores: list[Scores]) -> Val
     if output.name == EMBEDDING:
         return np.stack([one.embedding for one in scores if one.embedding is not None])
     if output.classification:
-        names, count = classifier.labels.names["en"], min(output.classification, len(classifier.labels))
+        names, count = classifier.labels.names["en"], output.classification
         best = [zip(one.confidences[:count].tolist(), one.class_ids[:count].tolist(), strict=True) for one in scores]
         return np.array([[f"{value:.6f}:{index}:{names[index]}" for value, index in row] for row in best], object)
     values = np.empty((len(scores), len(classifier.labels)), np.float32)
