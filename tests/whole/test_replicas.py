@@ -14,11 +14,12 @@ from itertools import count
 
 import httpx
 import pytest
+import yaml
 
 from eyespot.memory.breaker import CircuitBreaker
 from tests import makers
 from tests.services import HaproxyServer, free_port, haproxy_server, postgres_server, redis_server
-from tests.serving import ROOT, FakeEngine, Served, serve_fake, serve_files, serve_process
+from tests.serving import ROOT, FakeEngine, Served, serve_fake, serve_files, serve_process, until
 
 pytestmark = pytest.mark.needs("haproxy")
 
@@ -207,6 +208,25 @@ def test_a_replica_is_stopped_and_another_takes_its_place_under_load_and_no_requ
         stack.enter_context(serve_process(**settings))
         load.wait_for(name, 10)
         assert set(load.answers) == {name, "fake"}, load.answers
+
+
+@pytest.mark.needs("make test-all")
+def test_a_replica_that_kubernetes_stops_answers_what_is_still_sent_to_it(packaged: dict[str, str]) -> None:
+    """With the manifest's numbers: nothing asks for `/readyz`, and endpoints are updated seconds after SIGTERM."""
+    deployment = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "base" / "deployment.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    settings = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
+    name = packaged["EYESPOT_MODEL"]
+    with serve_process(**packaged, **settings) as replica:
+        assert replica.process
+        with Load(replica.port).running(clients=6) as load:
+            load.wait_for(name, 10)
+            replica.process.send_signal(signal.SIGTERM)
+            with replica.client() as client:
+                until(lambda: client.get("/readyz").status_code == 503)
+            load.wait_for(name, 60)
+        assert set(load.answers) == {name}, load.answers
+        assert replica.process.wait(pod["terminationGracePeriodSeconds"]) == 0
 
 
 @pytest.mark.needs("redis-server")
