@@ -27,15 +27,15 @@ if TYPE_CHECKING:  # __all__ chooses from them
     from eyespot.types import *  # noqa: F403
 
 __all__ = [  # noqa: F405
-    "Accuracy", "AsyncClient", "AuditUnavailable", "BadBase64", "BadForm", "BadJson", "BadRequest", "BodyTooLarge",
-    "BrokenImage", "CacheUnavailable", "Calibration", "Check", "Client", "Crop", "DeadlineExceeded", "Draining",
-    "Explanation", "EyespotError", "Forbidden", "Group", "GroupScore", "HeadTooLarge", "ImageInfo", "ImageSource",
-    "ImageTooLarge", "Internal", "InvalidParameter", "Label", "LabelEntry", "Limits", "MethodNotAllowed", "ModelCard",
-    "ModelInfo", "ModelUnavailable", "NoAnswer", "NoImage", "NotEyespot", "NotFound", "Overloaded", "Prediction",
-    "Quantization", "RateLimited", "Readiness", "Recipe", "Recognition", "Refusal", "Says", "ServerSilent",
-    "ServerUnavailable", "SeveralImages", "StorageFull", "StorageUnavailable", "TooManyImages", "TooManyPixels",
-    "TooManyScans", "TooMuchMemory", "TooSmall", "Unauthorized", "UnsupportedBody", "UnsupportedFormat",
-    "UploadStalled", "__version__",
+    "Accuracy", "AsyncClient", "AuditUnavailable", "BadBase64", "BadForm", "BadJson", "BadRequest", "BadTensor",
+    "BodyTooLarge", "BrokenImage", "CacheUnavailable", "Calibration", "Check", "Client", "Crop", "DeadlineExceeded",
+    "Draining", "Explanation", "EyespotError", "Forbidden", "Group", "GroupScore", "HeadTooLarge", "ImageInfo",
+    "ImageSource", "ImageTooLarge", "Internal", "InvalidParameter", "Label", "LabelEntry", "Limits",
+    "MethodNotAllowed", "ModelCard", "ModelInfo", "ModelUnavailable", "NoAnswer", "NoImage", "NotEyespot",
+    "NotFound", "Overloaded", "Prediction", "Quantization", "RateLimited", "Readiness", "Recipe", "Recognition",
+    "Refusal", "Says", "ServerSilent", "ServerUnavailable", "SeveralImages", "StorageFull", "StorageUnavailable",
+    "TooManyImages", "TooManyPixels", "TooManyScans", "TooMuchMemory", "TooSmall", "Unauthorized",
+    "UnsupportedBody", "UnsupportedFormat", "UploadStalled", "__version__",
 ]  # fmt: skip
 
 
