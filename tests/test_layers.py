@@ -53,6 +53,7 @@ CHOICES = {
     "pyarrow",
     "safetensors",
     "tomlkit",
+    "opentelemetry",
 }
 CHOSEN = (
     "vision.engines.",
@@ -65,6 +66,7 @@ CHOSEN = (
     "cli.parquet",
     "cli.report",
     "cli.xmp",
+    "web.gate.spans",
 )
 
 MODULES = {
@@ -139,7 +141,10 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
         ("from eyespot import Client, AsyncClient", "numpy PIL fastapi starlette uvicorn openvino"),
         ("import eyespot.vision.classifier", "torch openvino fastapi uvicorn eyespot.web eyespot.pool"),
         ("import eyespot.vision.preprocess", "torch openvino httpx"),
-        ("import eyespot.web.app", "torch torchvision openvino redis sqlalchemy"),
+        (
+            "import eyespot.web.app",
+            "torch torchvision openvino redis sqlalchemy opentelemetry.sdk opentelemetry.exporter",
+        ),
         (
             "import eyespot.cli.main",
             "numpy PIL fastapi lxml pyarrow torch torchvision openvino httpx sqlalchemy eyespot.bench",

@@ -199,7 +199,11 @@ class Trace:
     started: float = field(default_factory=time.monotonic)  # when the request arrived
     steps: dict[str, float] = field(default_factory=dict)
     cache: CacheResult | None = None  # None while no image was looked up
+    code: str | None = None  # of the problem of an image in a batch
     mark: float = field(default_factory=time.monotonic)  # end of the last step
+    laps: list[tuple[str, float, float]] = field(default_factory=list)  # steps in order, with begin and end
+    images: dict[int, "Trace"] = field(default_factory=dict)  # of a batch, by index
+    traceparent: str | None = None  # W3C Trace Context: the client's, or that of our span
 
     def lap(self, step: str, *, until: float | None = None, seconds: float | None = None) -> None:
         """End a step now, at `until` (of time.monotonic), or after `seconds`; the next step begins there.
@@ -208,7 +212,13 @@ class Trace:
         """
         end = self.mark + seconds if seconds is not None else max(self.mark, until or time.monotonic())
         self.steps[step] = self.steps.get(step, 0) + end - self.mark
+        self.laps.append((step, self.mark, end))
         self.mark = end
+
+    def image(self, index: int) -> "Trace":
+        """A trace for an image of this batch."""
+        self.images[index] = image = Trace(self.request_id, self.address, self.key, self.started)
+        return image
 
     def milliseconds(self) -> dict[str, float]:
         """The steps so far, in milliseconds."""

@@ -24,6 +24,7 @@ from eyespot.web.gate.auth import Auth, read_keys, require_admin
 from eyespot.web.gate.body_limit import BodyLimit
 from eyespot.web.gate.cors import Cors, read_origins
 from eyespot.web.gate.request_log import RequestLog, begin_at_zero
+from eyespot.web.gate.tracing import open_spans
 
 OpenRecognizer = Callable[[Settings, Collection[str]], AbstractAsyncContextManager[Recognizer]]
 """Given the settings, and the names of API keys that share no cached answers."""
@@ -147,8 +148,8 @@ def _cors(text: str | None) -> list[Middleware]:
     options: dict[str, Any] = {
         "allow_origins": origins,
         "allow_methods": ["GET", "POST", "PUT", "DELETE"],
-        "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
-        "expose_headers": ["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After"],
+        "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "traceparent", "tracestate"],
+        "expose_headers": ["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After", "traceparent"],
     }
     return [Middleware(Cors, **options)] if origins else []
 
@@ -168,15 +169,18 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state = app.state
+        state.spans = open_spans()
         try:
             async with open_recognizer(settings, separate_keys) as recognizer:
-                state = app.state
                 state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
                 begin_at_zero(state.metrics, filter(_is_watched, app.routes), "/predict")
                 yield
         finally:
             if limiter:
                 await limiter.close()
+            if state.spans:
+                await state.spans.close()
 
     app = App(
         **_OPTIONS,

@@ -45,7 +45,7 @@ class FakeLimiter:
 def app_with(keys: str | None = None, limiter: FakeLimiter | None = None, trusted: str = "") -> FastAPI:
     """An app that answers every path with what the gate made of the request."""
     app = FastAPI(openapi_url=None, exception_handlers=problems.handlers())
-    app.state.metrics, app.state.pool = Metrics(), SimpleNamespace(draining=False)
+    app.state.metrics, app.state.pool, app.state.spans = Metrics(), SimpleNamespace(draining=False), None
     app.add_middleware(Auth, keys=read_keys(keys), trusted=read_networks(trusted), limiter=limiter)
     app.add_middleware(RequestLog)
 

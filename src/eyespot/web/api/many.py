@@ -44,13 +44,14 @@ async def each(
 
 async def _one(request: Request, item: Item, work: Callable[[Item, Trace], Awaitable[T]]) -> tuple[Item, T | Refusal]:
     """One image, with a trace of its own under the request's id; whatever happens to it, the others go on."""
-    whole: Trace = request.state.trace
-    trace = Trace(whole.request_id, whole.address, whole.key, whole.started)
+    trace: Trace = request.state.trace.image(item.index)
     try:
         return item, await work(item, trace)
+    except Refusal as refusal:
+        trace.code = refusal.code
+        return item, refusal.with_traceback(None)  # whose frames hold the image
     except Exception as error:
-        if isinstance(error, Refusal):
-            return item, error.with_traceback(None)  # whose frames hold the image
+        trace.code = Internal.code
         event("request_failed", logging.ERROR, exc_info=error, request_id=trace.request_id, index=item.index)
         return item, Internal()
     finally:

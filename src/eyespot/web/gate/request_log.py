@@ -23,6 +23,7 @@ from eyespot.job import ClientDisconnected
 from eyespot.telemetry import STEPS, Metrics, Trace, child, event
 from eyespot.web.gate import header, problems
 from eyespot.web.gate.pretty import pretty_json
+from eyespot.web.gate.tracing import read_traceparent
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -49,6 +50,7 @@ class RequestLog:
         state, services = scope.setdefault("state", {}), scope["app"].state
         state["trace"] = trace = _trace(scope)
         state["facts"] = {}
+        span = services.spans.begin(trace) if services.spans and scope["path"] not in _UNLOGGED else None
         status = 0
         if (header(scope, b"user-agent") or "").startswith("curl/"):
             send = pretty_json(send)
@@ -75,22 +77,29 @@ class RequestLog:
             if not status:
                 await problems.response(Request(scope), Internal())(scope, receive, answer)
         finally:
-            self._write(scope, status or CLIENT_CLOSED_REQUEST, trace, services.metrics)
+            facts = self._write(scope, status or CLIENT_CLOSED_REQUEST, trace, services.metrics)
+            if span:
+                services.spans.end(span, trace, scope, facts)
 
-    def _write(self, scope: Scope, status: int, trace: Trace, metrics: Metrics) -> None:
+    def _write(self, scope: Scope, status: int, trace: Trace, metrics: Metrics) -> dict[str, Any]:
+        """Write metrics and access line. Returns the facts of the line, none where nothing is logged."""
         route, method = _route(scope), scope["method"]
         seconds = time.monotonic() - trace.started
         known = method if method in _METHODS else _OTHER
         child(metrics.request_duration, route, known, status).observe(seconds)
         metrics.observe_steps(trace.steps)
-        if route not in _UNLOGGED:
-            facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-            if trace.steps:
-                facts["steps"] = trace.milliseconds()
-            if trace.cache:
-                facts["cache"] = trace.cache
-            facts |= {"client": trace.address, "request_id": trace.request_id, **scope["state"]["facts"]}
-            event("request_answered", line=partial(_line, scope, facts), **facts)
+        if route in _UNLOGGED:
+            return {}
+        facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        if trace.steps:
+            facts["steps"] = trace.milliseconds()
+        if trace.cache:
+            facts["cache"] = trace.cache
+        facts |= {"client": trace.address, "request_id": trace.request_id, **scope["state"]["facts"]}
+        if trace.traceparent:
+            facts["trace_id"] = trace.traceparent[3:35]
+        event("request_answered", line=partial(_line, scope, facts), **facts)
+        return facts
 
 
 def begin_at_zero(metrics: Metrics, routes: Iterable[Any], documented: str) -> None:
@@ -142,7 +151,9 @@ def _trace(scope: Scope) -> Trace:
     given = header(scope, b"x-request-id")
     request_id = given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
     arrived = scope["state"].get("arrived") or time.monotonic()  # set by `Protocol`
-    return Trace(request_id, scope["client"][0] if scope.get("client") else None, started=arrived, mark=arrived)
+    address = scope["client"][0] if scope.get("client") else None
+    traceparent = read_traceparent(scope["headers"])
+    return Trace(request_id, address, started=arrived, mark=arrived, traceparent=traceparent)
 
 
 def _headers(trace: Trace) -> list[tuple[bytes, bytes]]:
@@ -154,4 +165,8 @@ def _headers(trace: Trace) -> list[tuple[bytes, bytes]]:
         (b"x-request-id", trace.request_id.encode()),
         (b"server-timing", ", ".join(timings).encode()),
     ]
-    return [*headers, (b"x-cache", trace.cache.encode())] if trace.cache else headers
+    if trace.cache:
+        headers.append((b"x-cache", trace.cache.encode()))
+    if trace.traceparent:
+        headers.append((b"traceparent", trace.traceparent.encode()))
+    return headers
