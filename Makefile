@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch's own index has CPU-only builds, a tenth of the size of what the default index has for Linux.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-DEBIAN_PACKAGES := chromium firefox-esr curl openssl redis-server postgresql haproxy nginx caddy faketime \
+DEBIAN_PACKAGES := chromium firefox-esr curl openssl redis-server postgresql haproxy nginx caddy prometheus faketime \
 	libimage-exiftool-perl wordnet-base \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 DEBIAN_PACKAGES += $(if $(shell command -v npm 2>/dev/null),,npm)  # NodeSource's nodejs contains npm and conflicts with Debian's package
