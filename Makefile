@@ -10,7 +10,7 @@ DEBIAN_PACKAGES := chromium firefox-esr curl openssl redis-server postgresql hap
 	libimage-exiftool-perl wordnet-base \
 	debootstrap buildah podman runc podman-compose netavark aardvark-dns iptables iproute2
 DEBIAN_PACKAGES += $(if $(shell command -v npm 2>/dev/null),,npm)  # NodeSource's nodejs contains npm and conflicts with Debian's package
-DEBIAN_PACKAGES += prometheus $(if $(shell command -v kubectl 2>/dev/null),,kubernetes-client)  # Debian 12's is too old; 13 has 1.32
+DEBIAN_PACKAGES += $(if $(shell command -v kubectl 2>/dev/null),,kubernetes-client)  # Debian 12's is too old; 13 has 1.32
 # Generates types from /openapi.json, and compiles a program that uses them; and finds what a screen reader cannot read;
 # and has the types and the schema of the Prometheus Operator.
 NPM_PACKAGES := openapi-typescript@7.13.0 typescript@5.9.3 axe-core@4.14.1 @kubernetes-models/prometheus-operator@6.0.0
