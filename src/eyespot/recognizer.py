@@ -36,10 +36,11 @@ Compute: TypeAlias = Callable[..., Scores]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One encoded image and its sha256 (64 hexadecimal digits)."""
+    """One encoded image and its sha256 (64 hexadecimal digits); a tensor is the model's input, from `to_ppm`."""
 
     data: bytes
     sha256: str
+    is_tensor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ class Recognizer:
         trace.cache = "miss"
         self._in_progress[image.sha256] += 1
         try:
-            scores = await self._look_up(classifier, image.sha256, trace) if reuse else None
+            variant = self._variant(classifier, trace.key, image.is_tensor)
+            scores = await self._look_up(classifier, image.sha256, variant, trace) if reuse else None
             if scores is None:
                 compute = compute or classifier.scores
                 scores = await self._compute(classifier, image, trace, disconnected, lane, compute, reuse)
@@ -119,7 +121,7 @@ class Recognizer:
 
     async def recall(self, classifier: Classifier, sha256: str, trace: Trace) -> Scores | None:
         """The cached answer for an image. Without one it is None, and no row is written."""
-        scores = await self._look_up(classifier, sha256, trace)
+        scores = await self._look_up(classifier, sha256, self._variant(classifier, trace.key), trace)
         if scores is not None:
             await self._record(classifier, sha256, scores.bytes, trace, scores)
         return scores
@@ -141,10 +143,10 @@ class Recognizer:
                 found |= await self.uploads.remove(sha256)
             return found
 
-    async def _look_up(self, classifier: Classifier, sha256: str, trace: Trace) -> Scores | None:
+    async def _look_up(self, classifier: Classifier, sha256: str, variant: str, trace: Trace) -> Scores | None:
         if not self.cache:
             return None
-        packed = await self.cache.get(sha256, self._variant(classifier, trace.key))
+        packed = await self.cache.get(sha256, variant)
         trace.lap("cache")
         if packed is None:
             return None
@@ -169,7 +171,7 @@ class Recognizer:
         # A request that began before its image was deleted runs alone: its answer must not be stored, and a later
         # request must not share its job.
         shared = self.cache is not None and not self._deletions.since(image.sha256, trace.started)
-        key = (image.sha256, self._variant(classifier, trace.key)) if shared else None
+        key = (image.sha256, self._variant(classifier, trace.key, image.is_tensor)) if shared else None
         scores: Scores
         scores, steps = await self.pool.run(
             _decode_and_infer,
@@ -232,10 +234,13 @@ class Recognizer:
             steps=trace.milliseconds(),
         )
 
-    def _variant(self, classifier: Classifier, key_name: str | None) -> str:
-        """The part of a cache key that is not the image: the fingerprint, and the API key if answers are separate."""
-        fingerprint = classifier.fingerprint
-        return f"{fingerprint}:{key_name}" if key_name in self._separate_keys else fingerprint
+    def _variant(self, classifier: Classifier, key_name: str | None, is_tensor: bool = False) -> str:
+        """The part of a cache key that is not the image: the fingerprint, and the API key if answers are separate.
+
+        A tensor has answers of its own, because its bytes sent as an image are refused.
+        """
+        variant = f"{classifier.fingerprint}:tensor" if is_tensor else classifier.fingerprint
+        return f"{variant}:{key_name}" if key_name in self._separate_keys else variant
 
 
 def _decode_and_infer(compute: Compute, data: bytes) -> tuple[Scores, dict[str, float]]:

@@ -41,7 +41,8 @@ def allowed(schema: Schema) -> str:
     if examples := schema.get("examples"):
         return f"such as {_either(examples)}"
     if schema.get("type") == "array":
-        return f"a list of {schema.get('minItems') or ', '.join(schema['items'].get('enum', ['objects']))}"
+        kinds = ["whole numbers" if schema["items"].get("type") == "integer" else "objects"]
+        return f"a list of {schema.get('minItems') or ', '.join(schema['items'].get('enum', kinds))}"
     names = (schema.get("pattern"), schema.get("format"), schema.get("type"), "object")
     kind = next(_KINDS[name] for name in names if name in _KINDS)
     bounds = next(names for names in _BOUNDS if schema.keys() >= set(names))

@@ -17,7 +17,21 @@ from eyespot.errors import InvalidSetting
 from eyespot.memory.rate_limiter import RateLimiter
 from eyespot.recognizer import Recognizer
 from eyespot.settings import Settings
-from eyespot.web.api import admin, body, catalogue, document, explain, health, openapi, openapi_v2, pages, predict, v2
+from eyespot.web.api import (
+    admin,
+    body,
+    catalogue,
+    document,
+    explain,
+    health,
+    infer,
+    messages,
+    openapi,
+    openapi_v2,
+    pages,
+    predict,
+    v2,
+)
 from eyespot.web.gate import problems
 from eyespot.web.gate.addresses import read_networks
 from eyespot.web.gate.auth import Auth, read_keys, require_admin
@@ -130,10 +144,10 @@ def _inference(root: str) -> list[APIRoute]:
         *_get(f"{root}/health/ready", v2.ready, **openapi_v2.READY),
         *_get(model, v2.metadata, **openapi_v2.METADATA),
         *_get(f"{model}/ready", v2.model_ready, **openapi_v2.MODEL_READY),
-        PlainRoute(f"{model}/infer", v2.infer, methods=["POST"], **openapi_v2.INFER),
+        PlainRoute(f"{model}/infer", infer.infer, methods=["POST"], **openapi_v2.INFER),
         *_get(version, v2.metadata, include_in_schema=False),
         *_get(f"{version}/ready", v2.model_ready, include_in_schema=False),
-        PlainRoute(f"{version}/infer", v2.infer, methods=["POST"], include_in_schema=False),
+        PlainRoute(f"{version}/infer", infer.infer, methods=["POST"], include_in_schema=False),
     ]
 
 
@@ -148,8 +162,14 @@ def _cors(text: str | None) -> list[Middleware]:
     options: dict[str, Any] = {
         "allow_origins": origins,
         "allow_methods": ["GET", "POST", "PUT", "DELETE"],
-        "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "traceparent", "tracestate"],
-        "expose_headers": ["X-Request-ID", "X-Cache", "Server-Timing", "Retry-After", "traceparent"],
+        "allow_headers": [
+            *("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "traceparent", "tracestate"),
+            messages.HEADER,
+        ],
+        "expose_headers": [
+            *("X-Request-ID", "X-Cache", "Server-Timing", "Retry-After", "traceparent"),
+            messages.HEADER,
+        ],
     }
     return [Middleware(Cors, **options)] if origins else []
 

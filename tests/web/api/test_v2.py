@@ -3,7 +3,10 @@
 import base64
 import hashlib
 import json
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +21,7 @@ from PIL import Image
 from eyespot.vision.engines import Features, Logits, Pixels
 from eyespot.vision.export import SAMPLE
 from tests import makers
-from tests.requests import IMAGE, predict
+from tests.requests import IMAGE, answered, image, predict
 from tests.serving import RECIPE, FakeEngine, Served, serve_fake, until
 
 SHADES = [makers.encode(makers.flat((40, 30), (shade, shade, shade)), "PNG") for shade in range(0, 256, 26)]
@@ -304,46 +307,81 @@ def test_the_example_of_the_document_is_answered(fake: Served) -> None:
     assert reply["outputs"][0] == {**documented["outputs"][0], "data": reply["outputs"][0]["data"]}
 
 
-PIXELS = {"name": "pixels", "shape": [1, RECIPE.crop, RECIPE.crop, 3], "datatype": "UINT8"}
+SIDE = RECIPE.crop
+COUNT = 3 * SIDE**2
+PIXELS = {"name": "pixels", "shape": [1, SIDE, SIDE, 3], "datatype": "UINT8"}
+FLOATS = {"name": "pixels", "shape": [1, 3, SIDE, SIDE], "datatype": "FP32"}
+
+
+def asking(**parameters: Any) -> dict[str, Any]:
+    return {**given_as(), "outputs": [{"name": "probabilities", "parameters": parameters}]}
+
+
+def pixels_as(first: Any, others: Any = 0, **changes: Any) -> dict[str, Any]:
+    """A tensor whose first value differs from the others."""
+    return {"inputs": [{**PIXELS, "data": [first, *[others] * (COUNT - 1)], **changes}]}
+
+
 BAD: dict[str, tuple[str, Any, int, str]] = {
     "no object": ("fake", "x", 400, "must be an object with a list `inputs`"),
     "no inputs": ("fake", {"inputs": []}, 400, "has one input, `image`; the request has 0"),
     "two inputs": ("fake", {"inputs": given_as()["inputs"] * 2}, 400, "the request has 2"),
+    "many inputs": ("fake", {"inputs": [{}] * 100_000}, 400, "`inputs` is too long: 100,000; the limit is 8"),
+    "many outputs": ("fake", {**given_as(), "outputs": [1] * 100_000}, 400, "`outputs` is too long: 100,000"),
+    "a long id": ("fake", {**given_as(), "id": "x" * 2000}, 400, "`id` is too long: 2,000; the limit is 1,024"),
     "another input": ("fake", given_as(name="x"), 400, "input is `image`, BYTES; this is 'x', 'BYTES'"),
     "another type": ("fake", given_as(datatype="FP32"), 400, "this is 'image', 'FP32'"),
+    "a long type": ("fake-tensor", pixels_as(0, datatype="x" * 10_000), 400, "…'"),
     "an image as a tensor": ("fake-tensor", given_as(name="pixels"), 400, "`pixels`, UINT8; this is 'pixels', 'BYTES'"),
-    "a type that is none": ("fake-tensor", {"inputs": [{**PIXELS, "datatype": "FP16", "data": [1]}]}, 400, "as FP16."),
+    "a type that is none": ("fake-tensor", pixels_as(1, datatype="FP16"), 400, "as 'FP16'."),
     "a field too few": ("fake", {"inputs": [{"name": "image", "shape": [1]}]}, 400, "inputs.0.datatype is missing"),
     "a shape without images": ("fake", given_as(shape=[0], data=[]), 400, "first number must be that of the images"),
     "no shape": ("fake", given_as(shape=[]), 400, "first number"),
-    "a shape of text": ("fake", given_as(shape=["x"]), 400, "inputs.0.shape.0"),
+    "no list": ("fake", given_as(shape=None), 400, "inputs.0.shape: null is not a list of whole numbers"),
+    "a shape of text": ("fake", given_as(shape=["1"]), 400, "inputs.0.shape.0: '1' is not a whole number"),
+    "a shape of booleans": ("fake", given_as(shape=[True]), 400, "inputs.0.shape.0: true is not a whole number"),
     "a negative shape": ("fake", given_as(shape=[-1]), 400, "first number"),
-    "another shape": ("fake", given_as(shape=[2]), 400, "has the shape [2], but its data has 1 elements"),
-    "a square of images": ("fake", given_as(shape=[2, 2], data=[BASE64] * 4), 400, "has the shape [2, 2]"),
+    "a huge shape": ("fake", given_as(shape=[1, 10**4000]), 400, "inputs.0.shape.1"),
+    "a long shape": ("fake", given_as(shape=[1] * 100_000), 400, "inputs.0.shape"),
+    "another shape": ("fake", given_as(shape=[2]), 400, "data of `image` does not have its shape, [2]"),
+    "a square of images": ("fake", given_as(shape=[2, 2], data=[BASE64] * 4), 400, "its shape, [2, 2]"),
     "too many images": ("fake", given_as(shape=[65], data=[BASE64] * 65), 413, "has 65 images; the limit is 64"),
-    "no data": ("fake", given_as(data=None), 400, "needs `data`, or `binary_data_size`"),
+    "no data": ("fake", given_as(data=None), 400, "needs either `data`, or `binary_data_size`"),
+    "a size and data": ("fake", given_as(parameters={"binary_data_size": 1}), 400, "needs either `data`"),
     "no base64": ("fake", given_as(data=["?"]), 400, "not valid base64"),
     "a number as an image": ("fake", given_as(data=[7]), 400, "must be a base64 string"),
     "no image": ("fake", given_as(data=["bm8gaW1hZ2U="]), 415, "not a JPEG, PNG or WebP"),
     "no output": ("fake", {**given_as(), "outputs": [{"name": "x"}]}, 400, "no output 'x'; it has probabilities and"),
-    "no number of classes": (
+    "no classes": ("fake", asking(classification=0), 400, "classification must be a whole number of at least 1"),
+    "a boolean number": ("fake", asking(classification=True), 400, "classification must be a whole number"),
+    "shared memory": ("fake", asking(shared_memory_region="x"), 400, "Shared memory is not supported"),
+    "classes of an embedding": (
         "fake",
-        {**given_as(), "outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
+        {**given_as(), "outputs": [{"name": "embedding", "parameters": {"classification": 1}}]},
         400,
-        "classification must be a whole number",
+        "classification is for probabilities, not for embedding",
     ),
     "no boolean": ("fake", {**given_as(), "parameters": {"binary_data_output": 1}}, 400, "must be true or false"),
-    "a tensor too short": ("fake-tensor", {"inputs": [{**PIXELS, "data": [1, 2]}]}, 400, "data has 2 values"),
-    "a tensor of text": ("fake-tensor", {"inputs": [{**PIXELS, "data": ["1"]}]}, 400, "values that are not UINT8"),
-    "a tensor of booleans": ("fake-tensor", {"inputs": [{**PIXELS, "data": [True]}]}, 400, "that are not UINT8"),
-    "a tensor of large numbers": ("fake-tensor", {"inputs": [{**PIXELS, "data": [256]}]}, 400, "that are not UINT8"),
-    "a tensor of huge numbers": ("fake-tensor", {"inputs": [{**PIXELS, "data": [10**40]}]}, 400, "that are not UINT8"),
-    "a ragged tensor": ("fake-tensor", {"inputs": [{**PIXELS, "data": [[1], [1, 2]]}]}, 400, "different lengths"),
+    "a tensor too short": ("fake-tensor", pixels_as(0, data=[1, 2]), 400, "does not have its shape"),
+    "a tensor of text": ("fake-tensor", pixels_as("1", ""), 400, "values that are not UINT8"),
+    "a tensor of booleans": ("fake-tensor", pixels_as(True), 400, "values that are not UINT8"),
+    "a tensor with a fraction": ("fake-tensor", pixels_as(0.5), 400, "values that are not UINT8"),
+    "a tensor above 255": ("fake-tensor", pixels_as(256), 400, "values that are not UINT8"),
+    "a tensor below 0": ("fake-tensor", pixels_as(-1), 400, "values that are not UINT8"),
+    "a tensor of huge numbers": ("fake-tensor", pixels_as(10**400), 400, "values that are not UINT8"),
+    "floats of huge numbers": ("fake-tensor", pixels_as(10**400, **FLOATS), 400, "values that are not FP32"),
+    "a ragged tensor": ("fake-tensor", pixels_as(0, data=[[0] * COUNT, []]), 400, "does not have its shape"),
+    "a tensor nested otherwise": (
+        "fake-tensor",
+        pixels_as(0, data=np.zeros((1, 3, SIDE, SIDE), int).tolist()),
+        400,
+        "does not have its shape",
+    ),
     "a tensor of another side": (
         "fake-tensor",
-        {"inputs": [{**PIXELS, "shape": [1, 3, 3, 3], "data": [0] * 27}]},
+        pixels_as(0, shape=[1, 3, 3, 3]),
         400,
-        f"must have the shape [n, {RECIPE.crop}, {RECIPE.crop}, 3] as UINT8",
+        f"must have the shape [n, {SIDE}, {SIDE}, 3] as UINT8",
     ),
     "too many values": ("fake-tensor", {"inputs": [{**PIXELS, "data": [0] * 1_000_000}]}, 400, "as binary data"),
 }
@@ -389,6 +427,76 @@ def test_binary_data_that_is_cut_is_refused(fake: Served, change: bytes) -> None
             assert "that many bytes after the JSON" in reply.json()["error"]
 
 
+def test_binary_data_has_the_size_of_its_shape(fake: Served) -> None:
+    for kind, values in ((FLOATS, normalised(crop_of(200)).tobytes()), (PIXELS, crop_of(200).tobytes())):
+        for data in (values[:-1], values + b"x", values * 2):
+            content, headers = json_then(data, "pixels", kind["shape"], kind["datatype"])
+            with fake.client() as client:
+                reply = client.post("/v2/models/fake-tensor/infer", content=content, headers=headers)
+            assert (reply.status_code, "does not have its shape" in reply.text) == (400, True)
+
+
+def test_millions_of_empty_elements_are_not_unpacked(fake: Served) -> None:
+    content, headers = json_then(bytes(40_000_000), "image", [64], "BYTES")
+    with fake.client() as client:
+        reply = client.post("/v2/models/fake/infer", content=content, headers=headers)
+    assert reply.json()["error"] == "The data of `image` does not have its shape, [64]."
+
+
+def test_a_compressed_body_is_refused_in_words(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(triton.InferenceServerException, match="Content-Encoding 'gzip' is not supported") as caught:
+        client.infer("fake", [tensor([IMAGE])], request_compression_algorithm="gzip")
+    assert caught.value.status() == "415"
+
+
+def test_pages_of_chosen_origins_may_use_the_binary_form() -> None:
+    with serve_fake(cors_origins="https://example.org") as served, served.client() as client:
+        origin = {"Origin": "https://example.org"}
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": HEADER.lower()}
+        assert client.options("/v2/models/fake/infer", headers={**origin, **asked}).status_code == 200
+        reply = client.post("/v2/models/fake/infer", content=IMAGE, headers={**origin, **RAW})
+        assert HEADER in reply.headers["access-control-expose-headers"]
+
+
+def test_a_single_image_does_not_wait_for_the_memory_of_batches() -> None:
+    with serve_fake(batch_max_bytes=1_000_000, max_bytes=400_000) as served:
+        held = [upload(served, "/predict/batch", 999_999, "application/json") for _ in range(2)]
+        large = given_as(data=[base64.b64encode(IMAGE + bytes(200_000)).decode()])
+        assert ask(served, large).status_code == 200
+        several = given_as(shape=[3], data=[base64.b64encode(IMAGE + bytes(200_000)).decode()] * 3)
+        assert ask(served, several).status_code == 503
+        for connection in held:
+            connection.close()
+
+
+def upload(served: Served, path: str, size: int, kind: str) -> socket.socket:
+    """A body of which the server has all but one byte."""
+    connection = socket.create_connection(("127.0.0.1", served.port), 30)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
+    connection.sendall(head.encode() + bytes(size - 1))
+    return connection
+
+
+def test_floats_beyond_black_and_white_are_clipped() -> None:
+    """As bicubic resizing of floats makes them, by at most a quarter of the range."""
+    engine = Seen()
+    pixels = crop_of(255).astype(np.float32) * 1.4 - 51  # -51 to 306
+    values = normalised(pixels)[None]
+    content, headers = json_then(values.tobytes(), "pixels", list(values.shape), "FP32")
+    with serve_fake(engine) as served, served.client() as client:
+        assert client.post("/v2/models/fake-tensor/infer", content=content, headers=headers).status_code == 200
+    assert (engine.pixels[-1] == pixels.clip(0, 255).round()).all()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_floats_in_json_may_be_whole_numbers(fake: Served, whole: bool) -> None:
+    data = [0 if whole else 0.0] * COUNT
+    reply = ask(fake, {"inputs": [{**FLOATS, "data": data}]}, "fake-tensor")
+    assert reply.status_code == 200
+    grey = np.full((SIDE, SIDE, 3), np.array(RECIPE.mean) * 255).round().astype(np.uint8)
+    assert reply.json()["outputs"][0]["data"] == pytest.approx(confidences(fake, encoded(grey)), abs=1e-6)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 100.0])
 def test_floats_that_are_not_normalised_are_refused(fake: Served, value: float) -> None:
     values = normalised(crop_of(200))[None]
@@ -406,15 +514,53 @@ def test_one_bad_image_fails_the_request_and_is_named(client: triton.InferenceSe
     assert caught.value.status() == "422"
 
 
-def test_after_a_bad_image_no_other_is_begun() -> None:
+def test_after_a_bad_image_no_other_is_begun_and_those_in_progress_are_audited(tmp_path: Path) -> None:
     engine = FakeEngine()
-    with serve_fake(engine) as served:
+    settings = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": "boss:open-sesame:admin"}
+    images = [TOO_SMALL, *(image(number) for number in range(40))]
+    body = given_as(shape=[41], data=[base64.b64encode(data).decode() for data in images])
+    admin = {"X-API-Key": "open-sesame"}
+    with serve_fake(engine, **settings) as served, ThreadPoolExecutor() as pool, served.client(headers=admin) as client:
         engine.go.clear()
-        images = [base64.b64encode(data).decode() for data in [TOO_SMALL, *[IMAGE] * 40]]
-        assert ask(served, given_as(shape=[41], data=images)).status_code == 422
+        reply = pool.submit(ask, served, body, headers=admin)
+        for _ in range(2):  # both workers have an image of those that follow
+            assert engine.started.acquire(timeout=30)
         engine.go.set()
-        until(lambda: served.recognizer.pool.admitted == 0)
-    assert engine.calls <= 2  # those that were computed when it failed
+        assert reply.result().json() == {"error": "Image 0: The image has 2 x 2 pixels; at least 4 a side are needed."}
+        statuses = [row["status"] for row in client.get("/audit").json()["rows"]]
+    assert engine.calls == 3  # as many as two workers have begun or wait for, without the first
+    assert sorted(statuses) == [200, 200, 200, 422]
+
+
+def test_several_images_are_a_batch_and_one_is_not() -> None:
+    """The queue is full: one image is refused, and several wait for their turn."""
+    engine = FakeEngine()
+    with serve_fake(engine, workers=1, queue=0) as served, ThreadPoolExecutor() as pool:
+        engine.go.clear()
+        first = pool.submit(predict, served, image(1))
+        assert engine.started.acquire(timeout=30)
+        assert ask(served, given_as()).status_code == 503
+        several = pool.submit(ask, served, given_as(shape=[2], data=[BASE64, BASE64]))
+        until(lambda: served.recognizer.pool.waiting > 0)
+        engine.go.set()
+        assert (first.result().status_code, several.result().status_code) == (200, 200)
+
+
+def test_a_single_image_is_not_computed_for_a_client_that_left() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine, workers=1, queue=1) as served, ThreadPoolExecutor() as pool:
+        engine.go.clear()
+        first = pool.submit(predict, served, image(1))
+        assert engine.started.acquire(timeout=30)
+        body = json.dumps(given_as()).encode()
+        with socket.create_connection(("127.0.0.1", served.port), 30) as connection:
+            head = f"POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            until(lambda: served.recognizer.pool.waiting == 1)
+        until(lambda: answered(served, "/v2/models/{name}/infer", 499) == 1)
+        engine.go.set()
+        assert first.result().status_code == 200
+    assert engine.calls == 1
 
 
 def test_a_server_that_fails_says_so_and_no_more() -> None:
@@ -425,23 +571,33 @@ def test_a_server_that_fails_says_so_and_no_more() -> None:
             assert "secret" not in reply.text
 
 
-def test_a_pixel_tensor_never_answers_for_an_image_with_the_same_bytes() -> None:
-    size = RECIPE.crop**2 * 3
-    image = makers.encode(makers.flat(color=(255, 255, 255)), "PNG")
-    image += bytes(size - len(image))  # after its end, as far as a PNG's reader is concerned
-    with serve_fake(cache_url="memory://") as served:
-        with served.client() as client:
-            poison = client.post("/v2/models/fake-tensor/infer", content=image, headers=RAW)
-            assert poison.status_code == 200
-        answer = predict(served, image)
-    assert (answer.headers["x-cache"], answer.json()["predictions"][0]["class_id"]) == ("miss", 9)
+def test_a_tensor_and_an_image_of_the_same_bytes_have_answers_of_their_own() -> None:
+    """Whichever comes first, and while the other is computed."""
+    engine, pixels = FakeEngine(), crop_of(200)
+    ppm = makers.encode(Image.fromarray(pixels), "PPM")
+    with serve_fake(engine, cache_url="memory://") as served, served.client() as client, ThreadPoolExecutor() as pool:
+
+        def infer() -> httpx.Response:
+            return client.post("/v2/models/fake-tensor/infer", content=pixels.tobytes(), headers=RAW)
+
+        engine.go.clear()
+        tensor = pool.submit(infer)
+        assert engine.started.acquire(timeout=30)
+        assert predict(served, ppm).status_code == 415
+        engine.go.set()
+        assert tensor.result().status_code == 200
+        assert predict(served, ppm).status_code == 415
+        assert infer().headers["x-cache"] == "hit"
+        sha256 = hashlib.sha256(ppm).hexdigest()
+        assert client.get(f"/results/{sha256}").status_code == 404
 
 
-def test_limits_keys_rates_and_the_audit_log_are_those_of_predict(tmp_path: Any) -> None:
+def test_limits_keys_rates_and_the_audit_log_are_those_of_predict(tmp_path: Path) -> None:
     settings = {"api_keys": "a:click-clack,boss:open-sesame:admin", "audit_url": "sqlite", "rate_limit": "6/hour"}
     with serve_fake(**settings, max_bytes=20_000, data_dir=tmp_path) as served, served.client() as client:
-        assert client.get("/v2/health/ready").status_code == 200
-        for path in ("/v2", "/v2/models/fake"):
+        for path in ("health/ready", "models/fake/ready", "models/fake/versions/000000000000/ready"):
+            assert client.get(f"/v2/{path}").status_code == 200
+        for path in ("/v2", "/v2/models/fake", "/v2/models/fake/ready/", "/v2/models/fake/x/ready"):
             reply = client.get(path)
             assert (reply.status_code, list(reply.json())) == (401, ["error"])
         key = {"X-API-Key": "click-clack"}
@@ -458,7 +614,7 @@ def test_limits_keys_rates_and_the_audit_log_are_those_of_predict(tmp_path: Any)
     assert len({row["sha256"] for row in rows}) == 3
 
 
-def test_a_tensor_is_audited_as_the_ppm_image_of_its_pixels(tmp_path: Any) -> None:
+def test_a_tensor_is_audited_as_the_ppm_image_of_its_pixels(tmp_path: Path) -> None:
     settings = {"audit_url": "sqlite", "data_dir": tmp_path, "api_keys": "boss:open-sesame:admin"}
     with serve_fake(**settings) as served, served.client(headers={"X-API-Key": "open-sesame"}) as client:
         client.post("/v2/models/fake-tensor/infer", content=crop_of(200).tobytes(), headers=RAW)
@@ -468,12 +624,28 @@ def test_a_tensor_is_audited_as_the_ppm_image_of_its_pixels(tmp_path: Any) -> No
     assert (row["format"], row["width"], row["bytes"]) == ("PPM", RECIPE.crop, len(ppm))
 
 
-@given(st.binary(max_size=200), st.integers(0, 220), st.sampled_from(NAMES))
-def test_no_body_is_an_internal_error(fake: Served, content: bytes, length: int, name: str) -> None:
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([BASE64, "image", "pixels"]),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(), parts, max_size=3),
+    max_leaves=8,
+)
+SHAPES = st.sampled_from([[1], [1, 1], [2], PIXELS["shape"], FLOATS["shape"]]) | JSON
+TENSOR_NAMES = st.sampled_from(["image", "pixels", "probabilities", "embedding"]) | JSON
+PARAMETERS = st.dictionaries(st.sampled_from(["binary_data", "binary_data_size", "classification"]), JSON)
+PARTS = {"name": TENSOR_NAMES, "shape": SHAPES, "datatype": st.sampled_from(["BYTES", "UINT8", "FP32"]) | JSON}
+OPTIONAL = {"data": JSON | st.lists(JSON, max_size=3), "parameters": PARAMETERS | JSON}
+TENSORS = st.lists(st.fixed_dictionaries(PARTS, optional=OPTIONAL) | JSON, max_size=2)
+REQUESTS = st.fixed_dictionaries({"inputs": TENSORS}, optional={"id": JSON, "outputs": TENSORS, "parameters": JSON})
+
+
+@given(REQUESTS, st.binary(max_size=20), st.booleans(), st.sampled_from(NAMES))
+def test_no_body_is_an_internal_error(fake: Served, body: Any, more: bytes, cut: bool, name: str) -> None:
+    head = json.dumps(body).encode()
     with fake.client() as client:
-        reply = client.post(f"/v2/models/{name}/infer", content=content, headers={HEADER: str(length)})
-    assert reply.status_code in (400, 415, 422)
-    assert list(reply.json()) == ["error"]
+        content = head[:-1] if cut else head + more
+        reply = client.post(f"/v2/models/{name}/infer", content=content, headers={HEADER: str(len(head) - cut)})
+    assert reply.status_code in (200, 400, 413, 415, 422)
+    assert reply.status_code == 200 or list(reply.json()) == ["error"]
 
 
 def test_the_packaged_model_answers_as_it_does_to_predict(server: Served) -> None:

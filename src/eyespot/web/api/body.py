@@ -1,7 +1,7 @@
 """One reader for every body: images and parameters out of a form, JSON or the raw bytes of one image."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from eyespot.web.api.form import read_form
 from eyespot.web.api.image import Item, image_of, in_thread_if_large
 from eyespot.web.api.parameters import SCHEMA, Parameters, parse
 from eyespot.web.gate import header
-from eyespot.web.gate.body_limit import Limit
+from eyespot.web.gate.body_limit import Limit, LimitOf
 
 _BATCH_PATH = "/predict/batch"
 _INFERENCE_PATH = "/v2/models/"
@@ -131,8 +131,8 @@ def _media_type(content_type: str) -> str:
     return content_type.split(";", 1)[0].strip().lower()
 
 
-def limit_of(max_bytes: int, batch_max_bytes: int) -> Callable[[str, str], Limit]:
-    """How large a body may be, by its path and content type.
+def limit_of(max_bytes: int, batch_max_bytes: int) -> LimitOf:
+    """How large a body may be, by its path, content type and announced size.
 
     Single images share the memory of as many as the pool admits; batches have two of the largest to themselves.
     """
@@ -147,8 +147,11 @@ def limit_of(max_bytes: int, batch_max_bytes: int) -> Callable[[str, str], Limit
         "application/json": single(max_bytes * 4 // 3 + _JSON_ROOM),
     }
 
-    def limit(path: str, content_type: str) -> Limit:
-        if path == _BATCH_PATH or path.startswith(_INFERENCE_PATH):
+    def limit(path: str, content_type: str, size: int) -> Limit:
+        if path.startswith(_INFERENCE_PATH):
+            base64 = by_type["application/json"]
+            return base64 if 0 < size <= base64.bytes else batch
+        if path == _BATCH_PATH:
             return batch
         return by_type.get(_media_type(content_type), raw)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from fastapi import Request
 
@@ -14,11 +14,11 @@ from eyespot.telemetry import Trace, event
 from eyespot.web.api.image import Item
 
 T = TypeVar("T")
+Work: TypeAlias = Callable[[Item, Trace], Awaitable[T]]
+"""What is done with one image, timed in a trace of its own."""
 
 
-async def each(
-    request: Request, items: deque[Item], work: Callable[[Item, Trace], Awaitable[T]]
-) -> AsyncGenerator[tuple[Item, T | Refusal], None]:
+async def each(request: Request, items: deque[Item], work: Work[T]) -> AsyncGenerator[tuple[Item, T | Refusal], None]:
     """Each image with the result of `work`, or why there is none, as it is done. Raises `ClientDisconnected`.
 
     An image's bytes are released with its result. Images that have not been begun when the caller closes this are not.
@@ -42,7 +42,7 @@ async def each(
             task.cancel()
 
 
-async def _one(request: Request, item: Item, work: Callable[[Item, Trace], Awaitable[T]]) -> tuple[Item, T | Refusal]:
+async def _one(request: Request, item: Item, work: Work[T]) -> tuple[Item, T | Refusal]:
     """One image, with a trace of its own under the request's id; whatever happens to it, the others go on."""
     trace: Trace = request.state.trace.image(item.index)
     try:

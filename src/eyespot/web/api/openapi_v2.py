@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 from eyespot import errors
-from eyespot.web.api.inference import HEADER, InferenceResponse
+from eyespot.web.api.messages import HEADER, InferenceResponse
 from eyespot.web.api.openapi import EXAMPLES, KEYS, OF_A_SINGLE_IMAGE, SMALL_PNG, UNREADY, options
 from eyespot.web.gate import problems
 
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_OF_A_FORM = (errors.BadForm, errors.SeveralImages, errors.InvalidParameter, errors.UnsupportedBody)
+_OF_A_FORM = (errors.BadForm, errors.SeveralImages, errors.InvalidParameter)
 _OF_IMAGES = [kind for kind in OF_A_SINGLE_IMAGE if kind not in _OF_A_FORM]
 _NO_MODEL = (*KEYS, errors.NotFound)
 _NAME = {"name": "name", "in": "path", "required": True, "description": "NAME of `/model`, or NAME-tensor."}

@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +13,7 @@ from eyespot.errors import BadTensor, NoImage, TooManyImages
 from eyespot.types import Recipe
 from eyespot.values import shown
 from eyespot.vision.preprocess import to_ppm
-from eyespot.web.api.inference import LENGTH_BYTES, Tensor, TensorInfo
+from eyespot.web.api.messages import LENGTH_BYTES, Tensor, TensorInfo
 
 _OVERSHOOT = 64  # levels beyond black and white, where bicubic resizing of floats may go
 
@@ -33,22 +36,24 @@ def images(tensor: Tensor, expected: TensorInfo, binary: memoryview, recipe: Rec
         raise NoImage(f"`{tensor.name}` has the shape {tensor.shape}; its first number must be that of the images.")
     if count > most:
         raise TooManyImages(f"The request has {count:,} images; the limit is {most:,}.", limit=most, value=count)
-    if tensor.data is None and len(binary) != (tensor.parameters or {}).get("binary_data_size"):
+    size = (tensor.parameters or {}).get("binary_data_size", 0)
+    if len(binary) != size or bool(size) is (tensor.data is not None):
         raise BadTensor(
-            f"`{tensor.name}` needs `data`, or `binary_data_size` and that many bytes after the JSON; there are "
+            f"`{tensor.name}` needs either `data`, or `binary_data_size` and that many bytes after the JSON; there are "
             f"{len(binary):,}."
         )
     return _elements(tensor, binary) if encoded else list(_pixels(tensor, binary, recipe))
 
 
 def _elements(tensor: Tensor, binary: memoryview) -> list[object]:
-    found: list[object] = [*_unpack(binary)] if tensor.data is None else [*_flatten(tensor.data)]
-    if len(found) != math.prod(tensor.shape) or len(found) != tensor.shape[0]:
-        raise BadTensor(f"`{tensor.name}` has the shape {tensor.shape}, but its data has {len(found):,} elements.")
+    count = tensor.shape[0]
+    found = list(islice(_unpack(binary), count + 1)) if tensor.data is None else _leaves(tensor)
+    if len(found) != count or math.prod(tensor.shape) != count:
+        raise _misfit(tensor)
     return found
 
 
-def _unpack(binary: memoryview) -> Iterator[bytes]:
+def _unpack(binary: memoryview) -> Iterator[object]:
     while binary:
         end = LENGTH_BYTES + int.from_bytes(binary[:LENGTH_BYTES], "little")
         if end > len(binary):
@@ -57,12 +62,20 @@ def _unpack(binary: memoryview) -> Iterator[bytes]:
         binary = binary[end:]
 
 
-def _flatten(data: list[object]) -> Iterator[object]:
-    for element in data:
-        if isinstance(element, list):
-            yield from _flatten(element)
-        else:
-            yield element
+def _leaves(tensor: Tensor) -> list[object]:
+    """The values of JSON data, which is flat or has the tensor's shape."""
+    rows: list[object] = [tensor.data]
+    nested = tensor.data and isinstance(tensor.data[0], list)
+    for size in tensor.shape if nested else [math.prod(tensor.shape)]:
+        lists = [row for row in rows if isinstance(row, list) and len(row) == size]
+        if len(lists) != len(rows):
+            raise _misfit(tensor)
+        rows = list(chain.from_iterable(lists))
+    return rows
+
+
+def _misfit(tensor: Tensor) -> BadTensor:
+    return BadTensor(f"The data of `{tensor.name}` does not have its shape, {tensor.shape}.")
 
 
 def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[bytes]:
@@ -70,25 +83,23 @@ def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[byte
     if tensor.datatype not in ("UINT8", "FP32") or tensor.shape[1:] != ([3, side, side] if floats else [side, side, 3]):
         raise BadTensor(
             f"`{tensor.name}` must have the shape [n, {side}, {side}, 3] as UINT8, or [n, 3, {side}, {side}] as FP32; "
-            f"it has {tensor.shape} as {tensor.datatype}."
+            f"it has {tensor.shape} as {shown(tensor.datatype)}."
         )
-    size = len(binary) // (4 if floats else 1)
-    values = np.frombuffer(binary, "<f4" if floats else "u1", size) if tensor.data is None else _numbers(tensor)
-    if values.size != math.prod(tensor.shape):
-        raise BadTensor(f"`{tensor.name}` has the shape {tensor.shape}, but its data has {values.size:,} values.")
+    kind = np.dtype("<f4" if floats else "u1")
+    if tensor.data is None and len(binary) != math.prod(tensor.shape) * kind.itemsize:
+        raise _misfit(tensor)
+    values = np.frombuffer(binary, kind) if tensor.data is None else _numbers(tensor, kind)
     for image in values.reshape(tensor.shape):
-        yield to_ppm(_denormalise(tensor.name, image, recipe) if floats else image.astype(np.uint8))
+        yield to_ppm(_denormalise(tensor.name, image, recipe) if floats else image)
 
 
-def _numbers(tensor: Tensor) -> npt.NDArray[np.generic]:
-    try:
-        values = np.array(tensor.data)
-    except ValueError as error:
-        raise BadTensor(f"The rows of `{tensor.name}` have different lengths.") from error
-    if tensor.datatype == "FP32" and values.dtype.kind in "iuf":
-        return values
-    if values.dtype.kind in "iu" and (not values.size or (values.min() >= 0 and values.max() <= 255)):
-        return values
+def _numbers(tensor: Tensor, kind: np.dtype[Any]) -> npt.NDArray[np.generic]:
+    found: list[Any] = _leaves(tensor)
+    # Before numpy sees them: an array that holds one long string has as much room for every other element.
+    is_valid = {*map(type, found)} <= ({int, float} if kind.kind == "f" else {int})
+    if is_valid and (kind.kind == "f" or (min(found) >= 0 and max(found) <= 255)):
+        with suppress(OverflowError):  # a whole number that no float can be
+            return np.array(found, kind)
     raise BadTensor(f"`{tensor.name}` has values that are not {tensor.datatype}.")
 
 

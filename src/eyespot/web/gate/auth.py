@@ -18,7 +18,7 @@ from eyespot.web.gate.addresses import Network, client_address
 
 # Probes, which have no key, and pages, which are the same for everybody. They are not charged either.
 _OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
-_OPEN_PREFIXES = ("/v2/health/", "/static/")
+_OPEN = re.compile(r"/static/.*|/v2/(?:health/.*|models/[^/]+(?:/versions/[^/]+)?/ready)", re.DOTALL)
 
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
 
@@ -91,7 +91,7 @@ class Auth:
             state = scope["state"]
             state["admin"], state["charge_rate_limit"] = False, None
             self._set_address(scope)
-            if scope["path"] not in _OPEN_PATHS and not scope["path"].startswith(_OPEN_PREFIXES):
+            if scope["path"] not in _OPEN_PATHS and not _OPEN.fullmatch(scope["path"]):
                 try:
                     await self._admit(scope)
                 except Refusal as refusal:

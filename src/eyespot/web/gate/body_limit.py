@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,13 +32,17 @@ class Limit:
     group_bytes: Callable[[Any], int]  # given `app.state.pool`
 
 
+LimitOf: TypeAlias = Callable[[str, str, int], Limit]
+"""Given path, content type and announced bytes, 0 if they are unknown."""
+
+
 class BodyLimit:
     """Counts bodies as they arrive, whatever Content-Length says.
 
     All bodies in memory at one time have a limit together, one for each group. A body alone in its group is exempt.
     """
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], Limit]) -> None:  # of path and content type
+    def __init__(self, app: ASGIApp, limit_of: LimitOf) -> None:
         self.app = app
         self._limit_of = limit_of
         self.held: Counter[str] = Counter()  # bytes by group
@@ -47,7 +51,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self._limit_of(scope["path"], header(scope, b"content-type") or "")
+        size = int(header(scope, b"content-length") or 0)
+        limit = self._limit_of(scope["path"], header(scope, b"content-type") or "", size)
         body = _Body(limit, self.held, scope, receive, send)
         try:
             await self.app(scope, body.receive, body.send)

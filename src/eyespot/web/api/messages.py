@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from fastapi import Response
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
 from eyespot.errors import BadJson, BadTensor
 from eyespot.values import complaints, shown
@@ -21,7 +21,13 @@ from eyespot.web.api import json_body
 HEADER = "Inference-Header-Content-Length"
 LENGTH_BYTES = 4  # before each element of a BYTES tensor, little-endian
 
-Shape: TypeAlias = list[Annotated[int, Field(ge=-1)]]
+_MAX_DIMENSIONS = 8
+_MAX_TENSORS = 8  # inputs or outputs of a request
+_MAX_ID = 1024  # characters
+
+Shape: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=-1, lt=2**31, strict=True)]], Field(max_length=_MAX_DIMENSIONS), FailFast()
+]
 Parameters: TypeAlias = dict[str, Any] | None
 
 
@@ -95,6 +101,7 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
     """
     length = len(raw)
     if header is not None:
+        header = header.strip()
         if not re.fullmatch("[0-9]{1,15}", header) or int(header) > length:
             raise BadTensor(f"{HEADER} must be the bytes of the JSON, at most the {length:,} of the body.")
         length = int(header)
@@ -104,6 +111,9 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
     fields = json_body.parse(raw[:length], max_values, BadJson(detail, limit=max_values))
     if not isinstance(fields, dict):
         raise BadTensor("The JSON must be an object with a list `inputs`.")
+    for name, most in {"inputs": _MAX_TENSORS, "outputs": _MAX_TENSORS, "id": _MAX_ID}.items():
+        if isinstance(fields.get(name), list | str) and len(fields[name]) > most:
+            raise BadTensor(f"`{name}` is too long: {len(fields[name]):,}; the limit is {most:,}.", limit=most)
     try:
         return _REQUEST.validate_python(fields), memoryview(raw)[length:]
     except ValidationError as error:
@@ -120,14 +130,17 @@ def _alone(raw: bytes, raw_input: TensorInfo) -> tuple[InferenceRequest, memoryv
 def outputs(request: InferenceRequest, names: Sequence[str]) -> list[Output]:
     """The outputs that a request asks for, by default the first of `names`. Raises `BadTensor` for any other."""
     binary = _flag(request.parameters, "binary_data_output", default=False)
-    asked = request.outputs or [RequestedOutput(names[0])]
-    for one in asked:
+    found = []
+    for one in request.outputs or [RequestedOutput(names[0])]:
         if one.name not in names:
             raise BadTensor(f"The model has no output {shown(one.name)}; it has {' and '.join(names)}.")
-    return [
-        Output(one.name, _flag(one.parameters, "binary_data", binary), _count(one.parameters, "classification"))
-        for one in asked
-    ]
+        classes = _count(one.parameters, "classification")
+        if classes and one.name != names[0]:
+            raise BadTensor(f"The parameter classification is for {names[0]}, not for {one.name}.")
+        if "shared_memory_region" in (one.parameters or {}):
+            raise BadTensor("Shared memory is not supported.")
+        found.append(Output(one.name, _flag(one.parameters, "binary_data", binary), classes))
+    return found
 
 
 def _flag(parameters: Parameters, name: str, default: bool) -> bool:
