@@ -70,7 +70,7 @@ test-all: install
 	if [ -n "$$missing" ]; then \
 		apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(DEBIAN_PACKAGES); \
 	fi
-	$(MAKE) $(VENV)/openapi/.installed
+	$(MAKE) $(VENV)/openapi/.installed $(VENV)/ray/.installed
 	REQUIRE_TOOLS=1 $(BIN)/pytest $(ONLY)
 	$(MAKE) lowest
 
@@ -103,6 +103,14 @@ licences: install
 # Known vulnerabilities in what constraints.txt names, from a service that a closed network does not have.
 audit: $(VENV)/lock/.installed
 	@$(VENV)/lock/bin/python tools/audit.py $(VENV)/lock/bin/pip-audit constraints.txt
+
+# What Ray needs beside what is installed already, which is borrowed: found by pip too, so of one version.
+$(VENV)/ray/.installed: pyproject.toml constraints.txt
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	@cd $(@D)/lib/python3*/site-packages && echo $(abspath $(VENV))/lib/python3*/site-packages > borrowed.pth
+	$(@D)/bin/pip install --constraint constraints.txt -e '.[ray]'
+	@touch $@
 
 $(VENV)/openapi/.installed: $(VENV)/openapi/.python
 	npm install --prefix $(@D) --no-audit --no-fund $(NPM_PACKAGES)

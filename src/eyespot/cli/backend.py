@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import eyespot
 from eyespot import cpus
@@ -16,6 +16,7 @@ from eyespot.vision import weights
 
 if TYPE_CHECKING:
     from eyespot.client.calls import Options
+    from eyespot.vision.classifier import Classifier
 
 DEFAULT_TOP_K = 3
 
@@ -30,6 +31,22 @@ class Backend:
     url: str | None = None  # of the server
     close: Callable[[], None] = lambda: None
     keep: Callable[[Finding], None] = lambda _: None
+
+    @classmethod
+    def of(
+        cls, classifier: "Classifier", options: "Options", threads: int, read: Callable[[str], bytes] = to_bytes
+    ) -> Self:
+        """The classifier's answers; `read` returns the encoded bytes at a path. Raises `InvalidParameter`."""
+        options = _within(options, classifier.card)
+
+        def recognise(path: str) -> Finding:
+            data = read(path)
+            scores = classifier.scores(data)
+            image = ImageInfo(sha256(data).hexdigest(), scores.format, scores.width, scores.height)
+            answer = classifier.answer(scores, options["top_k"], options["min_confidence"], options["lang"])
+            return Finding(path, **answer, image=image, model=classifier.info)
+
+        return cls(recognise, classifier.info, threads)
 
     def find(self, path: str | OSError) -> Finding:
         """Classify a file; errors of one file or folder become a problem. Raises errors that concern all files."""
@@ -54,20 +71,11 @@ def local(options: "Options", workers: int | None) -> Backend:
     plan = cpus.plan(workers or config.workers, config.threads)
     with err.status("loading the model (about 15 s the first time)"):
         classifier = assembly.open_classifier(config, plan)
-    options = _within(options, classifier.card)
     if classifier.card.stand_in and err.is_terminal:
         first = next(iter(weights.read_manifest(config.manifest, config.data_dir)))
         remedy = f"for {first}, run `eyespot weights fetch {first}`"
         err.print(f"Using the stand-in {classifier.card.name}; {remedy}", style="dim", markup=False)
-
-    def recognise(path: str) -> Finding:
-        data = to_bytes(path)
-        scores = classifier.scores(data)
-        image = ImageInfo(sha256(data).hexdigest(), scores.format, scores.width, scores.height)
-        answer = classifier.answer(scores, options["top_k"], options["min_confidence"], options["lang"])
-        return Finding(path, **answer, image=image, model=classifier.info)
-
-    return Backend(recognise, classifier.info, plan.workers)
+    return Backend.of(classifier, options, plan.workers)
 
 
 def remote(url: str, options: "Options", workers: int | None, wait: float) -> Backend:
