@@ -30,8 +30,8 @@ from eyespot.cli.options import Language
 from eyespot.cli.parquet import record_batch
 from eyespot.cli.terminal import err, load_settings, say
 from eyespot.client.calls import Options
-from eyespot.errors import EyespotError, ImageTooLarge, OutputUnusable, UnknownModel
-from eyespot.images import MAX_FILE_BYTES, to_bytes
+from eyespot.errors import EyespotError, OutputUnusable, UnknownModel
+from eyespot.images import read_file, to_bytes
 from eyespot.ordered import in_order
 from eyespot.settings import Settings
 
@@ -83,9 +83,7 @@ class Partition:
 
     def _read(self, path: str) -> bytes:
         with self._job.images.open_input_file(path) as file:
-            if file.size() > MAX_FILE_BYTES:
-                raise ImageTooLarge(limit=MAX_FILE_BYTES)
-            return to_bytes(file)
+            return to_bytes(read_file(file))
 
 
 def classify(

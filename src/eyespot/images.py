@@ -17,7 +17,7 @@ ImageSource: TypeAlias = (
 )
 """A path, encoded bytes, a binary file, a PIL image, or RGB as uint8 of shape (h, w), (h, w, 3) or (h, w, 4)."""
 
-MAX_FILE_BYTES = 256 * 1024 * 1024  # larger than any photograph; a file is read whole
+_MAX_FILE_BYTES = 256 * 1024 * 1024  # larger than any photograph; a file is read whole
 _MAX_PIXEL_BYTES = 5_000_000  # noise, which PNG cannot compress, then stays below the 5 MiB that servers accept
 
 
@@ -29,9 +29,7 @@ def to_bytes(image: ImageSource) -> bytes:
     """
     if isinstance(image, str | os.PathLike):
         with open(image, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise ImageTooLarge(f"The file has more than {MAX_FILE_BYTES:,} bytes.", limit=MAX_FILE_BYTES)
+            data = read_file(file)
     elif isinstance(image, bytes | bytearray | memoryview):
         data = bytes(image)
     elif hasattr(image, "read"):
@@ -45,6 +43,14 @@ def to_bytes(image: ImageSource) -> bytes:
         raise TypeError(f"an image is a path, bytes, a binary file, a PIL image or a numpy array, not {kind}")
     if not data:
         raise NoImage("The image is empty: 0 bytes.")
+    return data
+
+
+def read_file(file: BinaryIO) -> bytes:
+    """All bytes of an open file. Raises `ImageTooLarge` above 256 MiB."""
+    data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise ImageTooLarge(f"The file has more than {_MAX_FILE_BYTES:,} bytes.", limit=_MAX_FILE_BYTES)
     return data
 
 

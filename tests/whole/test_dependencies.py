@@ -16,7 +16,9 @@ from packaging.version import Version
 from tests.serving import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("lock", "openapi", "ray")}
+EXTRAS = {
+    name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("lock", "openapi", "ray")
+}
 NOT_LOCKED = {"torch", "torchvision", "eyespot"}  # torch's builds differ by machine and index
 # What `make install` and the Dockerfile install.
 DIRECT = [

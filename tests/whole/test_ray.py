@@ -55,6 +55,7 @@ from classify import Job, Options, Partition, load_settings
 job = Job(None, None, load_settings(), Options(top_k=3, min_confidence=0, lang="en"), "another")
 print(Partition(job)({"partition": 0})["error"])
 """
+REFUSED = "no-image", "unsupported-format", "image-too-large"
 MODEL = "model", "digest", "engine", "precision"  # `eyespot classify` leaves them out for an image that it refused
 
 
@@ -92,10 +93,12 @@ def cluster(packaged: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """402 images, of which two cannot be recognised, and what is not an image."""
+    """403 images, of which three are refused, and files that are not searched for."""
     folder = makers.textures(tmp_path / "images", 20, range(20))
     for name, data in {"empty.jpg": b"", "other.PNG": b"GIF89a", ".hidden.png": b"", "notes.txt": b""}.items():
         (folder / name).write_bytes(data)
+    with (folder / "huge.jpg").open("wb") as huge:
+        huge.truncate(300 * 2**20)
     return folder
 
 
@@ -121,7 +124,7 @@ def test_a_job_that_is_stopped_and_loses_a_node_has_every_answer_once(
         said, _ = first.communicate(timeout=60)
     before = parts(found)
     assert first.returncode == 130
-    assert re.search(r"^stopped after \d+ of 402 images; the same command continues$", said, re.MULTILINE)
+    assert re.search(r"^stopped after \d+ of 403 images; the same command continues$", said, re.MULTILINE)
 
     with cluster.job(tmp_path) as second:
         until(lambda: len(parts(found)) > len(before) + 1)
@@ -129,20 +132,20 @@ def test_a_job_that_is_stopped_and_loses_a_node_has_every_answer_once(
         at_kill = parts(found)
         said, _ = second.communicate(timeout=120)
     assert second.returncode == 0
-    assert f"{len(before) * 10} of 402 images were done before" in said.splitlines()
+    assert f"{len(before) * 10} of 403 images were done before" in said.splitlines()
     assert len(before) < len(at_kill) < len(parts(found)) == 41
     assert before.items() <= parts(found).items()  # they were not computed again
 
     expected = alone(tmp_path, packaged)
     rows = pyarrow.dataset.dataset(found).to_table().to_pylist()
-    assert len(rows) == len(expected) == 402
+    assert len(rows) == len(expected) == 403
     (model,) = {tuple(row[name] for name in MODEL) for row in rows}
     for row in rows:
         assert row == expected[row["path"]] | {"path": row["path"], **dict(zip(MODEL, model, strict=True))}
-    assert Counter(row["code"] for row in rows) == {None: 400, "no-image": 1, "unsupported-format": 1}
+    assert Counter(row["code"] for row in rows) == dict.fromkeys(REFUSED, 1) | {None: 400}
 
     for words, reply in {
-        (): "402 of 402 images were done before\n",
+        (): "403 of 403 images were done before\n",
         ("--top-k", "4"): "classify.py: found was begun with --top-k 3, not 4; choose another OUTPUT\n",
     }.items():
         with cluster.job(tmp_path, *words) as more:
