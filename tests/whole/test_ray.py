@@ -80,9 +80,13 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(packaged: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def settings(packaged: dict[str, str]) -> dict[str, str]:
+    return environment(**packaged, **ALONE, EYESPOT_AUDIT_URL="off", PYTHONPATH=str(JOB.parent))
+
+
+@pytest.fixture(scope="module")
+def cluster(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("ray")
-    settings = environment(**packaged, **ALONE, EYESPOT_AUDIT_URL="off", PYTHONPATH=str(JOB.parent))
     with subprocess.Popen(
         [PYTHON, "-c", CLUSTER], cwd=folder, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -152,10 +156,9 @@ def test_a_job_that_is_stopped_and_loses_a_node_has_every_answer_once(
             assert more.communicate(timeout=60)[0] == reply
 
 
-def test_a_node_with_another_model_is_named(cluster: Cluster, images: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [PYTHON, "-c", OTHER_MODEL], cwd=tmp_path, env=cluster.settings, capture_output=True, text=True, timeout=60
-    )
+def test_a_node_with_another_model_is_named(settings: dict[str, str], tmp_path: Path) -> None:
+    command = [PYTHON, "-c", OTHER_MODEL]
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=60)
     assert re.fullmatch(r"on \S+, efficientnet-lite0 differs; give all nodes the same files .*\n", done.stdout)
 
 
