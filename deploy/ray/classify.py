@@ -103,7 +103,13 @@ def classify(
     config, options = load_settings(quiet=True), Options(top_k=top_k, min_confidence=0, lang=lang)
     config, model, fingerprint = _agreed(config, options)
     job = Job(_folder(source), _folder(output, create=True), config, options, fingerprint)
-    facts = {"INPUT": source, "the model": model, "--top-k": top_k, "--lang": lang, "--partition-size": partition_size}
+    facts = {
+        "INPUT": job.images.base_path,
+        "the model": model,
+        "--top-k": top_k,
+        "--lang": lang,
+        "--partition-size": partition_size,
+    }
     _run(job, _listing(job, facts, output))
 
 

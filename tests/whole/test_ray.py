@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +73,16 @@ class Cluster:
         while self.process.stdout.readline() != "done\n":
             assert self.process.poll() is None
 
-    def job(self, cwd: Path, *words: str) -> subprocess.Popen[str]:
+    @contextmanager
+    def job(self, cwd: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         command = [PYTHON, JOB, "images", "found", "--partition-size", "10", *words]
-        return subprocess.Popen(
+        with subprocess.Popen(
             command, cwd=cwd, env=self.settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()  # if the block has failed
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +99,9 @@ def cluster(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
         assert process.stdout
         address = process.stdout.readline().strip()
         yield Cluster(process, settings | {"RAY_ADDRESS": address})
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
+        process.kill()  # Ray's shutdown may hang
 
 
 @pytest.fixture
