@@ -21,6 +21,7 @@ import typer
 from pyarrow import parquet
 from pyarrow.fs import FileSelector, FileSystem, FileType, SubTreeFileSystem
 from ray import data
+from ray.exceptions import RayError
 
 from eyespot import assembly, cpus
 from eyespot.choices import SUFFIXES, titles
@@ -36,6 +37,7 @@ from eyespot.ordered import in_order
 from eyespot.settings import Settings
 
 _IMAGES = "_images.parquet"  # readers of Parquet folders skip names that begin with an underscore
+_MAX_LOST_STARTS = 10  # actors in a row
 _FACTS = b"eyespot"  # in its metadata: what all runs into one folder must have in common
 
 
@@ -95,14 +97,17 @@ def classify(
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="Classes per image.")] = DEFAULT_TOP_K,
     lang: Language = "en",
 ) -> None:
-    """Recognise all images in and below INPUT on a Ray cluster: the one at RAY_ADDRESS, or else this machine.
+    """Recognise all images in and below INPUT on a Ray cluster.
+
+    It is the one at RAY_ADDRESS, else the one that was last started on this machine, else a new one, which
+    RAY_ADDRESS=local always starts.
 
     OUTPUT receives Parquet files with one row per image. After Ctrl-C or a crash, the same command continues.
     `EYESPOT_MODEL` and the other settings choose the model.
     """
     config, options = load_settings(quiet=True), Options(top_k=top_k, min_confidence=0, lang=lang)
     config, model, fingerprint = _agreed(config, options)
-    job = Job(_folder(source), _folder(output, create=True), config, options, fingerprint)
+    job = Job(_folder(source, "INPUT"), _folder(output, "OUTPUT"), config, options, fingerprint)
     facts = {
         "INPUT": job.images.base_path,
         "the model": model,
@@ -127,14 +132,16 @@ def _agreed(config: Settings, options: Options) -> tuple[Settings, str, str]:
     return config.model_copy(update={**chosen, **paths}), words, fingerprint
 
 
-def _folder(name: str, *, create: bool = False) -> FileSystem:
-    """The folder or bucket, as the root of a file system."""
+def _folder(name: str, which: str) -> FileSystem:
+    """The folder or bucket, as the root of a file system; OUTPUT is made if it does not exist."""
     try:
         system, root = FileSystem.from_uri(name if "://" in name else os.path.abspath(name))
     except ValueError as error:
         raise OutputUnusable(f"cannot open {name}: {error}") from error
-    if create:
+    if which == "OUTPUT":
         system.create_dir(root, recursive=True)
+    elif system.get_file_info(root).type != FileType.Directory:
+        raise OutputUnusable(f"there is no folder or bucket {name}")
     return SubTreeFileSystem(root, system)
 
 
@@ -184,22 +191,29 @@ def _run(job: Job, listing: parquet.ParquetFile) -> None:
         say(f"{before:,} of {total:,} images were done before")
     if not missing:
         return
+    started = time.monotonic()
+    say("starting Ray, and waiting for processors")
     ray.init(logging_level="error", log_to_driver=False)
+    # Ray's own default, 0, ends the job when a node dies while an actor starts on it.
+    data.DataContext.get_current().max_consecutive_actor_init_deaths = _MAX_LOST_STARTS
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     pool = data.ActorPoolStrategy(min_size=1, initial_size=int(ray.cluster_resources()["CPU"]))
+    begun = time.monotonic()
     partitions = data.from_items(missing, override_num_blocks=len(missing))
     counts = partitions.map(Partition, fn_constructor_args=(job,), compute=pool, num_cpus=1)
-    started, done, refused = time.monotonic(), 0, 0
+    done, refused = 0, 0
     try:
         for row in counts.iter_rows():
             if row["error"]:
                 raise OutputUnusable(f"{row['error']}; the same command continues")
             done, refused = done + row["images"], refused + row["refused"]
-            seconds = time.monotonic() - started
-            say(f"{before + done:,} of {total:,} images; {refused:,} refused; {done / seconds:,.0f} images/s")
+            rate = f"{done / (time.monotonic() - begun):,.0f} images/s"
+            say(f"{before + done:,} of {total:,} images; {refused:,} refused now; {rate}")
     except KeyboardInterrupt:
         say(f"stopped after {before + done:,} of {total:,} images; the same command continues")
         sys.exit(130)
+    except RayError as error:
+        raise OutputUnusable(f"Ray stopped: {str(error).splitlines()[0]}; the same command continues") from error
     say(f"{done:,} images in {time.monotonic() - started:,.1f} s")
 
 

@@ -103,7 +103,7 @@ class Recognizer:
             scores = await self._look_up(classifier, image.sha256, variant, trace) if reuse else None
             if scores is None:
                 compute = compute or classifier.scores
-                scores = await self._compute(classifier, image, trace, disconnected, lane, compute, reuse)
+                scores = await self._compute(image, variant, trace, disconnected, lane, compute, reuse)
             if self.uploads:
                 deleted = partial(self._deletions.since, image.sha256, trace.started)
                 await self.uploads.keep(image.sha256, image.data, unless=deleted)
@@ -160,8 +160,8 @@ class Recognizer:
 
     async def _compute(
         self,
-        classifier: Classifier,
         image: Image,
+        variant: str,
         trace: Trace,
         disconnected: Disconnected | None,
         lane: Lane,
@@ -171,7 +171,7 @@ class Recognizer:
         # A request that began before its image was deleted runs alone: its answer must not be stored, and a later
         # request must not share its job.
         shared = self.cache is not None and not self._deletions.since(image.sha256, trace.started)
-        key = (image.sha256, self._variant(classifier, trace.key, image.is_tensor)) if shared else None
+        key = (image.sha256, variant) if shared else None
         scores: Scores
         scores, steps = await self.pool.run(
             _decode_and_infer,

@@ -201,7 +201,8 @@ class Trace:
     cache: CacheResult | None = None  # None while no image was looked up
     code: str | None = None  # of the problem of an image in a batch
     mark: float = field(default_factory=time.monotonic)  # end of the last step
-    laps: list[tuple[str, float, float]] = field(default_factory=list)  # steps in order, with begin and end
+    # The steps in order, with begin and end, for spans; `steps` is their sum, which headers and log read several times.
+    laps: list[tuple[str, float, float]] = field(default_factory=list)
     images: dict[int, "Trace"] = field(default_factory=dict)  # of a batch, by index
     traceparent: str | None = None  # W3C Trace Context: the client's, or that of our span
 
@@ -214,6 +215,10 @@ class Trace:
         self.steps[step] = self.steps.get(step, 0) + end - self.mark
         self.laps.append((step, self.mark, end))
         self.mark = end
+
+    def skip(self) -> None:
+        """Begin the next step now: what has passed belongs to traces of images."""
+        self.mark = time.monotonic()
 
     def image(self, index: int) -> "Trace":
         """A trace for an image of this batch."""

@@ -29,11 +29,15 @@ OVERLAYS = ["small", "production", "kserve"]
 # Fields of an InferenceService's predictor beside those of a pod: ComponentExtensionSpec of
 # pkg/apis/serving/v1beta1/component.go in kserve/kserve. Its CRD is in no package.
 KSERVE = {"minReplicas": int, "maxReplicas": int, "scaleTarget": int, "scaleMetric": str, "deploymentStrategy": dict}
-ROUTES = [route for route in create_app(Settings()).routes if isinstance(route, APIRoute)]
 TOOLS = ROOT / ".venv" / "openapi"
 
 pytestmark = pytest.mark.needs("kubectl")
 Manifest = dict[str, Any]
+
+
+@cache
+def routes() -> list[APIRoute]:
+    return [route for route in create_app(Settings()).routes if isinstance(route, APIRoute)]
 
 
 @cache
@@ -146,7 +150,7 @@ def test_the_probes_ask_for_routes_at_the_port_that_the_image_listens_on(overlay
     assert f"\nEXPOSE {port['containerPort']}\n" in dockerfile
     asked = {name: server[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {probe["port"] for probe in asked.values()} == {port["name"]}
-    assert {probe["path"] for probe in asked.values()} <= {route.path for route in ROUTES}
+    assert {probe["path"] for probe in asked.values()} <= {route.path for route in routes()}
     assert asked["readinessProbe"]["path"] == "/readyz"
     # What a database that is away must not do is restart every replica.
     assert {asked[name]["path"] for name in ("startupProbe", "livenessProbe")} == {"/livez"}
@@ -254,8 +258,11 @@ def test_kserve_runs_the_same_pod_and_speaks_its_second_protocol() -> None:
     spread = {"topologySpreadConstraints", "containers"}
     assert pod(service)["spec"].keys() | spread == pod(base)["spec"].keys()
     assert all(value == pod(base)["spec"][name] for name, value in pod(service)["spec"].items() if name not in spread)
+    pods = {"matchLabels": {"serving.kserve.io/inferenceservice": service["InferenceService"]["metadata"]["name"]}}
+    for kind, selector in {"NetworkPolicy": "podSelector", "PodDisruptionBudget": "selector"}.items():
+        assert service[kind]["spec"] == {**base[kind]["spec"], selector: pods}
     (path,) = re.findall(r"http://eyespot-predictor\.NAMESPACE(/\S+)`", SECTION)
-    assert [route for route in ROUTES if route.path_regex.match(path)]
+    assert [route for route in routes() if route.path_regex.match(path)]
     # KServe refuses to scale by CPU unless both are named so: validateAutoScalingCompExtension.
     mode = {"deploymentMode": "Standard", "autoscalerClass": "hpa"}
     assert service["InferenceService"]["metadata"]["annotations"] == {

@@ -11,9 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from fastapi.routing import APIRoute
 
 from eyespot.errors import REFUSALS
+from eyespot.settings import Settings
 from eyespot.telemetry import STEPS, Metrics
+from eyespot.web.app import create_app
 from tests.requests import IMAGE, predict
 from tests.services import Service, free_port, which
 from tests.serving import ROOT, Served, serve_fake, until
@@ -24,7 +27,12 @@ DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "eyespot.json").read_text(
 PANELS = {f"{panel['title']} {one['refId']}": one["expr"] for panel in DASHBOARD["panels"] for one in panel["targets"]}
 EXPRESSIONS = {**{name: rule["expr"] for name, rule in ALERTS.items()}, **PANELS}
 OF_OTHERS = {"up", "container_memory_working_set_bytes", "container_spec_memory_limit_bytes"}
-VALUES = {"code": REFUSALS, "step": STEPS, "result": ("hit", "miss", "joined", "written", "lost")}
+VALUES = {
+    "code": REFUSALS,
+    "step": STEPS,
+    "result": ("hit", "miss", "joined", "written", "lost"),
+    "route": [route.path for route in create_app(Settings()).routes if isinstance(route, APIRoute)],
+}
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
@@ -34,8 +42,9 @@ def test_every_metric_and_value_that_is_named_exists(name: str) -> None:
     named = set(re.findall(r"\b(?:eyespot|process|container)_\w+|\bup\b", EXPRESSIONS[name]))
     assert named
     assert named - OF_OTHERS <= known
-    for label, given in re.findall(r'(\w+)=~?"([^"]*)"', EXPRESSIONS[name]):
-        assert set(given.split("|")) <= set(VALUES.get(label, given.split("|")))
+    for label, given in re.findall(r'(\w+)!?[=~]+"([^"]*)"', EXPRESSIONS[name]):
+        for one in given.split("|") if label in VALUES else ():
+            assert any(re.fullmatch(one, value) for value in VALUES[label]), one
 
 
 @pytest.mark.parametrize("name", ALERTS)
@@ -137,7 +146,9 @@ def test_a_real_prometheus_answers_every_expression(served: Served, tmp_path: Pa
     prometheus.start()
     try:
         for expression in PANELS.values():
-            expression = expression.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".*")
+            expression = (
+                expression.replace("$__rate_interval", "1m").replace("$job", "eyespot").replace("$instance", ".*")
+            )
 
             def drawn(expression: str = expression) -> bool:
                 of_all_kinds(served)

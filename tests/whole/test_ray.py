@@ -165,6 +165,13 @@ def test_a_job_that_is_stopped_and_loses_a_node_has_every_answer_once(
             assert more.communicate(timeout=60)[0] == reply
 
 
+def test_an_input_that_does_not_exist_is_told_and_no_output_is_made(settings: dict[str, str], tmp_path: Path) -> None:
+    command = [PYTHON, JOB, "nowhere", "found"]
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "classify.py: there is no folder or bucket nowhere\n")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_node_with_another_model_is_named(settings: dict[str, str], tmp_path: Path) -> None:
     command = [PYTHON, "-c", OTHER_MODEL]
     done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=60)

@@ -162,7 +162,9 @@ class Classifier:
 
     @cached_property
     def embedding_size(self) -> int:
-        """Number of values of an embedding. The first use runs the model once."""
+        """Number of values of an embedding. Without a head, the first use runs the model once."""
+        if self.head is not None:
+            return int(self.head.shape[1])
         _, features = self.engine.infer(export.golden_pixels(self.recipe), features=True)
         assert features is not None
         return int(features.shape[1])

@@ -1,7 +1,7 @@
 """The app on one page: every route, and the layers in front of them."""
 
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -128,20 +128,20 @@ def _routes() -> list[BaseRoute]:
         *_get("/uploads/{sha256}", admin.upload, dependencies=_ADMIN, **openapi.UPLOAD),
         APIRoute("/uploads/{sha256}", admin.forget, methods=["DELETE"], dependencies=_ADMIN, **openapi.FORGET),
         APIRoute("/admin/model", admin.switch, methods=["POST"], dependencies=_ADMIN, **openapi.SWITCH),
-        *_inference("/v2"),
+        *_inference(),
         *_get("/", pages.page, include_in_schema=False),
         *_get("/docs", pages.docs, include_in_schema=False),
         Mount("/static", routes=static, middleware=[Middleware(GZipMiddleware)]),
     ]
 
 
-def _inference(root: str) -> list[APIRoute]:
+def _inference() -> list[APIRoute]:
     """The Open Inference Protocol. With and without a version, of which there is one, a path means the same."""
-    model, version = f"{root}/models/{{name}}", f"{root}/models/{{name}}/versions/{{version}}"
+    model, version = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
     return [
-        *_get(root, v2.server, **openapi_v2.SERVER),
-        *_get(f"{root}/health/live", v2.live, **openapi_v2.LIVE),
-        *_get(f"{root}/health/ready", v2.ready, **openapi_v2.READY),
+        *_get("/v2", v2.server, **openapi_v2.SERVER),
+        *_get("/v2/health/live", v2.live, **openapi_v2.LIVE),
+        *_get("/v2/health/ready", v2.ready, **openapi_v2.READY),
         *_get(model, v2.metadata, **openapi_v2.METADATA),
         *_get(f"{model}/ready", v2.model_ready, **openapi_v2.MODEL_READY),
         PlainRoute(f"{model}/infer", infer.infer, methods=["POST"], **openapi_v2.INFER),
@@ -164,11 +164,11 @@ def _cors(text: str | None) -> list[Middleware]:
         "allow_methods": ["GET", "POST", "PUT", "DELETE"],
         "allow_headers": [
             *("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "traceparent", "tracestate"),
-            messages.HEADER,
+            messages.JSON_LENGTH_HEADER,
         ],
         "expose_headers": [
             *("X-Request-ID", "X-Cache", "Server-Timing", "Retry-After", "traceparent"),
-            messages.HEADER,
+            messages.JSON_LENGTH_HEADER,
         ],
     }
     return [Middleware(Cors, **options)] if origins else []
@@ -190,17 +190,16 @@ def create_app(settings: Settings, open_recognizer: OpenRecognizer = open_recogn
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = app.state
-        state.spans = open_spans()
-        try:
-            async with open_recognizer(settings, separate_keys) as recognizer:
-                state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
-                begin_at_zero(state.metrics, filter(_is_watched, app.routes), "/predict")
-                yield
-        finally:
+        async with AsyncExitStack() as stack:
             if limiter:
-                await limiter.close()
+                stack.push_async_callback(limiter.close)
+            state.spans = open_spans()
             if state.spans:
-                await state.spans.close()
+                stack.push_async_callback(state.spans.close)
+            recognizer = await stack.enter_async_context(open_recognizer(settings, separate_keys))
+            state.recognizer, state.pool, state.metrics = recognizer, recognizer.pool, recognizer.metrics
+            begin_at_zero(state.metrics, filter(_is_watched, app.routes), "/predict")
+            yield
 
     app = App(
         **_OPTIONS,

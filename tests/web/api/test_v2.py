@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,16 +175,18 @@ def test_outputs_come_in_the_order_in_which_they_are_asked_for(client: triton.In
 
 
 class Watched(FakeEngine):
-    """Notes whether features were asked for."""
+    """Keeps what it is asked for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.features: list[bool] = []
+        self.pixels: list[Pixels] = []
 
     def infer(
         self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
     ) -> tuple[Logits, Features | None]:
         self.features.append(features)
+        self.pixels.append(pixels[0])
         return super().infer(pixels, features=features, exclusive=exclusive)
 
 
@@ -231,31 +235,13 @@ def test_a_tensor_is_the_model_s_own_input(
 
 
 def test_a_tensor_of_floats_gives_the_pixels_that_it_was_made_from() -> None:
-    engine = Seen()
+    engine = Watched()
     noise = np.random.default_rng(0).integers(0, 256, (RECIPE.crop, RECIPE.crop, 3), dtype=np.uint8)
     values = normalised(noise)[None]
     with serve_fake(engine) as served, served.client() as client:
-        reply = client.post(
-            "/v2/models/fake-tensor/infer",
-            content=json_then(values.tobytes(), "pixels", [1, 3, RECIPE.crop, RECIPE.crop], "FP32")[0],
-            headers=json_then(values.tobytes(), "pixels", [1, 3, RECIPE.crop, RECIPE.crop], "FP32")[1],
-        )
-        assert reply.status_code == 200
+        content, headers = json_then(values.tobytes(), "pixels", list(values.shape), "FP32")
+        assert client.post("/v2/models/fake-tensor/infer", content=content, headers=headers).status_code == 200
     assert (engine.pixels[-1] == noise).all()
-
-
-class Seen(FakeEngine):
-    """Keeps the pixels that it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pixels: list[Pixels] = []
-
-    def infer(
-        self, pixels: Pixels, *, features: bool = False, exclusive: bool = False
-    ) -> tuple[Logits, Features | None]:
-        self.pixels.append(pixels[0])
-        return super().infer(pixels, features=features, exclusive=exclusive)
 
 
 def json_then(data: bytes, name: str, shape: list[int], datatype: str) -> tuple[bytes, dict[str, str]]:
@@ -458,6 +444,64 @@ def test_pages_of_chosen_origins_may_use_the_binary_form() -> None:
         assert HEADER in reply.headers["access-control-expose-headers"]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_request_has_its_facts_and_its_own_steps(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "eyespot")
+    images = [base64.b64encode(image(number)).decode() for number in range(count)]
+    with serve_fake(cache_url="memory://") as served:
+        reply = ask(served, given_as(shape=[count], data=images))
+        until(lambda: "request_answered" in caplog.messages)
+    (facts,) = (record.__dict__["facts"] for record in caplog.records)
+    steps = re.findall(r"(\w+);desc", reply.headers["server-timing"])
+    if count == 1:
+        assert steps == ["admit", "read", "cache", "queue", "decode", "infer", "respond"]
+        assert facts["sha256"] == hashlib.sha256(image(0)).hexdigest()
+    else:
+        assert steps == ["admit", "read", "respond"]
+        assert facts["steps"]["respond"] < facts["ms"] / 2  # that of the images is theirs
+    assert (facts["images"], facts["model"]) == (count, "fake")
+
+
+def test_the_body_of_one_image_is_not_read_while_the_queue_is_full() -> None:
+    engine = FakeEngine()
+    with serve_fake(engine, workers=1, queue=0) as served, ThreadPoolExecutor() as pool:
+        engine.go.clear()
+        first = pool.submit(predict, served, image(1))
+        assert engine.started.acquire(timeout=30)
+        with socket.create_connection(("127.0.0.1", served.port), 30) as connection:
+            head = "POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+            connection.sendall(f"{head}{HEADER}: 0\r\n\r\n".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 503")
+        engine.go.set()
+        assert first.result().status_code == 200
+
+
+def test_small_batches_do_not_take_the_memory_of_single_images() -> None:
+    engine = FakeEngine()
+    large = IMAGE + bytes(150_000)
+    two = given_as(shape=[2], data=[base64.b64encode(large + bytes([number])).decode() for number in range(2)])
+    with serve_fake(engine, workers=1, queue=1, max_bytes=400_000) as served, ThreadPoolExecutor(8) as pool:
+        engine.go.clear()
+        waiting = []
+        for number in range(1, 4):  # more together than two images of the largest size
+            waiting.append(pool.submit(ask, served, two))
+            until(lambda images=2 * number: served.recognizer._in_progress.total() >= images)
+        waiting.append(pool.submit(predict, served, large))
+        until(lambda: served.recognizer.pool._admitted["interactive"] == 1)
+        engine.go.set()
+        assert {one.result().status_code for one in waiting} == {200}
+
+
+def test_one_image_of_a_model_with_a_large_input_may_be_nested_json() -> None:
+    with serve_fake() as served:
+        served.recognizer.model.classifier.recipe = replace(RECIPE, crop=512)
+        data = np.zeros((1, 512, 512, 3), int).tolist()
+        body = {"inputs": [{**PIXELS, "shape": [1, 512, 512, 3], "data": data}]}
+        assert ask(served, body, "fake-tensor").status_code == 200
+        two = {"inputs": [{**PIXELS, "shape": [2, 512, 512, 3], "data": data * 2}]}
+        assert "as binary data" in ask(served, two, "fake-tensor").json()["error"]
+
+
 def test_a_single_image_does_not_wait_for_the_memory_of_batches() -> None:
     with serve_fake(batch_max_bytes=1_000_000, max_bytes=400_000) as served:
         held = [upload(served, "/predict/batch", 999_999, "application/json") for _ in range(2)]
@@ -479,7 +523,7 @@ def upload(served: Served, path: str, size: int, kind: str) -> socket.socket:
 
 def test_floats_beyond_black_and_white_are_clipped() -> None:
     """As bicubic resizing of floats makes them, by at most a quarter of the range."""
-    engine = Seen()
+    engine = Watched()
     pixels = crop_of(255).astype(np.float32) * 1.4 - 51  # -51 to 306
     values = normalised(pixels)[None]
     content, headers = json_then(values.tobytes(), "pixels", list(values.shape), "FP32")

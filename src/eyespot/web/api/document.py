@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from eyespot.recognizer import Recognizer
 from eyespot.types import Problem
 from eyespot.values import Schema
-from eyespot.web.api.messages import InferenceRequest
+from eyespot.web.api.inference_types import InferenceRequest
 from eyespot.web.api.parameters import EXPLAIN_SCHEMA, SCHEMA, maxima
 
 _CLASSES = 1000  # of ImageNet; the app's own model is not known before it is loaded

@@ -16,12 +16,12 @@ from eyespot.vision.classifier import Classifier
 from eyespot.vision.scores import Scores
 from eyespot.web.api import many, messages, tensors
 from eyespot.web.api.image import Item, image_of, in_thread_if_large
-from eyespot.web.api.messages import Output, Values
-from eyespot.web.api.v2 import EMBEDDING, OUTPUTS, Served, served
+from eyespot.web.api.inference_types import Output, Values
+from eyespot.web.api.v2 import EMBEDDING, OUTPUTS, NamedModel, find_model
 from eyespot.web.gate import header
 
 _JSON_VALUES = 810_000  # four images of 224 x 224 as nested lists; each number takes up to 32 bytes of memory
-_JSON_BYTES = 20  # of a probability
+_BYTES_PER_PROBABILITY = 20  # in JSON
 
 
 async def infer(request: Request) -> Response:
@@ -34,25 +34,31 @@ async def infer(request: Request) -> Response:
     trace.lap("admit")
     if encoding := header(request.scope, b"content-encoding"):
         raise UnsupportedBody(f"Content-Encoding {shown(encoding)} is not supported: send the body uncompressed.")
+    length = header(request.scope, messages.JSON_LENGTH_HEADER.lower().encode())
+    if length == "0":  # one image; of a batch there is always room
+        request.app.state.recognizer.refuse_early()
     raw = b"".join([chunk async for chunk in request.stream() if chunk])
     classifier: Classifier = request.app.state.recognizer.model.classifier  # not before the body: see `body.read`
-    model = served(classifier, **request.path_params)
-    length, most = header(request.scope, messages.HEADER.lower().encode()), request.app.state.batch_max
-    request_id, outputs, items = await in_thread_if_large(len(raw), _read, raw, length, classifier, model, most)
+    model = find_model(classifier, **request.path_params)
+    max_images = request.app.state.batch_max
+    request_id, outputs, items = await in_thread_if_large(len(raw), _read, raw, length, classifier, model, max_images)
     del raw
+    trace.lap("read")
     if state.charge_rate_limit:
         await state.charge_rate_limit(len(items))
     state.facts.update(images=len(items), model=classifier.info.name)
+    if len(items) > 1:
+        state.count_body_as("batch")
     embed = any(output.name == EMBEDDING for output in outputs)
     scores = await _recognize(request, classifier, items, model.takes_tensors, embed)
-    size = len(scores) * len(classifier.labels) * _JSON_BYTES
+    size = len(scores) * len(classifier.labels) * _BYTES_PER_PROBABILITY
     response = await in_thread_if_large(size, _render, request_id, model, outputs, classifier, scores)
     trace.lap("respond")
     return response
 
 
 def _read(
-    raw: bytes, length: str | None, classifier: Classifier, model: Served, most: int
+    raw: bytes, length: str | None, classifier: Classifier, model: NamedModel, max_images: int
 ) -> tuple[str | None, list[Output], deque[Item]]:
     """The request's `id`, outputs and images. Raises `BadJson`, `BadTensor`, `NoImage` or `TooManyImages`."""
     recipe = classifier.recipe
@@ -60,8 +66,8 @@ def _read(
     asked, binary = messages.read(raw, length, model.input, max_values)
     if len(asked.inputs) != 1:
         raise BadTensor(f"The model has one input, `{model.input.name}`; the request has {len(asked.inputs)}.")
-    outputs = messages.outputs(asked, OUTPUTS)
-    found = tensors.images(asked.inputs[0], model.input, binary, recipe, most)
+    outputs = messages.requested_outputs(asked, OUTPUTS)
+    found = tensors.images(asked.inputs[0], model.input, binary, recipe, max_images)
     return asked.id, outputs, deque(Item(index, image) for index, image in enumerate(found))
 
 
@@ -101,6 +107,7 @@ async def _all(request: Request, items: deque[Item], work: many.Work[Scores]) ->
                 items.clear()
             else:
                 found[item.index] = outcome
+    request.state.trace.skip()
     for index in sorted(refusals):
         refusals[index].detail = f"Image {index}: {refusals[index].detail}"
         raise refusals[index]
@@ -108,7 +115,7 @@ async def _all(request: Request, items: deque[Item], work: many.Work[Scores]) ->
 
 
 def _render(
-    request_id: str | None, model: Served, outputs: list[Output], classifier: Classifier, scores: list[Scores]
+    request_id: str | None, model: NamedModel, outputs: list[Output], classifier: Classifier, scores: list[Scores]
 ) -> Response:
     values = [(output, _values(output, classifier, scores)) for output in outputs]
     return messages.respond(request_id, model.name, model.version, values)

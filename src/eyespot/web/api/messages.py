@@ -1,4 +1,4 @@
-"""Requests and responses of the Open Inference Protocol: JSON, and the tensors in binary that may follow it.
+"""Reads requests of the Open Inference Protocol, and renders responses: JSON, before tensors in binary.
 
 The protocol is kserve/open-inference-protocol, `inference_rest.md`; `binary_tensor_data` and `classification` are
 Triton's extensions of it.
@@ -6,87 +6,29 @@ Triton's extensions of it.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import Response
-from pydantic import FailFast, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from eyespot.errors import BadJson, BadTensor
 from eyespot.values import complaints, shown
 from eyespot.web.api import json_body
+from eyespot.web.api.inference_types import (
+    InferenceRequest,
+    InferenceResponse,
+    Output,
+    Parameters,
+    RequestedOutput,
+    Tensor,
+    TensorInfo,
+    Values,
+)
 
-HEADER = "Inference-Header-Content-Length"
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 LENGTH_BYTES = 4  # before each element of a BYTES tensor, little-endian
 
-_MAX_DIMENSIONS = 8
 _MAX_TENSORS = 8  # inputs or outputs of a request
 _MAX_ID = 1024  # characters
-
-Shape: TypeAlias = Annotated[
-    list[Annotated[int, Field(ge=-1, lt=2**31, strict=True)]], Field(max_length=_MAX_DIMENSIONS), FailFast()
-]
-Parameters: TypeAlias = dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One input or output of a model; -1 is any number of images."""
-
-    name: str
-    datatype: str
-    shape: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor(TensorInfo):
-    """An input or output, with its data in row-major order here or, if it has `binary_data_size`, after the JSON."""
-
-    parameters: Parameters = None
-    data: list[Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
-    """An output that is asked for, in binary or as a classification if its parameters say so."""
-
-    name: str
-    parameters: Parameters = None
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
-    """What a client asks of a model."""
-
-    inputs: list[Tensor]
-    id: str | None = None
-    parameters: Parameters = None
-    outputs: list[RequestedOutput] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceResponse:
-    """What the model answers."""
-
-    model_name: str
-    model_version: str
-    outputs: list[Tensor]
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """An output that is asked for: in binary or not, as numbers or as that many classes."""
-
-    name: str
-    binary: bool
-    classification: int | None
-
-
-Values: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.object_]
-"""Of an output: FP32, or strings."""
 
 _REQUEST = TypeAdapter(InferenceRequest)
 _SCHEMA = _REQUEST.json_schema()
@@ -103,10 +45,10 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
     if header is not None:
         header = header.strip()
         if not re.fullmatch("[0-9]{1,15}", header) or int(header) > length:
-            raise BadTensor(f"{HEADER} must be the bytes of the JSON, at most the {length:,} of the body.")
+            raise BadTensor(f"{JSON_LENGTH_HEADER} must be the bytes of the JSON, at most the {length:,} of the body.")
         length = int(header)
         if not length:
-            return _alone(raw, raw_input)
+            return _raw_request(raw, raw_input)
     detail = f"The JSON has more than {max_values:,} values: send tensors as binary data."
     fields = json_body.parse(raw[:length], max_values, BadJson(detail, limit=max_values))
     if not isinstance(fields, dict):
@@ -120,14 +62,14 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
         raise BadTensor(f"{'; '.join(complaints(error, _SCHEMA))}.") from error
 
 
-def _alone(raw: bytes, raw_input: TensorInfo) -> tuple[InferenceRequest, memoryview]:
+def _raw_request(raw: bytes, raw_input: TensorInfo) -> tuple[InferenceRequest, memoryview]:
     if raw_input.datatype == "BYTES":
         raw = len(raw).to_bytes(LENGTH_BYTES, "little") + raw
     tensor = Tensor(raw_input.name, raw_input.datatype, [1, *raw_input.shape[1:]], {"binary_data_size": len(raw)})
     return InferenceRequest([tensor], parameters={"binary_data_output": True}), memoryview(raw)
 
 
-def outputs(request: InferenceRequest, names: Sequence[str]) -> list[Output]:
+def requested_outputs(request: InferenceRequest, names: Sequence[str]) -> list[Output]:
     """The outputs that a request asks for, by default the first of `names`. Raises `BadTensor` for any other."""
     binary = _flag(request.parameters, "binary_data_output", default=False)
     found = []
@@ -171,7 +113,7 @@ def respond(request_id: str | None, model: str, version: str, outputs: Sequence[
     head = _RESPONSE.dump_json(InferenceResponse(model, version, tensors, request_id), exclude_none=True)
     if not binary:
         return Response(head, media_type="application/json")
-    return Response(b"".join((head, *binary)), 200, {HEADER: str(len(head))}, "application/octet-stream")
+    return Response(b"".join((head, *binary)), 200, {JSON_LENGTH_HEADER: str(len(head))}, "application/octet-stream")
 
 
 def _pack(values: Values) -> bytes:

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from eyespot import errors
-from eyespot.web.api.messages import HEADER, InferenceResponse
+from eyespot.web.api.inference_types import InferenceResponse
+from eyespot.web.api.messages import JSON_LENGTH_HEADER
 from eyespot.web.api.openapi import EXAMPLES, KEYS, OF_A_SINGLE_IMAGE, SMALL_PNG, UNREADY, options
 from eyespot.web.gate import problems
 
@@ -35,7 +36,9 @@ LIVE = _options("getServerLive", "Alive?", tag="operation")
 READY = _options("getServerReady", "Ready for traffic?", *UNREADY, tag="operation")
 SERVER = _options("getServer", "The server and its extensions", *KEYS)
 METADATA = _options("getModelMetadata", "A model's inputs and outputs", *_NO_MODEL, openapi_extra=_OF_A_MODEL)
-MODEL_READY = _options("getModelReady", "Does the model answer?", *_NO_MODEL, *UNREADY, openapi_extra=_OF_A_MODEL)
+MODEL_READY = _options(
+    "getModelReady", "Does the model answer?", errors.NotFound, *UNREADY, tag="operation", openapi_extra=_OF_A_MODEL
+)
 
 _IMAGE = {
     "name": "image",
@@ -46,7 +49,11 @@ _IMAGE = {
 }
 _REQUEST = {"inputs": [_IMAGE], "outputs": [{"name": "probabilities", "parameters": {"classification": 3}}]}
 _REQUEST_SCHEMA = {"$ref": "#/components/schemas/InferenceRequest"}
-_LENGTH = {"name": HEADER, "in": "header", "description": "Bytes of the JSON before binary data; 0 for an image alone."}
+_LENGTH = {
+    "name": JSON_LENGTH_HEADER,
+    "in": "header",
+    "description": "Bytes of the JSON before binary data; 0 for an image alone.",
+}
 INFER = _options(
     "infer",
     "Recognise images",

@@ -13,16 +13,17 @@ from eyespot.errors import BadTensor, NoImage, TooManyImages
 from eyespot.types import Recipe
 from eyespot.values import shown
 from eyespot.vision.preprocess import to_ppm
-from eyespot.web.api.messages import LENGTH_BYTES, Tensor, TensorInfo
+from eyespot.web.api.inference_types import Tensor, TensorInfo
+from eyespot.web.api.messages import LENGTH_BYTES
 
 _OVERSHOOT = 64  # levels beyond black and white, where bicubic resizing of floats may go
 
 
-def images(tensor: Tensor, expected: TensorInfo, binary: memoryview, recipe: Recipe, most: int) -> list[object]:
+def images(tensor: Tensor, expected: TensorInfo, binary: memoryview, recipe: Recipe, max_images: int) -> list[object]:
     """One for each image of a tensor: encoded bytes or, from JSON, a base64 string; from numbers, a PPM image.
 
     Raises:
-        NoImage, TooManyImages: there are none, or more than `most`.
+        NoImage, TooManyImages: there are none, or more than `max_images`.
         BadTensor: it is not the `expected` tensor, or its data is not what its shape says.
     """
     encoded = tensor.datatype == "BYTES"
@@ -34,8 +35,10 @@ def images(tensor: Tensor, expected: TensorInfo, binary: memoryview, recipe: Rec
     count = tensor.shape[0] if tensor.shape else 0
     if count < 1:
         raise NoImage(f"`{tensor.name}` has the shape {tensor.shape}; its first number must be that of the images.")
-    if count > most:
-        raise TooManyImages(f"The request has {count:,} images; the limit is {most:,}.", limit=most, value=count)
+    if count > max_images:
+        raise TooManyImages(
+            f"The request has {count:,} images; the limit is {max_images:,}.", limit=max_images, value=count
+        )
     size = (tensor.parameters or {}).get("binary_data_size", 0)
     if len(binary) != size or bool(size) is (tensor.data is not None):
         raise BadTensor(
@@ -49,7 +52,7 @@ def _elements(tensor: Tensor, binary: memoryview) -> list[object]:
     count = tensor.shape[0]
     found = list(islice(_unpack(binary), count + 1)) if tensor.data is None else _leaves(tensor)
     if len(found) != count or math.prod(tensor.shape) != count:
-        raise _misfit(tensor)
+        raise _wrong_shape(tensor)
     return found
 
 
@@ -69,12 +72,12 @@ def _leaves(tensor: Tensor) -> list[object]:
     for size in tensor.shape if nested else [math.prod(tensor.shape)]:
         lists = [row for row in rows if isinstance(row, list) and len(row) == size]
         if len(lists) != len(rows):
-            raise _misfit(tensor)
+            raise _wrong_shape(tensor)
         rows = list(chain.from_iterable(lists))
     return rows
 
 
-def _misfit(tensor: Tensor) -> BadTensor:
+def _wrong_shape(tensor: Tensor) -> BadTensor:
     return BadTensor(f"The data of `{tensor.name}` does not have its shape, {tensor.shape}.")
 
 
@@ -87,7 +90,7 @@ def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[byte
         )
     kind = np.dtype("<f4" if floats else "u1")
     if tensor.data is None and len(binary) != math.prod(tensor.shape) * kind.itemsize:
-        raise _misfit(tensor)
+        raise _wrong_shape(tensor)
     values = np.frombuffer(binary, kind) if tensor.data is None else _numbers(tensor, kind)
     for image in values.reshape(tensor.shape):
         yield to_ppm(_denormalise(tensor.name, image, recipe) if floats else image)

@@ -12,7 +12,7 @@ from eyespot.errors import NotFound
 from eyespot.values import shown
 from eyespot.vision.classifier import Classifier
 from eyespot.web.api import health
-from eyespot.web.api.messages import TensorInfo
+from eyespot.web.api.inference_types import TensorInfo
 
 PROBABILITIES, EMBEDDING = OUTPUTS = "probabilities", "embedding"
 _VERSION_DIGITS = 12
@@ -47,7 +47,7 @@ class ModelReadiness:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class NamedModel:
     """The model that a path names."""
 
     name: str
@@ -60,7 +60,7 @@ class Served:
         return self.input.datatype != "BYTES"
 
 
-def served(classifier: Classifier, name: str, version: str | None = None) -> Served:
+def find_model(classifier: Classifier, name: str, version: str | None = None) -> NamedModel:
     """NAME or NAME-tensor. Raises `NotFound` for another model or version."""
     own, side, digest = classifier.info.name, classifier.recipe.crop, classifier.info.digest[:_VERSION_DIGITS]
     inputs = {
@@ -71,7 +71,7 @@ def served(classifier: Classifier, name: str, version: str | None = None) -> Ser
         raise NotFound(f"There is no model {shown(name)}; this server has {' and '.join(inputs)}.")
     if version not in (None, digest):
         raise NotFound(f"{name} has no version {shown(version)}; this server has {digest}.")
-    return Served(name, digest, inputs[name])
+    return NamedModel(name, digest, inputs[name])
 
 
 async def live() -> dict[str, bool]:
@@ -93,7 +93,7 @@ async def server() -> Server:
 
 async def model_ready(request: Request) -> ModelReadiness:
     """200 when the model answers."""
-    model = served(request.app.state.recognizer.model.classifier, **request.path_params)
+    model = find_model(request.app.state.recognizer.model.classifier, **request.path_params)
     await ready(request)
     return ModelReadiness(model.name, ready=True)
 
@@ -101,7 +101,7 @@ async def model_ready(request: Request) -> ModelReadiness:
 def metadata(request: Request) -> ModelMetadata:
     """The model's inputs and outputs; -1 is the number of images."""
     classifier: Classifier = request.app.state.recognizer.model.classifier
-    model = served(classifier, **request.path_params)
+    model = find_model(classifier, **request.path_params)
     sizes = len(classifier.labels), classifier.embedding_size
     outputs = [TensorInfo(name, "FP32", [-1, size]) for name, size in zip(OUTPUTS, sizes, strict=True)]
     return ModelMetadata(model.name, [model.version], classifier.info.engine, [model.input], outputs)

@@ -1,6 +1,15 @@
 """What every request passes before the API sees it; none of it knows about images."""
 
+import re
+
 from starlette.types import Scope
+
+_PROBE = re.compile(r"/(?:livez|readyz|metrics|v2/(?:health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?/ready))")
+
+
+def is_probe(scope: Scope) -> bool:
+    """Whether this asks for health or metrics: it needs no key, is not charged, and leaves neither log nor span."""
+    return _PROBE.fullmatch(scope["path"]) is not None
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eyespot.errors import Forbidden, InvalidSetting, Refusal, TooManyImages, Unauthorized
 from eyespot.memory.rate_limiter import RateLimiter
-from eyespot.web.gate import problems
+from eyespot.web.gate import is_probe, problems
 from eyespot.web.gate.addresses import Network, client_address
 
-# Probes, which have no key, and pages, which are the same for everybody. They are not charged either.
-_OPEN_PATHS = {"/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/favicon.ico"}
-_OPEN = re.compile(r"/static/.*|/v2/(?:health/.*|models/[^/]+(?:/versions/[^/]+)?/ready)", re.DOTALL)
+# Pages are the same for everybody, and not charged either.
+_OPEN_PATHS = {"/", "/docs", "/openapi.json", "/favicon.ico"}
+_OPEN_PREFIX = "/static/"
 
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<secret>[!-9;-~]{8,})(?P<admin>:admin)?")
 
@@ -91,7 +91,8 @@ class Auth:
             state = scope["state"]
             state["admin"], state["charge_rate_limit"] = False, None
             self._set_address(scope)
-            if scope["path"] not in _OPEN_PATHS and not _OPEN.fullmatch(scope["path"]):
+            path = scope["path"]
+            if path not in _OPEN_PATHS and not path.startswith(_OPEN_PREFIX) and not is_probe(scope):
                 try:
                     await self._admit(scope)
                 except Refusal as refusal:

@@ -54,6 +54,7 @@ class BodyLimit:
         size = int(header(scope, b"content-length") or 0)
         limit = self._limit_of(scope["path"], header(scope, b"content-type") or "", size)
         body = _Body(limit, self.held, scope, receive, send)
+        scope["state"]["count_body_as"] = body.count_as
         try:
             await self.app(scope, body.receive, body.send)
         finally:
@@ -65,6 +66,7 @@ class _Body:
 
     def __init__(self, limit: Limit, held: Counter[str], scope: Scope, receive: Receive, send: Send) -> None:
         self._limit = limit
+        self._group = limit.group
         self._held = held
         self._pool = scope["app"].state.pool
         self._receive = receive
@@ -85,11 +87,11 @@ class _Body:
     def _count(self, size: int) -> None:
         limit, pool = self._limit, self._pool
         self._bytes += size
-        self._held[limit.group] += size
+        self._held[self._group] += size
         if self._bytes > limit.bytes:
             raise self._too_large(self._bytes)
         together = limit.group_bytes(pool)
-        if self._held[limit.group] > max(self._bytes, together):
+        if self._held[self._group] > max(self._bytes, together):
             seconds = pool.retry_after()
             detail = f"Other requests use all the memory for bodies; try again in {seconds} s."
             raise Overloaded(detail, limit=together, retry_after=seconds)
@@ -99,8 +101,14 @@ class _Body:
         detail = f"The body has at least {size:,} bytes; the limit is {limit:,}."
         return self._limit.refusal(detail, limit=limit, value=size)
 
+    def count_as(self, group: str) -> None:
+        """Count this body, which has arrived, among those of another group."""
+        self._held[self._group] -= self._bytes
+        self._held[group] += self._bytes
+        self._group = group
+
     def release(self) -> None:
-        self._held[self._limit.group] -= self._bytes
+        self._held[self._group] -= self._bytes
         self._bytes = 0
 
     async def send(self, message: Message) -> None:

@@ -2,14 +2,11 @@
 
 import asyncio
 import logging
-import math
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -21,20 +18,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from eyespot.errors import Draining, Internal, NotFound
 from eyespot.job import ClientDisconnected
 from eyespot.telemetry import STEPS, Metrics, Trace, child, event
-from eyespot.web.gate import header, problems
+from eyespot.web.gate import access_line, header, is_probe, problems
 from eyespot.web.gate.pretty import pretty_json
 from eyespot.web.gate.tracing import read_traceparent
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; only the log shows it
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_UNLOGGED = {
-    *("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"),
-    *("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready"),
-}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}  # any other counts as `other`
 _OTHER = "other"
 _TIMINGS = {step: f'{step};desc="{text}";dur=' for step, text in STEPS.items()}
-_LONGEST_ID = 36  # characters of a request id for people: a UUID
 
 
 class RequestLog:
@@ -50,7 +42,7 @@ class RequestLog:
         state, services = scope.setdefault("state", {}), scope["app"].state
         state["trace"] = trace = _trace(scope)
         state["facts"] = {}
-        span = services.spans.begin(trace) if services.spans and scope["path"] not in _UNLOGGED else None
+        span = services.spans.begin(trace) if services.spans and not is_probe(scope) else None
         status = 0
         if (header(scope, b"user-agent") or "").startswith("curl/"):
             send = pretty_json(send)
@@ -77,29 +69,19 @@ class RequestLog:
             if not status:
                 await problems.response(Request(scope), Internal())(scope, receive, answer)
         finally:
-            facts = self._write(scope, status or CLIENT_CLOSED_REQUEST, trace, services.metrics)
-            if span:
-                services.spans.end(span, trace, scope, facts)
+            route, status = _route(scope), status or CLIENT_CLOSED_REQUEST
+            _measure(scope, route, status, trace, services.metrics)
+            if not is_probe(scope):
+                facts = access_line.facts_of(scope, route, status, trace)
+                access_line.write(scope, facts)
+                if span:
+                    services.spans.end(span, trace, scope, facts)
 
-    def _write(self, scope: Scope, status: int, trace: Trace, metrics: Metrics) -> dict[str, Any]:
-        """Write metrics and access line. Returns the facts of the line, none where nothing is logged."""
-        route, method = _route(scope), scope["method"]
-        seconds = time.monotonic() - trace.started
-        known = method if method in _METHODS else _OTHER
-        child(metrics.request_duration, route, known, status).observe(seconds)
-        metrics.observe_steps(trace.steps)
-        if route in _UNLOGGED:
-            return {}
-        facts = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        if trace.steps:
-            facts["steps"] = trace.milliseconds()
-        if trace.cache:
-            facts["cache"] = trace.cache
-        facts |= {"client": trace.address, "request_id": trace.request_id, **scope["state"]["facts"]}
-        if trace.traceparent:
-            facts["trace_id"] = trace.traceparent[3:35]
-        event("request_answered", line=partial(_line, scope, facts), **facts)
-        return facts
+
+def _measure(scope: Scope, route: str, status: int, trace: Trace, metrics: Metrics) -> None:
+    method = scope["method"] if scope["method"] in _METHODS else _OTHER
+    child(metrics.request_duration, route, method, status).observe(time.monotonic() - trace.started)
+    metrics.observe_steps(trace.steps)
 
 
 def begin_at_zero(metrics: Metrics, routes: Iterable[Any], documented: str) -> None:
@@ -125,25 +107,6 @@ def _route(scope: Scope) -> str:
     asked = {"type": "http", "path": scope["path"], "method": scope["method"]}
     found = (route for route in scope["app"].routes if route.matches(asked)[0] is not Match.NONE)
     return getattr(next(found, None), "path", _OTHER)
-
-
-def _line(scope: Scope, facts: Mapping[str, Any], columns: int) -> str:
-    """The access line for people: status, method, path, duration, size of the body, outcome, request id."""
-    size, images, refused = header(scope, b"content-length"), facts.get("images"), facts.get("refused")
-    sent = f"{math.ceil(int(size) / 1000):,} kB" if size else ""
-    batch = f"{refused} of {images} refused" if refused else f"{images} images" if images else ""
-    outcome = facts.get("code") or facts.get("cache") or batch
-    request_id = _shorten(facts["request_id"], _LONGEST_ID)
-    head = f"{facts['status']} {facts['method']:<7} "
-    tail = f" {facts['ms']:>7} ms {sent:>8}  {outcome:<19} {request_id}"
-    width = columns - len(head) - len(tail)
-    return f"{head}{_shorten(quote(scope['path']), width):<{width}}{tail}"
-
-
-def _shorten(text: str, width: int) -> str:
-    """The text without its middle, if it has more characters than `width`."""
-    half = max(1, (width - 1) // 2)
-    return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
 
 
 def _trace(scope: Scope) -> Trace:

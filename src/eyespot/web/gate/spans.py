@@ -22,7 +22,7 @@ from eyespot.telemetry import Trace, event
 _FLUSH_SECONDS = 2
 _WARNING_SECONDS = 60
 _LONGEST_PATH = 200  # characters: a client may send 64 KiB, and the queue holds 2048 spans
-_FACTS = {  # of the access line, and their names as attributes
+_ATTRIBUTES = {  # of the access line, and their names as attributes
     "method": "http.request.method",
     "route": "http.route",
     "status": "http.response.status_code",
@@ -35,14 +35,17 @@ _FACTS = {  # of the access line, and their names as attributes
 
 
 class _Warnings(logging.Handler):
-    """Logs a failed export at most once a minute: the exporter alone writes several lines for each batch."""
+    """Logs each kind of warning at most once a minute: the exporter alone writes several lines for each batch."""
 
-    _next = 0.0
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._next: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _WARNING_SECONDS
-            event("span_export_failed", logging.WARNING, reason=record.getMessage())
+        kind = str(record.msg)
+        if time.monotonic() >= self._next.get(kind, 0):
+            self._next[kind] = time.monotonic() + _WARNING_SECONDS
+            event("opentelemetry_warned", logging.WARNING, reason=record.getMessage())
 
 
 class Spans:
@@ -52,10 +55,8 @@ class Spans:
     """
 
     def __init__(self) -> None:
-        warnings = _Warnings(logging.WARNING)
-        for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
-            logger = logging.getLogger(name)
-            logger.handlers, logger.propagate = [warnings], False
+        logger = logging.getLogger("opentelemetry")
+        logger.handlers, logger.propagate = [_Warnings()], False
         ours = Resource({"service.name": "eyespot", "service.version": __version__})
         resource = Resource.create(ours.merge(OTELResourceDetector().detect()).attributes)
         # It would wait half a minute at exit; `close` does not.
@@ -78,7 +79,7 @@ class Spans:
         if not isinstance(span, ReadableSpan):  # not sampled
             return
         span.update_name(f"{facts['method']} {facts['route']}")
-        span.set_attributes({attribute: facts[fact] for fact, attribute in _FACTS.items() if fact in facts})
+        span.set_attributes({attribute: facts[fact] for fact, attribute in _ATTRIBUTES.items() if fact in facts})
         span.set_attributes({"url.path": scope["path"][:_LONGEST_PATH], "url.scheme": scope["scheme"]})
         if facts["status"] >= 500:
             span.set_status(StatusCode.ERROR)

@@ -34,7 +34,8 @@ def open_spans() -> "Spans | None":
     Raises `InvalidSetting` if they cannot be followed.
     """
     name = next(filter(os.environ.get, _ENDPOINTS), None)
-    if not name or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not name or disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     if not os.environ[name].startswith(("http://", "https://")):
         raise InvalidSetting(f"{name}: {shown(os.environ[name])} is not a URL such as http://localhost:4318")
@@ -43,9 +44,9 @@ def open_spans() -> "Spans | None":
         raise InvalidSetting(f"{protocol}: unset it; eyespot supports http/protobuf only, usually on port 4318")
     try:
         from eyespot.web.gate.spans import Spans
+
+        return Spans()
     except ImportError as error:
         raise InvalidSetting(f"{name} needs `pip install 'eyespot[otel]'`") from error
-    try:
-        return Spans()
-    except ValueError as error:
+    except ValueError as error:  # some variables are read when the SDK is imported
         raise InvalidSetting(f"OpenTelemetry refuses an OTEL_* variable: {error}") from error
