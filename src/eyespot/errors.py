@@ -186,8 +186,8 @@ class BadForm(Refusal, status=400, code="bad-form", title="Broken form"):
     """The form cannot be read."""
 
 
-class BadTensor(Refusal, status=400, code="bad-tensor", title="Broken tensor"):
-    """The request's tensors are not those of the model; see /v2/models/NAME."""
+class BadTensor(Refusal, status=400, code="bad-tensor", title="Invalid tensor"):
+    """The request's tensors do not match the model's; see /v2/models/NAME."""
 
 
 class Unauthorized(Refusal, status=401, code="unauthorized", title="Unauthorized"):

@@ -111,21 +111,39 @@ def test_a_field_that_the_api_does_not_know_would_be_seen() -> None:
 def test_the_service_monitor_is_what_the_prometheus_operator_reads(
     tmp_path: Path, more: dict[str, str], fine: bool
 ) -> None:
-    """TypeScript refuses fields that are not in its type, and the model the values that its schema does not allow."""
     monitor = deepcopy(render("production")["ServiceMonitor"])
     monitor["spec"]["endpoints"][0].update(more)
-    module = "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor"
-    (tmp_path / "node_modules").symlink_to(TOOLS / "node_modules")
-    (tmp_path / "monitor.mts").write_text(
-        f'import {{ ServiceMonitor, type IServiceMonitor }} from "{module}";\n'
-        f"const monitor: IServiceMonitor = {json.dumps(monitor)};\n"
-        "new ServiceMonitor(monitor).validate();\n"
+    found = operator_complaints(tmp_path, monitor)
+    assert (found == "") is fine, found
+    assert all(value in found for value in more)
+
+
+@pytest.mark.needs("make test-all")
+def test_the_command_of_the_manual_makes_a_rule_of_the_alerts(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^\(printf 'apiVersion.*\n.*\| kubectl apply -f -$", SECTION, re.MULTILINE)
+    command = command.replace("kubectl apply -f -", "cat")
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    rule = yaml.safe_load(done.stdout)
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())
+    assert operator_complaints(tmp_path, rule) == ""
+
+
+def operator_complaints(folder: Path, manifest: Manifest) -> str:
+    """TypeScript refuses fields that are not in its type, and the model the values that its schema does not allow."""
+    kind = manifest["kind"]
+    module = f"@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/{kind}"
+    (folder / "node_modules").symlink_to(TOOLS / "node_modules")
+    (folder / "manifest.mts").write_text(
+        f'import {{ {kind}, type I{kind} }} from "{module}";\n'
+        f"const manifest: I{kind} = {json.dumps(manifest)};\n"
+        f"new {kind}(manifest).validate();\n"
     )
     options = "--strict --skipLibCheck --noEmitOnError --module nodenext --target es2022"
-    compiler = f"{TOOLS}/node_modules/.bin/tsc {options} monitor.mts"
-    done = subprocess.run(f"{compiler} && node monitor.mjs", shell=True, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode == 0) is fine, done.stdout + done.stderr
-    assert all(value in done.stdout + done.stderr for value in more)
+    compiler = f"{TOOLS}/node_modules/.bin/tsc {options} manifest.mts"
+    done = subprocess.run(f"{compiler} && node manifest.mjs", shell=True, cwd=folder, capture_output=True, text=True)
+    told = done.stdout + done.stderr
+    assert bool(done.returncode) is bool(told)
+    return told
 
 
 def test_every_setting_exists_and_has_a_possible_value(

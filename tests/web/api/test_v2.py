@@ -315,21 +315,31 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "many inputs": ("fake", {"inputs": [{}] * 100_000}, 400, "`inputs` is too long: 100,000; the limit is 8"),
     "many outputs": ("fake", {**given_as(), "outputs": [1] * 100_000}, 400, "`outputs` is too long: 100,000"),
     "a long id": ("fake", {**given_as(), "id": "x" * 2000}, 400, "`id` is too long: 2,000; the limit is 1,024"),
-    "another input": ("fake", given_as(name="x"), 400, "input is `image`, BYTES; this is 'x', 'BYTES'"),
-    "another type": ("fake", given_as(datatype="FP32"), 400, "this is 'image', 'FP32'"),
+    "another input": ("fake", given_as(name="x"), 400, "must be `image` with datatype BYTES, not 'x' with 'BYTES'"),
+    "another type": ("fake", given_as(datatype="FP32"), 400, "not 'image' with 'FP32'"),
     "a long type": ("fake-tensor", pixels_as(0, datatype="x" * 10_000), 400, "…'"),
-    "an image as a tensor": ("fake-tensor", given_as(name="pixels"), 400, "`pixels`, UINT8; this is 'pixels', 'BYTES'"),
+    "an image as a tensor": (
+        "fake-tensor",
+        given_as(name="pixels"),
+        400,
+        "`pixels` with datatype UINT8, not 'pixels' with",
+    ),
     "a type that is none": ("fake-tensor", pixels_as(1, datatype="FP16"), 400, "as 'FP16'."),
     "a field too few": ("fake", {"inputs": [{"name": "image", "shape": [1]}]}, 400, "inputs.0.datatype is missing"),
-    "a shape without images": ("fake", given_as(shape=[0], data=[]), 400, "first number must be that of the images"),
-    "no shape": ("fake", given_as(shape=[]), 400, "first number"),
+    "a shape without images": (
+        "fake",
+        given_as(shape=[0], data=[]),
+        400,
+        "first dimension must be the number of images",
+    ),
+    "no shape": ("fake", given_as(shape=[]), 400, "first dimension"),
     "no list": ("fake", given_as(shape=None), 400, "inputs.0.shape: null is not a list of whole numbers"),
     "a shape of text": ("fake", given_as(shape=["1"]), 400, "inputs.0.shape.0: '1' is not a whole number"),
     "a shape of booleans": ("fake", given_as(shape=[True]), 400, "inputs.0.shape.0: true is not a whole number"),
-    "a negative shape": ("fake", given_as(shape=[-1]), 400, "first number"),
+    "a negative shape": ("fake", given_as(shape=[-1]), 400, "first dimension"),
     "a huge shape": ("fake", given_as(shape=[1, 10**4000]), 400, "inputs.0.shape.1"),
     "a long shape": ("fake", given_as(shape=[1] * 100_000), 400, "inputs.0.shape"),
-    "another shape": ("fake", given_as(shape=[2]), 400, "data of `image` does not have its shape, [2]"),
+    "another shape": ("fake", given_as(shape=[2]), 400, "data of `image` does not fit its shape, [2]"),
     "a square of images": ("fake", given_as(shape=[2, 2], data=[BASE64] * 4), 400, "its shape, [2, 2]"),
     "too many images": ("fake", given_as(shape=[65], data=[BASE64] * 65), 413, "has 65 images; the limit is 64"),
     "no data": ("fake", given_as(data=None), 400, "needs either `data`, or `binary_data_size`"),
@@ -348,7 +358,7 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
         "classification is for probabilities, not for embedding",
     ),
     "no boolean": ("fake", {**given_as(), "parameters": {"binary_data_output": 1}}, 400, "must be true or false"),
-    "a tensor too short": ("fake-tensor", pixels_as(0, data=[1, 2]), 400, "does not have its shape"),
+    "a tensor too short": ("fake-tensor", pixels_as(0, data=[1, 2]), 400, "does not fit its shape"),
     "a tensor of text": ("fake-tensor", pixels_as("1", ""), 400, "values that are not UINT8"),
     "a tensor of booleans": ("fake-tensor", pixels_as(True), 400, "values that are not UINT8"),
     "a tensor with a fraction": ("fake-tensor", pixels_as(0.5), 400, "values that are not UINT8"),
@@ -356,12 +366,12 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "a tensor below 0": ("fake-tensor", pixels_as(-1), 400, "values that are not UINT8"),
     "a tensor of huge numbers": ("fake-tensor", pixels_as(10**400), 400, "values that are not UINT8"),
     "floats of huge numbers": ("fake-tensor", pixels_as(10**400, **FLOATS), 400, "values that are not FP32"),
-    "a ragged tensor": ("fake-tensor", pixels_as(0, data=[[0] * COUNT, []]), 400, "does not have its shape"),
+    "a ragged tensor": ("fake-tensor", pixels_as(0, data=[[0] * COUNT, []]), 400, "does not fit its shape"),
     "a tensor nested otherwise": (
         "fake-tensor",
         pixels_as(0, data=np.zeros((1, 3, SIDE, SIDE), int).tolist()),
         400,
-        "does not have its shape",
+        "does not fit its shape",
     ),
     "a tensor of another side": (
         "fake-tensor",
@@ -387,9 +397,9 @@ def test_a_bad_request_is_told_what_is_wrong(fake: Served, name: str) -> None:
     [
         (b"", None, "not valid JSON"),
         (b"{", None, "not valid JSON"),
-        (b"[]", "3", "at most the 2 of the body"),
-        (b"[]", "-1", "at most the 2 of the body"),
-        (b"[]", "9" * 5000, "at most the 2 of the body"),
+        (b"[]", "3", "at most the body's 2"),
+        (b"[]", "-1", "at most the body's 2"),
+        (b"[]", "9" * 5000, "at most the body's 2"),
         (b"", "0", "image is empty"),
     ],
 )
@@ -419,14 +429,14 @@ def test_binary_data_has_the_size_of_its_shape(fake: Served) -> None:
             content, headers = json_then(data, "pixels", kind["shape"], kind["datatype"])
             with fake.client() as client:
                 reply = client.post("/v2/models/fake-tensor/infer", content=content, headers=headers)
-            assert (reply.status_code, "does not have its shape" in reply.text) == (400, True)
+            assert (reply.status_code, "does not fit its shape" in reply.text) == (400, True)
 
 
 def test_millions_of_empty_elements_are_not_unpacked(fake: Served) -> None:
     content, headers = json_then(bytes(40_000_000), "image", [64], "BYTES")
     with fake.client() as client:
         reply = client.post("/v2/models/fake/infer", content=content, headers=headers)
-    assert reply.json()["error"] == "The data of `image` does not have its shape, [64]."
+    assert reply.json()["error"] == "The data of `image` does not fit its shape, [64]."
 
 
 def test_a_compressed_body_is_refused_in_words(client: triton.InferenceServerClient) -> None:

@@ -1,4 +1,4 @@
-"""JSON bodies, of which none takes far more memory than its own bytes."""
+"""Parses JSON without taking far more memory than the body."""
 
 import re
 

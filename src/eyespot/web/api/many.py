@@ -1,4 +1,4 @@
-"""Many images of one request, each in its own time."""
+"""The images of one request, recognised concurrently."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ Work: TypeAlias = Callable[[Item, Trace], Awaitable[T]]
 async def each(request: Request, items: deque[Item], work: Work[T]) -> AsyncGenerator[tuple[Item, T | Refusal], None]:
     """Each image with the result of `work`, or why there is none, as it is done. Raises `ClientDisconnected`.
 
-    An image's bytes are released with its result. Images that have not been begun when the caller closes this are not.
+    An image's bytes are released with its result. Closing it early cancels the images in progress, and begins no other.
     """
     # More than the batch lane admits: meanwhile the others are decoded from base64, looked up and audited.
     at_once = 2 * request.app.state.pool.workers

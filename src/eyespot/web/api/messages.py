@@ -36,7 +36,7 @@ _RESPONSE = TypeAdapter(InferenceResponse)
 
 
 def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int) -> tuple[InferenceRequest, memoryview]:
-    """The request, and the binary data after its JSON, of whose length `header` tells.
+    """The request, and the binary data after its JSON; `header` is the length of that JSON.
 
     A header of 0 means that the whole body is `raw_input`, for one image, and that the outputs shall be binary. Raises
     `BadJson` or `BadTensor`.
@@ -45,7 +45,9 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
     if header is not None:
         header = header.strip()
         if not re.fullmatch("[0-9]{1,15}", header) or int(header) > length:
-            raise BadTensor(f"{JSON_LENGTH_HEADER} must be the bytes of the JSON, at most the {length:,} of the body.")
+            raise BadTensor(
+                f"{JSON_LENGTH_HEADER} must be the length of the JSON in bytes, at most the body's {length:,}."
+            )
         length = int(header)
         if not length:
             return _raw_request(raw, raw_input)

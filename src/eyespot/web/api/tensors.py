@@ -29,12 +29,14 @@ def images(tensor: Tensor, expected: TensorInfo, binary: memoryview, recipe: Rec
     encoded = tensor.datatype == "BYTES"
     if tensor.name != expected.name or encoded != (expected.datatype == "BYTES"):
         raise BadTensor(
-            f"The model's input is `{expected.name}`, {expected.datatype}; this is {shown(tensor.name)}, "
+            f"The input must be `{expected.name}` with datatype {expected.datatype}, not {shown(tensor.name)} with "
             f"{shown(tensor.datatype)}."
         )
     count = tensor.shape[0] if tensor.shape else 0
     if count < 1:
-        raise NoImage(f"`{tensor.name}` has the shape {tensor.shape}; its first number must be that of the images.")
+        raise NoImage(
+            f"`{tensor.name}` has the shape {tensor.shape}; its first dimension must be the number of images."
+        )
     if count > max_images:
         raise TooManyImages(
             f"The request has {count:,} images; the limit is {max_images:,}.", limit=max_images, value=count
@@ -78,7 +80,7 @@ def _leaves(tensor: Tensor) -> list[object]:
 
 
 def _wrong_shape(tensor: Tensor) -> BadTensor:
-    return BadTensor(f"The data of `{tensor.name}` does not have its shape, {tensor.shape}.")
+    return BadTensor(f"The data of `{tensor.name}` does not fit its shape, {tensor.shape}.")
 
 
 def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ _VERSION_DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What serves."""
+    """The server's metadata."""
 
     name: str
     version: str

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457), below `/v2` as that protocol's; spaced out when they flood in."""
+"""Errors as `application/problem+json` (RFC 9457), below `/v2` as `{"error": …}`; delayed in a flood."""
 
 import asyncio
 import time

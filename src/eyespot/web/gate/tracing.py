@@ -20,7 +20,10 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 
 def read_traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The one valid `traceparent`, as version 00 has it (W3C Trace Context, section 3.2); None without one."""
+    """The request's `traceparent` in the form of version 00 (W3C Trace Context, section 3.2).
+
+    None unless there is exactly one, and it is valid.
+    """
     values = [value for name, value in headers if name == b"traceparent"]
     if len(values) != 1:
         return None
