@@ -265,6 +265,15 @@ def test_a_body_may_be_the_tensor_alone(fake: Served) -> None:
             )
 
 
+def test_spaces_around_the_length_are_no_part_of_it(fake: Served) -> None:
+    with socket.create_connection(("127.0.0.1", fake.port), 30) as connection:
+        head = (
+            f"POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(IMAGE)}\r\n{HEADER}:  0  \r\n\r\n"
+        )
+        connection.sendall(head.encode() + IMAGE)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
 def test_the_protocol_s_own_example_fits_but_for_the_names(fake: Served) -> None:
     """The request of `inference_rest.md`, and the binary one of Triton's extension, with this model's names."""
     body = {**given_as(), "id": "42", "outputs": [{"name": "probabilities"}], "model_name": "mymodel"}
@@ -366,6 +375,7 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "a tensor below 0": ("fake-tensor", pixels_as(-1), 400, "values that are not UINT8"),
     "a tensor of huge numbers": ("fake-tensor", pixels_as(10**400), 400, "values that are not UINT8"),
     "floats of huge numbers": ("fake-tensor", pixels_as(10**400, **FLOATS), 400, "values that are not FP32"),
+    "floats beyond float32": ("fake-tensor", pixels_as(1e39, 0.5, **FLOATS), 400, "not normalised"),
     "a ragged tensor": ("fake-tensor", pixels_as(0, data=[[0] * COUNT, []]), 400, "does not fit its shape"),
     "a tensor nested otherwise": (
         "fake-tensor",
@@ -430,6 +440,10 @@ def test_binary_data_has_the_size_of_its_shape(fake: Served) -> None:
             with fake.client() as client:
                 reply = client.post("/v2/models/fake-tensor/infer", content=content, headers=headers)
             assert (reply.status_code, "does not fit its shape" in reply.text) == (400, True)
+    content, headers = json_then(len(IMAGE).to_bytes(4, "little") + IMAGE, "image", [1, 2], "BYTES")
+    with fake.client() as client:
+        reply = client.post("/v2/models/fake/infer", content=content, headers=headers)
+    assert reply.json()["error"] == "The data of `image` does not fit its shape, [1, 2]."
 
 
 def test_millions_of_empty_elements_are_not_unpacked(fake: Served) -> None:
@@ -551,7 +565,7 @@ def test_floats_in_json_may_be_whole_numbers(fake: Served, whole: bool) -> None:
     assert reply.json()["outputs"][0]["data"] == pytest.approx(confidences(fake, encoded(grey)), abs=1e-6)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 100.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, 100.0])
 def test_floats_that_are_not_normalised_are_refused(fake: Served, value: float) -> None:
     values = normalised(crop_of(200))[None]
     values[0, 1, 2, 3] = value
@@ -566,6 +580,8 @@ def test_one_bad_image_fails_the_request_and_is_named(client: triton.InferenceSe
     with pytest.raises(triton.InferenceServerException, match="Image 1: The image has 2 x 2 pixels") as caught:
         client.infer("fake", [tensor([IMAGE, TOO_SMALL, IMAGE])])
     assert caught.value.status() == "422"
+    with pytest.raises(triton.InferenceServerException, match="Image 1: This is not a JPEG"):  # of both the first
+        client.infer("fake", [tensor([IMAGE, b"no image", TOO_SMALL])])
 
 
 def test_after_a_bad_image_no_other_is_begun_and_those_in_progress_are_audited(tmp_path: Path) -> None:

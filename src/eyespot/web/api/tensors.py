@@ -98,16 +98,17 @@ def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[byte
         yield to_ppm(_denormalise(tensor.name, image, recipe) if floats else image)
 
 
+@np.errstate(over="ignore")  # what is beyond float32 is refused as not normalised
 def _numbers(tensor: Tensor, kind: np.dtype[Any]) -> npt.NDArray[np.generic]:
     found: list[Any] = _leaves(tensor)
     # Before numpy sees them: an array that holds one long string has as much room for every other element.
-    is_valid = {*map(type, found)} <= ({int, float} if kind.kind == "f" else {int})
-    if is_valid and (kind.kind == "f" or (min(found) >= 0 and max(found) <= 255)):
-        with suppress(OverflowError):  # a whole number that no float can be
+    if {*map(type, found)} <= ({int, float} if kind.kind == "f" else {int}):
+        with suppress(OverflowError):  # a whole number that is not from 0 to 255, or that no float can be
             return np.array(found, kind)
     raise BadTensor(f"`{tensor.name}` has values that are not {tensor.datatype}.")
 
 
+@np.errstate(over="ignore")
 def _denormalise(name: str, image: npt.NDArray[np.generic], recipe: Recipe) -> npt.NDArray[np.uint8]:
     """From float (3, crop, crop), as torchvision's transforms leave it, the uint8 (crop, crop, 3) it was made from."""
     mean, std = (np.array(numbers, np.float32).reshape(3, 1, 1) for numbers in (recipe.mean, recipe.std))
