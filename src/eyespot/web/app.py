@@ -136,7 +136,7 @@ def _routes() -> list[BaseRoute]:
 
 
 def _inference() -> list[APIRoute]:
-    """The Open Inference Protocol. With and without a version, of which there is one, a path means the same."""
+    """The Open Inference Protocol. There is one version, so a path means the same with and without it."""
     model, version = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
     return [
         *_get("/v2", v2.server, **openapi_v2.SERVER),

@@ -1,4 +1,4 @@
-"""`/v2/models/NAME/infer`: what is in the images of one tensor."""
+"""`/v2/models/NAME/infer`: recognises the images of one tensor."""
 
 from collections import deque
 from contextlib import aclosing

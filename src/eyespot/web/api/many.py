@@ -15,7 +15,7 @@ from eyespot.web.api.image import Item
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Item, Trace], Awaitable[T]]
-"""What is done with one image, timed in a trace of its own."""
+"""The work on one image, timed in a trace of its own."""
 
 
 async def each(request: Request, items: deque[Item], work: Work[T]) -> AsyncGenerator[tuple[Item, T | Refusal], None]:

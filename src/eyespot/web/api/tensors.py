@@ -98,7 +98,7 @@ def _pixels(tensor: Tensor, binary: memoryview, recipe: Recipe) -> Iterator[byte
         yield to_ppm(_denormalise(tensor.name, image, recipe) if floats else image)
 
 
-@np.errstate(over="ignore")  # what is beyond float32 is refused as not normalised
+@np.errstate(over="ignore")  # values beyond float32 are refused as not normalised
 def _numbers(tensor: Tensor, kind: np.dtype[Any]) -> npt.NDArray[np.generic]:
     found: list[Any] = _leaves(tensor)
     # Before numpy sees them: an array that holds one long string has as much room for every other element.

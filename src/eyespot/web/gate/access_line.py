@@ -16,7 +16,7 @@ _LONGEST_ID = 36  # characters of a request id for people: a UUID
 
 
 def facts_of(scope: Scope, route: str, status: int, trace: Trace) -> dict[str, Any]:
-    """What is known of a request at its end."""
+    """The facts of the access line, once the request has ended."""
     ms = round((time.monotonic() - trace.started) * 1000, 1)
     facts = {"method": scope["method"], "route": route, "status": status, "ms": ms}
     if trace.steps:

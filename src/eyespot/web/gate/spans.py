@@ -104,7 +104,7 @@ class Spans:
         return self._tracer.start_span(name, context, start_time=epoch + _nanoseconds(began))
 
     async def close(self) -> None:
-        """Export what is left, for two seconds at most: a collector that hangs must not hold the exit."""
+        """Export the remaining spans, for at most two seconds: a hung collector must not hold the exit."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _FLUSH_SECONDS)
