@@ -9,7 +9,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
-"""Called with the present activity, the steps done, and the steps in all."""
+"""Called with the current activity, the steps done, and the steps in all."""
 
 _AHEAD = 16  # items per thread that may be done before a slow one
 
@@ -20,8 +20,7 @@ def in_order(
     """Yield each item with the future of `function(item)`, in the order of `items`, which may be endless.
 
     At most `ahead` items are in flight, by default 16 for each thread: a slow one stalls the other threads only if
-    `ahead` is small. Closing the
-    generator drops what has not started and waits for nothing.
+    `ahead` is small. Closing the generator drops what has not started and waits for nothing.
     """
     ahead = ahead or _AHEAD * threads
     executor = ThreadPoolExecutor(threads, "eyespot-ordered")

@@ -98,13 +98,13 @@ def _features(config: Settings, base: weights.Entry, found: "Dataset") -> "tuple
     """The base's number of classes, and the features of the images; names what is left out."""
     from eyespot import assembly
     from eyespot.vision import export
-    from eyespot.vision.finetune.features import FeatureFile, channels, check_counts, extract
+    from eyespot.vision.finetune.features import FeatureFile, check_counts, extract
 
     plan = cpus.plan(config.workers, config.threads)
     own = config.model_copy(update={"model": base.name, "precision": "f32"})  # what is exported is trained on float32
     with err.status("loading the model (about 15 s the first time)"):
         classifier = assembly.open_classifier(own, plan)
-        count = channels(classifier)
+        count = classifier.embedding_size
     kept = f"{export.folder_name(base, classifier.info.engine)}-{__version__}"  # which says how images are decoded
     path = weights.own_manifest(config.data_dir).parent / "features" / kept
     with FeatureFile(path, count) as file, bar() as progress:

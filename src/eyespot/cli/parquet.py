@@ -23,7 +23,7 @@ _IMAGE = {"sha256": pa.string(), "format": pa.string(), "width": pa.int32(), "he
 _MODEL = dict.fromkeys(("model", "digest", "engine", "precision"), pa.string())
 _PROBLEM = dict.fromkeys(("code", "detail"), pa.string())
 _LISTS = {"groups": pa.list_(pa.struct(_GROUPS.items())), "predictions": pa.list_(pa.struct(_CLASS.items()))}
-SCHEMA = pa.schema({"path": pa.string(), **_SAYS, **_LISTS, **_IMAGE, **_MODEL, **_PROBLEM})
+_SCHEMA = pa.schema({"path": pa.string(), **_SAYS, **_LISTS, **_IMAGE, **_MODEL, **_PROBLEM})
 
 
 class Parquet(Results):
@@ -57,7 +57,7 @@ class Parquet(Results):
             with (
                 self._path.open("rb") as lines,
                 replacing(self._parquet, self._parquet.name) as file,
-                parquet.ParquetWriter(file, SCHEMA) as writer,
+                parquet.ParquetWriter(file, _SCHEMA) as writer,
             ):
                 while group := list(islice(lines, _GROUP)):
                     writer.write_batch(record_batch(group))
@@ -73,7 +73,7 @@ def _has_content(path: Path) -> bool:
 
 def record_batch(lines: Iterable[bytes]) -> pa.RecordBatch:
     """The rows of these JSON lines."""
-    return pa.RecordBatch.from_pylist([_row(json.loads(line)) for line in lines], SCHEMA)
+    return pa.RecordBatch.from_pylist([_row(json.loads(line)) for line in lines], _SCHEMA)
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _read(path: Path) -> Iterator[Finding]:
         with parquet.ParquetFile(path) as file:
             if {"predictions", "says"} & set(file.schema_arrow.names) == {"predictions"}:
                 raise OutputUnusable(f"{path} {OLDER}")
-            if not file.schema_arrow.equals(SCHEMA):
+            if not file.schema_arrow.equals(_SCHEMA):
                 raise OutputUnusable(f"{path} is not a results file: its columns differ")
             for batch in file.iter_batches(_GROUP):
                 yield from map(_finding, batch.to_pylist())

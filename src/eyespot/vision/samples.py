@@ -95,8 +95,7 @@ class Reading(NamedTuple):
     """What a run over labelled images found; `paths` are those of the samples, in their order.
 
     `contradictory` are copies of one image in different classes, which count in none; `trained_on` is how many of the
-    samples the model was trained on. `infer_ms` is the median, with
-    all threads at work.
+    samples the model was trained on. `infer_ms` is the median, with all threads at work.
     """
 
     samples: Samples

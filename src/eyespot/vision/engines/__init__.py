@@ -60,11 +60,14 @@ def softmax(logits: Logits, temperature: float = 1) -> Confidences:
     return cast(Confidences, (powers / powers.sum()).astype(np.float32))
 
 
+def pool(features: Features) -> Embedding:
+    """The mean of each channel of a feature map, float32 (channels,)."""
+    return cast(Embedding, features.mean((1, 2)))
+
+
 def embedding(features: Features) -> Embedding:
-    """The mean of each channel of a feature map, float32 (channels,), scaled to length 1: the dot product of two is
-    their cosine similarity.
-    """
-    pooled = features.mean((1, 2))
+    """The pooled features scaled to length 1: the dot product of two is their cosine similarity."""
+    pooled = pool(features)
     return cast(Embedding, pooled / max(float(np.linalg.norm(pooled)), 1e-12))
 
 

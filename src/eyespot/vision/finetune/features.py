@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from eyespot.errors import Refusal, TooFewImages
 from eyespot.ordered import Progress, in_order
-from eyespot.vision import export, preprocess
+from eyespot.vision import preprocess
 from eyespot.vision.classifier import Classifier
+from eyespot.vision.engines import pool
 from eyespot.vision.finetune.dataset import Dataset
 from eyespot.vision.labels import Labels
 
@@ -75,7 +76,7 @@ class FeatureFile:
         assert maps is not None
         row = np.zeros(1, self._row)
         row["image"], row["pixels"] = digest, hashlib.sha256(image.pixels.tobytes()).digest()
-        row["features"] = maps[0].mean((1, 2))
+        row["features"] = pool(maps[0])
         return cast(np.void, row[0])
 
     def keep(self, row: np.void) -> None:
@@ -84,13 +85,6 @@ class FeatureFile:
         if digest not in self._rows:
             self._rows[digest] = row
             self._file.write(row.tobytes())
-
-
-def channels(classifier: Classifier) -> int:
-    """How many features an image has."""
-    maps = classifier.engine.infer(export.golden_pixels(classifier.recipe), features=True)[1]
-    assert maps is not None
-    return int(maps.shape[1])
 
 
 def extract(

@@ -84,7 +84,7 @@ def unfreeze(network: Network, layers: str) -> Parameters:
 
 
 def _layers(body: torch.nn.Module) -> list[str]:
-    """The names of the outermost layers of which there are several, such as layer4, or features.7."""
+    """The layer names of the outermost level that has more than one, such as layer4 or features.7."""
     names: list[str] = []
     for depth in (1, 2, 3):
         names = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in body.named_parameters()))

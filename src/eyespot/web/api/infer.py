@@ -20,6 +20,7 @@ from eyespot.web.api.inference_types import Output, Values
 from eyespot.web.api.v2 import EMBEDDING, OUTPUTS, NamedModel, find_model
 from eyespot.web.gate import header
 
+_JSON_LENGTH = messages.JSON_LENGTH_HEADER.lower().encode()
 _JSON_VALUES = 810_000  # four images of 224 x 224 as nested lists; each number takes up to 32 bytes of memory
 _BYTES_PER_PROBABILITY = 20  # in JSON
 
@@ -34,7 +35,7 @@ async def infer(request: Request) -> Response:
     trace.lap("admit")
     if encoding := header(request.scope, b"content-encoding"):
         raise UnsupportedBody(f"Content-Encoding {shown(encoding)} is not supported: send the body uncompressed.")
-    length = header(request.scope, messages.JSON_LENGTH_HEADER.lower().encode())
+    length = header(request.scope, _JSON_LENGTH)
     if length == "0":  # one image; of a batch there is always room
         request.app.state.recognizer.refuse_early()
     raw = b"".join([chunk async for chunk in request.stream() if chunk])

@@ -66,7 +66,7 @@ def read(raw: bytes, header: str | None, raw_input: TensorInfo, max_values: int)
 
 def _raw_request(raw: bytes, raw_input: TensorInfo) -> tuple[InferenceRequest, memoryview]:
     if raw_input.datatype == "BYTES":
-        raw = len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+        raw = _element(raw)
     tensor = Tensor(raw_input.name, raw_input.datatype, [1, *raw_input.shape[1:]], {"binary_data_size": len(raw)})
     return InferenceRequest([tensor], parameters={"binary_data_output": True}), memoryview(raw)
 
@@ -119,5 +119,9 @@ def respond(request_id: str | None, model: str, version: str, outputs: Sequence[
 
 
 def _pack(values: Values) -> bytes:
-    elements = [str(text).encode() for text in values.ravel()]
-    return b"".join(len(data).to_bytes(LENGTH_BYTES, "little") + data for data in elements)
+    return b"".join(_element(str(text).encode()) for text in values.ravel())
+
+
+def _element(data: bytes) -> bytes:
+    """One element of a BYTES tensor, after its length."""
+    return len(data).to_bytes(LENGTH_BYTES, "little") + data

@@ -19,8 +19,8 @@ EXAMPLES = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob(
 _RECOGNITION = json.loads(EXAMPLES["example"])
 SMALL_PNG = base64.b64encode(EXAMPLES["example-image"]).decode()
 
-_PNG = {"type": "string", "format": "binary"}
-_IMAGE = {**_PNG, "description": f"The encoded image: {titles()}."}
+BINARY = {"type": "string", "format": "binary"}
+_IMAGE = {**BINARY, "description": f"The encoded image: {titles()}."}
 _BASE64 = {"type": "string", "description": "base64 (RFC 4648, either alphabet, padded or not) or a data: URI."}
 _SHA256 = {"type": "string", "pattern": SHA256}
 _IMAGE_TYPES = [*(choice.media_type for choice in FORMATS.values()), "application/octet-stream"]
@@ -121,7 +121,7 @@ EXPLAIN = options(
     "Show where the model sees a class",
     *OF_A_SINGLE_IMAGE,
     errors.NotFound,
-    ok={"application/json": {"example": _EXPLANATION}, "image/png": {"schema": _PNG}},
+    ok={"application/json": {"example": _EXPLANATION}, "image/png": {"schema": BINARY}},
     response_model=Explanation,
     openapi_extra=_one_image(EXPLAIN_SCHEMA),
 )

@@ -6,11 +6,10 @@ from typing import Any
 from eyespot import errors
 from eyespot.web.api.inference_types import InferenceResponse
 from eyespot.web.api.messages import JSON_LENGTH_HEADER
-from eyespot.web.api.openapi import EXAMPLES, KEYS, OF_A_SINGLE_IMAGE, SMALL_PNG, UNREADY, options
+from eyespot.web.api.openapi import BINARY, EXAMPLES, KEYS, OF_A_SINGLE_IMAGE, SMALL_PNG, UNREADY, options
 from eyespot.web.gate import problems
 
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _OF_A_FORM = (errors.BadForm, errors.SeveralImages, errors.InvalidParameter)
 _OF_IMAGES = [kind for kind in OF_A_SINGLE_IMAGE if kind not in _OF_A_FORM]
 _NO_MODEL = (*KEYS, errors.NotFound)
@@ -60,7 +59,7 @@ INFER = _options(
     *(*_OF_IMAGES, errors.BadTensor, errors.NotFound, errors.TooManyImages),
     ok={
         "application/json": {"example": json.loads(EXAMPLES["example-inference"])},
-        "application/octet-stream": _BINARY,
+        "application/octet-stream": {"schema": BINARY},
     },
     response_model=InferenceResponse,
     response_model_exclude_none=True,
@@ -74,7 +73,7 @@ INFER = _options(
             "description": "JSON, perhaps with binary data after it, or an image alone.",
             "content": {
                 "application/json": {"schema": _REQUEST_SCHEMA, "example": _REQUEST},
-                "application/octet-stream": _BINARY,
+                "application/octet-stream": {"schema": BINARY},
             },
         },
     },
