@@ -158,6 +158,12 @@ def test_two_processes_may_make_the_same_export(made: tuple[Path, export.Export]
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
+def test_what_another_process_has_just_finished_is_no_error(made: tuple[Path, export.Export], tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-other").symlink_to("gone")  # listed, but it cannot be looked at
+    export.publish(tmp_path, "one", copy_of(*made))
+    assert export.read(tmp_path / "one") == made[1]
+
+
 def test_an_export_that_cannot_be_replaced_is_an_error(
     made: tuple[Path, export.Export], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

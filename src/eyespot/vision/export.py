@@ -1,5 +1,6 @@
 """Exports: models in an engine's own format, made once from the torch weights, then loaded at every start."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -148,9 +149,10 @@ def publish(folder: Path, name: str, write: Callable[[Path], Export], *, replace
         return other is not None and other.is_of(record.digest, record.architecture, record.classes)
 
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_UNFINISHED}*"):  # by an interrupted export
-        if time.time() - left.stat().st_mtime > 3600:
-            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished it
+            if time.time() - left.stat().st_mtime > 3600:  # interrupted
+                shutil.rmtree(left, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     try:
         record = write(unfinished)
