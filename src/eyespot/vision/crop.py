@@ -8,11 +8,8 @@ import numpy as np
 from PIL import Image
 
 from eyespot.types import Recipe
+from eyespot.vision.resize import Box, Size, reach, resize
 
-Size = tuple[int, int]
-Box = tuple[float, float, float, float]
-
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _BAND = 128  # rows
 _EXIF = b"Exif\0\0"  # some programs write it twice, or where the format has none
 _TAG = 0x0112
@@ -102,21 +99,20 @@ def crop(image: Image.Image, box: Box, scale: float, recipe: Recipe) -> Image.Im
     width, height = image.size
     left, top, right, bottom = (edge / scale for edge in box)
     inside = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))  # float errors in the last bits
+    size = recipe.crop, recipe.crop
     if image.mode != "RGB" or image.has_transparency_data:
-        # Bicubic reads 2 pixels on each side, of the source or of the result, whichever are larger.
-        reach = math.ceil(2 * max(1, (right - left) / recipe.crop, (bottom - top) / recipe.crop)) + 1
-        image = _rgb_around(image, inside, reach)
-    return image.resize((recipe.crop, recipe.crop), _RESAMPLING[recipe.interpolation], box=inside)
+        image = _rgb_around(image, inside, reach(inside, size))
+    return resize(image, inside, size, recipe.interpolation)
 
 
-def _rgb_around(image: Image.Image, box: Box, reach: int) -> Image.Image:
-    """An image of the same size, RGB within `reach` of the box and unwritten elsewhere, where it takes no memory.
+def _rgb_around(image: Image.Image, box: Box, around: int) -> Image.Image:
+    """An image of the same size, RGB within `around` pixels of the box; elsewhere unwritten, where it takes no memory.
 
     The size stays because resizing a part of the image rounds differently in the last bits. The conversion goes in
     bands because it makes up to two more bitmaps.
     """
-    left, top = (max(math.floor(edge) - reach, 0) for edge in box[:2])
-    right, bottom = (min(math.ceil(edge) + reach, side) for edge, side in zip(box[2:], image.size, strict=True))
+    left, top = (max(math.floor(edge) - around, 0) for edge in box[:2])
+    right, bottom = (min(math.ceil(edge) + around, side) for edge, side in zip(box[2:], image.size, strict=True))
     rgb = Image.new("RGB", image.size, None)
     for row in range(top, bottom, _BAND):
         rgb.paste(to_rgb(image.crop((left, row, right, min(row + _BAND, bottom)))), (left, row))

@@ -15,7 +15,8 @@ from PIL import Image, ImageFile
 from eyespot.choices import FORMATS, OTHER_FORMATS, ImageFormat, titles
 from eyespot.errors import BrokenImage, Refusal, TooManyPixels, TooMuchMemory, TooSmall, UnsupportedFormat
 from eyespot.types import Recipe
-from eyespot.vision.crop import Size, orientation, upright_crop
+from eyespot.vision.crop import orientation, upright_crop
+from eyespot.vision.resize import Size
 from eyespot.vision.structure import take_apart
 
 MAX_PIXELS = 25_000_000  # by default
