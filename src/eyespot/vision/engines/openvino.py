@@ -69,8 +69,10 @@ class OpenVinoEngine:
             self._own.requests = {exclusive: model.create_infer_request() for exclusive, model in models.items()}
         request = self._own.requests[exclusive]
         outputs: list[list[Features]] = [[], []]
-        for image in np.ascontiguousarray(pixels)[:, None]:
-            request.infer({0: image}, share_inputs=True)
+        for image in pixels:
+            # `infer` takes 0.1 ms more if it is given the image, or copies its outputs.
+            request.get_input_tensor().data[:] = image
+            request.infer(share_outputs=True)
             for index in range(1 + features):  # copies, because the request overwrites its tensors
                 outputs[index].append(request.get_output_tensor(index).data.copy())
         return np.concatenate(outputs[0]), np.concatenate(outputs[1]) if features else None
