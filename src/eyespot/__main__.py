@@ -4,6 +4,13 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
+
+# Weights on huge pages: 2 to 4 % less processor time an image. glibc reads this only when a process begins, so the
+# server begins anew, under the same process id.
+if sys.orig_argv[-1] == "serve" and "GLIBC_TUNABLES" not in os.environ:
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 # For process 1, which this is in a container, the kernel drops a signal that has no handler; the imports take a second.
 if os.getpid() == 1:

@@ -51,6 +51,12 @@ def test_the_port_refuses_until_the_model_is_ready(tmp_path: Path) -> None:
         assert process.poll() is None
 
 
+def test_the_server_asks_glibc_for_huge_pages(tmp_path: Path) -> None:
+    with starting(tmp_path) as (process, _):
+        environ = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environ
+
+
 def test_a_start_can_be_abandoned(tmp_path: Path) -> None:
     """At once, with exit code 0, and without ever listening."""
     with starting(tmp_path) as (process, _):
