@@ -54,7 +54,7 @@ def same(said: str, is_: str) -> None:
     texts = [VARYING.sub(r"\1\2*", FLOAT.sub(r"\1*", text)) for text in (said, is_)]
     assert texts[0] == texts[1]
     numbers = [[float(number) for _, number in FLOAT.findall(text)] for text in (said, is_)]
-    assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
+    assert numbers[0] == pytest.approx(numbers[1], rel=0.01, abs=0.01)
 
 
 @pytest.mark.needs("curl")
@@ -103,7 +103,7 @@ def test_programs_print_what_they_are_said_to(documented: Served, program: tuple
     _, code, output = program
     code = code.replace("localhost:8000", documented.url.removeprefix("http://"))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == (output, "")
+    assert (told(done.stdout), done.stderr) == (told(output), "")
 
 
 def test_every_document_has_a_program() -> None:
