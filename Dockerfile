@@ -63,8 +63,12 @@ ARG MODEL
 WORKDIR /srv/eyespot
 COPY --from=weights /srv/eyespot .
 # The data folder of this one run is the manifest's, so that the export lands beside it, where the server looks first.
-RUN EYESPOT_MODEL="$MODEL" EYESPOT_DATA_DIR=weights /opt/models/bin/eyespot classify \
-        /opt/models/lib/python3*/site-packages/eyespot/sample.jpg \
+# That for ncnn, 47 MB, serves processors where ncnn is faster, whatever the builder's own is.
+RUN case "$MODEL" in resnet18) engines="openvino ncnn";; *) engines=openvino;; esac \
+    && for engine in $engines; do \
+        EYESPOT_MODEL="$MODEL" EYESPOT_ENGINE="$engine" EYESPOT_DATA_DIR=weights /opt/models/bin/eyespot classify \
+            /opt/models/lib/python3*/site-packages/eyespot/sample.jpg || exit; \
+    done \
     && chmod -R a+rX .
 
 FROM runtime

@@ -100,8 +100,8 @@ def fake() -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def eval_server(data_dir: Path) -> Iterator[Served]:
-    """`eyespot serve` with the real ResNet-18 of ../shared/eval."""
+    """`eyespot serve` with the real ResNet-18 of ../shared/eval, in OpenVINO even where ncnn is faster."""
     environment = {"EYESPOT_MANIFEST": str(EVAL / "manifest.toml"), "EYESPOT_MODEL": "resnet18-eval"}
-    environment["EYESPOT_PRECISION"] = "f32"
+    environment |= {"EYESPOT_ENGINE": "openvino", "EYESPOT_PRECISION": "f32"}
     with serve_process(**environment, EYESPOT_DATA_DIR=str(data_dir)) as served:
         yield served

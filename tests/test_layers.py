@@ -43,6 +43,8 @@ CHOICES = {
     "torch",
     "torchvision",
     "openvino",
+    "ncnn",
+    "pnnx",
     "onnxruntime",
     "redis",
     "sqlalchemy",
@@ -139,7 +141,7 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
         ("import eyespot", "numpy fastapi openvino PIL httpx pydantic"),
         ("from eyespot import Refusal", "pydantic httpx"),
         ("from eyespot import Client, AsyncClient", "numpy PIL fastapi starlette uvicorn openvino"),
-        ("import eyespot.vision.classifier", "torch openvino fastapi uvicorn eyespot.web eyespot.pool"),
+        ("import eyespot.vision.classifier", "torch openvino ncnn fastapi uvicorn eyespot.web eyespot.pool"),
         ("import eyespot.vision.preprocess", "torch openvino httpx"),
         (
             "import eyespot.web.app",

@@ -90,7 +90,7 @@ WRONG = [
     ("EYESPOT_AUDIT_REQUIRED", "maybe", "'maybe' is not true or false"),
     ("EYESPOT_FORMATS", "jpeg,gif", "'gif' is not one of jpeg, png, webp"),
     ("EYESPOT_FORMATS", ",", "'' is not one of jpeg, png, webp"),
-    ("EYESPOT_ENGINE", "tensorrt", "'tensorrt' is not one of auto, openvino, torch, onnxruntime, torchscript"),
+    ("EYESPOT_ENGINE", "tensorrt", "'tensorrt' is not one of auto, openvino, ncnn, torch, onnxruntime, torchscript"),
     ("EYESPOT_LOG_LEVEL", "loud\n", "'loud\\n' is not one of debug, info, warning, error"),
     ("EYESPOT_CACHE_URL", "ftp://me:hunter2@host", f"the value must look like {CACHES}"),
     ("EYESPOT_CACHE_URL", "memory://?bytes=1", f"the value must look like {CACHES}"),

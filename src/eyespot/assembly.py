@@ -41,7 +41,7 @@ async def open_recognizer(settings: Settings, separate_keys: Collection[str] = (
         pool = WorkerPool(plan.workers, settings.queue, settings.deadline_seconds, metrics)
         try:
             await warm_up(classifier, pool)
-            compared = classifier.comparison.model_dump() if classifier.comparison else {}
+            compared = classifier.comparison.model_dump(exclude_none=True) if classifier.comparison else {}
             event("model_ready", **asdict(classifier.info), **compared)
             model = ServedModel(classifier, settings.model, partial(_open_warm, settings, plan), metrics)
             del classifier  # or this frame would keep it in memory after a switch

@@ -80,6 +80,14 @@ _ENGINES = (
         f"{_OURS}.openvino:convert",
         frozenset({"model.xml", "model.bin"}),
     ),
+    EngineChoice(
+        "ncnn",
+        None,
+        ("f32",),
+        f"{_OURS}.ncnn:NcnnEngine",
+        f"{_OURS}.ncnn:convert",
+        frozenset({"model.param", "model.bin"}),
+    ),
     EngineChoice("torch", "models", ("f32",), f"{_OURS}.torch:load"),
     EngineChoice(
         "onnxruntime",

@@ -29,7 +29,7 @@ def test_every_engine_is_measured_torch_first_or_the_report_says_why_not(tmp_pat
     assert asked[0] == ("torch", "f32")
     assert set(asked) == {
         *(("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8")),
-        *(("torch", "f32"), ("onnxruntime", "f32"), ("torchscript", "f32")),
+        *(("torch", "f32"), ("ncnn", "f32"), ("onnxruntime", "f32"), ("torchscript", "f32")),
     }
     assert {task.model for task in tasks} == {"net"}
     assert len({task.reference for task in tasks}) == 1
@@ -66,7 +66,7 @@ def test_an_interrupted_measurement_keeps_what_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "engines", "told"),
     [
-        (Task(1), ["tensorrt"], "'tensorrt'; known are openvino, torch"),
+        (Task(1), ["tensorrt"], "'tensorrt'; known are openvino, ncnn, torch"),
         (Task(1, Path("gone")), [], "gone has no valid"),
     ],
 )

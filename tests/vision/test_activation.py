@@ -15,7 +15,7 @@ from eyespot.vision.preprocess import preprocess
 from tests import makers
 from tests.serving import EVAL, ROOT
 
-OTHERS = ("torch", "onnxruntime", "torchscript")
+OTHERS = ("torch", "ncnn", "onnxruntime", "torchscript")
 ENGINES = ["openvino", *(pytest.param(name, marks=pytest.mark.needs("make test-all")) for name in OTHERS)]
 REAL = pytest.param((EVAL / "manifest.toml", "resnet18-eval"), marks=pytest.mark.needs("eval"), id="resnet18-eval")
 MODELS = [pytest.param((ROOT / "weights" / "manifest.toml", "efficientnet-lite0"), id="packaged"), REAL]

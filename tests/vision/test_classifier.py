@@ -123,7 +123,7 @@ def test_a_model_chosen_by_name_needs_its_weights(tmp_path: Path) -> None:
         ({"precision": "int8"}, "eyespot quantize"),
         ({"engine": "torch", "precision": "int8"}, "torch computes in f32"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "onnxruntime computes in f32"),
-        ({"engine": "tensorrt"}, "unknown engine 'tensorrt'; the engines are openvino, torch"),
+        ({"engine": "tensorrt"}, "unknown engine 'tensorrt'; the engines are openvino, ncnn, torch"),
     ],
 )
 def test_an_unavailable_engine_or_precision_is_an_error(tmp_path: Path, choice: dict[str, str], reason: str) -> None:
@@ -146,7 +146,7 @@ def test_bf16_differs_from_torch_only_where_torch_is_undecided(
 
 
 @pytest.mark.needs("make test-all")
-@pytest.mark.parametrize("engine", ["onnxruntime", "torchscript"])
+@pytest.mark.parametrize("engine", ["ncnn", "onnxruntime", "torchscript"])
 def test_other_engines_answer_as_torch_does(reference: Classifier, data_dir: Path, engine: str) -> None:
     other = Classifier.open(MANIFEST, "efficientnet-lite0", engine=engine, data_dir=data_dir, latency_threads=2)
     assert (other.info.engine, other.info.precision) == (engine, "f32")

@@ -1,21 +1,23 @@
-"""The choice between f32 and bf16: by measurement, whatever the processor reports."""
+"""The choice between f32, bf16 and ncnn: by measurement, whatever the processor reports."""
 
 import json
 import logging
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eyespot.errors import EngineUnavailable
+from eyespot.errors import EngineUnavailable, ExportRefused
 from eyespot.vision import loader
 from eyespot.vision.classifier import Classifier
 from eyespot.vision.engines import Engine, Features, Logits, Pixels
 from eyespot.vision.engines.openvino import has_bf16
 from eyespot.vision.export import Export
-from tests.serving import ROOT, golden, serve_process
+from tests.serving import EVAL, ROOT, golden, serve_process
 
 MANIFEST = ROOT / "weights" / "manifest.toml"
 RECORD = golden((3, 0.9), (4, 0.05))
@@ -25,10 +27,8 @@ Events = Callable[[], list[tuple[str, dict[str, Any]]]]
 class Timed:
     """An engine that always recognises one class, and moves a clock by its milliseconds."""
 
-    name = "openvino"
-
-    def __init__(self, precision: str, milliseconds: float, recognises: int, now: list[float]) -> None:
-        self.precision = precision
+    def __init__(self, name: str, precision: str, milliseconds: float, recognises: int, now: list[float]) -> None:
+        self.name, self.precision = name, precision
         self._milliseconds, self._recognises, self._now = milliseconds, recognises, now
 
     def infer(
@@ -39,23 +39,38 @@ class Timed:
 
 
 class Machine:
-    """A processor on which an inference takes `f32` or `bf16` milliseconds; None cannot compile bf16."""
+    """A processor on which an inference takes so many milliseconds; None cannot compile, an error has no ncnn."""
 
-    def __init__(self, f32: float, bf16: float | None, recognises: int = 3) -> None:
-        self.f32, self.bf16, self.recognises = f32, bf16, recognises
+    def __init__(
+        self,
+        f32: float,
+        bf16: float | None = None,
+        ncnn: float | Exception = 99,
+        recognises: int = 3,
+        others: tuple[str, ...] = ("bf16",),
+    ) -> None:
+        self.times: dict[str, float | Exception | None] = {"f32": f32, "bf16": bf16, "ncnn": ncnn}
+        self.recognises, self.others = recognises, others
         self.now = [0.0]
-        self.loaded: list[bool] = []
+        self.loaded: list[str] = []
 
-    def load(self, bf16: bool) -> Engine:
-        self.loaded.append(bf16)
-        if not bf16:
-            return Timed("f32", self.f32, 3, self.now)
-        if self.bf16 is None:
+    def load(self, name: str) -> Engine:
+        self.loaded.append(name)
+        milliseconds = self.times[name]
+        if milliseconds is None:
             raise RuntimeError("Exception from src/core.cpp:131:\nSupported primitive descriptors list is empty\n")
-        return Timed("bf16", self.bf16, self.recognises, self.now)
+        if isinstance(milliseconds, Exception):
+            raise milliseconds
+        engine, precision = ("ncnn", "f32") if name == "ncnn" else ("openvino", name)
+        return Timed(engine, precision, milliseconds, 3 if name == "f32" else self.recognises, self.now)
+
+    @property
+    def loads(self) -> dict[str, loader.Load]:
+        return {name: partial(self.load, name) for name in ("f32", *self.others)}
 
     def choose(self, data_dir: Path, platform: str = "this processor", record: Export = RECORD) -> str:
-        return loader.load_fastest(self.load, record, platform, data_dir, clock=lambda: self.now[0])[0].precision
+        chosen, _ = loader.load_fastest(self.loads, record, platform, data_dir, clock=lambda: self.now[0])
+        return "ncnn" if chosen.name == "ncnn" else chosen.precision
 
 
 @pytest.fixture
@@ -83,7 +98,7 @@ def test_bf16_is_chosen_if_it_is_faster_and_right(machine: Machine, chosen: str,
 def test_a_new_comparison_is_logged_with_both_figures(tmp_path: Path, events: Events) -> None:
     for _ in range(2):
         Machine(31, 16).choose(tmp_path)
-    figures = {"precision": "bf16", "f32_ms": 31.0, "bf16_ms": 16.0, "golden": True}
+    figures = {"engine": "openvino", "precision": "bf16", "f32_ms": 31.0, "bf16_ms": 16.0, "golden": True}
     assert events() == [("precision_compared", figures)]
 
 
@@ -99,10 +114,10 @@ def test_a_model_that_does_not_compile_in_bf16_logs_one_warning(tmp_path: Path, 
 def test_a_comparison_is_kept_for_its_processor_and_export(tmp_path: Path) -> None:
     machine = Machine(31, 16)
     assert machine.choose(tmp_path) == "bf16"
-    assert machine.loaded == [False, True]
-    machine.f32, machine.bf16 = 1, 2
+    assert machine.loaded == ["bf16", "f32"]
+    machine.times.update(f32=1, bf16=2)
     assert machine.choose(tmp_path) == "bf16"
-    assert machine.loaded == [False, True, True]
+    assert machine.loaded == ["bf16", "f32", "bf16"]
     assert machine.choose(tmp_path, platform="another processor") == "f32"
     other = RECORD.model_copy(update={"files": {"model.bin": "1" * 64}})
     assert machine.choose(tmp_path, record=other) == "f32"
@@ -113,9 +128,9 @@ def test_a_comparison_is_kept_for_its_processor_and_export(tmp_path: Path) -> No
 def test_a_kept_choice_that_no_longer_compiles_is_compared_again(tmp_path: Path) -> None:
     machine = Machine(31, 16)
     assert machine.choose(tmp_path) == "bf16"
-    machine.bf16 = None
+    machine.times["bf16"] = None
     assert machine.choose(tmp_path) == "f32"
-    machine.bf16 = 16
+    machine.times["bf16"] = 16
     assert machine.choose(tmp_path) == "f32"
 
 
@@ -131,16 +146,125 @@ def test_without_a_writable_folder_every_start_compares(tmp_path: Path) -> None:
     machine = Machine(31, 16)
     for _ in range(2):
         assert machine.choose(tmp_path / "missing") == "bf16"
-    assert machine.loaded == [False, True] * 2
+    assert machine.loaded == ["bf16", "f32"] * 2
+
+
+ALL = ("bf16", "ncnn")
+MISSING = EngineUnavailable("exporting for ncnn needs `pip install eyespot[models]`")
+REFUSED = ExportRefused("net could not be exported: ncnn and torch differ by 1 in a logit")
+
+
+@pytest.mark.parametrize(
+    ("machine", "chosen", "loaded"),
+    [
+        (Machine(33, 17, 25, others=ALL), "bf16", ["bf16", "f32"]),  # no export for ncnn is made
+        (Machine(33, 32, 25, others=ALL), "ncnn", ["bf16", "f32", "ncnn"]),
+        (Machine(33, None, 25, others=ALL), "ncnn", ["bf16", "f32", "ncnn"]),
+        (Machine(33, None, 31, others=ALL), "f32", ["bf16", "f32", "ncnn"]),
+        (Machine(33, ncnn=25, others=("ncnn",)), "ncnn", ["ncnn", "f32"]),
+        (Machine(33, ncnn=25, recognises=7, others=("ncnn",)), "f32", ["ncnn", "f32"]),
+        (Machine(33, 32, MISSING, others=ALL), "f32", ["bf16", "f32", "ncnn"]),
+        (Machine(33, 32, REFUSED, others=ALL), "f32", ["bf16", "f32", "ncnn"]),
+    ],
+)
+def test_ncnn_is_chosen_if_bf16_is_not_and_it_is_faster_and_right(
+    machine: Machine, chosen: str, loaded: list[str], tmp_path: Path
+) -> None:
+    assert machine.choose(tmp_path) == chosen
+    assert machine.loaded == loaded
+
+
+@pytest.mark.parametrize(
+    ("ncnn", "chosen", "later"), [(25, "ncnn", ["ncnn"]), (31, "f32", ["f32"]), (REFUSED, "f32", ["f32"])]
+)
+def test_a_later_start_loads_the_winner_alone(
+    ncnn: float | Exception, chosen: str, later: list[str], tmp_path: Path
+) -> None:
+    machine = Machine(33, 32, ncnn, others=ALL)
+    machine.choose(tmp_path)
+    machine.loaded.clear()
+    assert machine.choose(tmp_path) == chosen
+    assert machine.loaded == later
+
+
+def test_a_library_that_is_missing_is_logged_and_tried_again(tmp_path: Path, events: Events) -> None:
+    machine = Machine(33, ncnn=MISSING, others=("ncnn",))
+    assert machine.choose(tmp_path) == "f32"
+    assert events() == [("ncnn_unavailable", {"reason": str(MISSING)})]
+    machine.times["ncnn"] = 25
+    assert machine.choose(tmp_path) == "ncnn"
+    figures = {"engine": "ncnn", "precision": "f32", "f32_ms": 33.0, "ncnn_ms": 25.0, "golden": True}
+    assert events()[1:] == [("precision_compared", figures)]
+    machine.times["ncnn"] = MISSING  # with its export
+    assert machine.choose(tmp_path) == "f32"
+    assert len(events()) == 3
+
+
+def test_what_earlier_versions_kept_is_read(tmp_path: Path) -> None:
+    kept = {"f32_ms": 31.0, "bf16_ms": 16.0, "golden": True}
+    (tmp_path / "precision.json").write_text(json.dumps({f"this processor, {RECORD.identity}": kept}))
+    machine = Machine(31, 99, 25, others=ALL)
+    assert machine.choose(tmp_path) == "bf16"
+    assert machine.loaded == ["bf16"]
+
+
+def test_the_packaged_model_is_not_compared_with_ncnn(data_dir: Path) -> None:
+    model = Classifier.open(MANIFEST, "efficientnet-lite0", precision="f32", data_dir=data_dir)
+    assert (model.info.engine, model.comparison) == ("openvino", None)
+
+
+@pytest.mark.needs("eval")
+@pytest.mark.needs("make test-all")
+def test_a_real_resnet_is_compared_once(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "exports").symlink_to(data_dir / "exports")
+
+    def start(**options: str) -> Classifier:
+        return Classifier.open(
+            EVAL / "manifest.toml", "resnet18-eval", **{"precision": "f32", **options}, data_dir=tmp_path
+        )
+
+    first = start()
+    assert first.comparison
+    assert first.comparison.ncnn_ms
+    assert first.comparison.golden
+    assert first.info.engine == ("ncnn" if first.comparison.is_worth_it else "openvino")
+    again = start()
+    assert (again.info, again.comparison) == (first.info, first.comparison)
+    assert start(engine="openvino").comparison is None
+
+
+@pytest.mark.needs("eval")
+@pytest.mark.parametrize("missing", ["ncnn", "pnnx"])
+def test_without_ncnn_or_what_exports_for_it_openvino_serves(
+    data_dir: Path, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    Classifier.open(EVAL / "manifest.toml", "resnet18-eval", engine="openvino", precision="f32", data_dir=data_dir)
+    (tmp_path / "exports").mkdir()
+    for place in (data_dir / "exports").glob("resnet18-eval-*-openvino"):
+        (tmp_path / "exports" / place.name).symlink_to(place)
+    monkeypatch.setitem(sys.modules, missing, None)
+    model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", precision="f32", data_dir=tmp_path)
+    assert (model.info.engine, model.info.precision) == ("openvino", "f32")
+    reason = f"exporting for ncnn needs `pip install eyespot[models]`: no {missing}"
+    assert [found for found in events() if found[0] != "export_started"][-1:] == [
+        ("ncnn_unavailable", {"reason": reason})
+    ]
 
 
 def test_bf16_by_name_is_an_error_if_it_is_unavailable(data_dir: Path) -> None:
     if has_bf16():
         with pytest.raises(EngineUnavailable, match="cannot run this model in bf16"):
-            loader.load_openvino("bf16", Machine(31, None).load, RECORD, data_dir)
+            loader.load_allowed("bf16", Machine(31, None).loads, RECORD, data_dir)
     else:
         with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
             Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir)
+
+
+def test_f32_that_does_not_compile_is_an_error_beside_ncnn_too(tmp_path: Path) -> None:
+    machine = Machine(33, others=("ncnn",))
+    machine.times["f32"] = None
+    with pytest.raises(EngineUnavailable, match="cannot run this model in f32"):
+        loader.load_allowed("f32", machine.loads, RECORD, tmp_path)
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE", ""])

@@ -94,7 +94,7 @@ def test_the_stand_in_is_as_good_as_it_says(server: Served) -> None:
 
 
 @pytest.mark.needs("make test-all")
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "torchscript"])
+@pytest.mark.parametrize("engine", ["torch", "ncnn", "onnxruntime", "torchscript"])
 def test_the_other_engines_answer_as_the_reference_does(data_dir: Path, engine: str) -> None:
     # One thread: on busy cores the second one of torch cost ten times what it gained.
     model = Classifier.open(EVAL / "manifest.toml", "resnet18-eval", engine=engine, data_dir=data_dir)

@@ -12,7 +12,7 @@ from typing import Any
 
 from eyespot import cpus
 
-_LIBRARIES = {"eyespot", "openvino", "onnxruntime", "torch", "numpy", "pillow"}
+_LIBRARIES = {"eyespot", "openvino", "ncnn", "onnxruntime", "torch", "numpy", "pillow"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,45 +1,59 @@
 """Loads a model into an engine: from its export or its torch weights, in the precision that is best here.
 
-Some processors that have bf16 are slower in it, and on some OpenVINO reports bf16 but cannot compile the model. So f32
-and bf16 are chosen between by measuring both.
+Some processors that have bf16 are slower in it, and on some OpenVINO reports bf16 but cannot compile the model. In f32,
+ncnn is faster than OpenVINO on x86, where a network has the convolutions for it. So they are chosen between by
+measuring.
 """
 
 import contextlib
 import logging
 import os
+import re
 import time
-from collections.abc import Callable
-from functools import partial
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from platform import machine
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eyespot.choices import ENGINES
-from eyespot.errors import EngineUnavailable
+from eyespot.errors import EngineUnavailable, ExportRefused, StartError
 from eyespot.telemetry import event
 from eyespot.vision import engines, export, exporter
 from eyespot.vision.engines import Clock, Engine, Threads, Weights, softmax, time_each
 from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 
-Load = Callable[..., Engine]
-"""Loads an export with `bf16=True` or False (f32). Raises `RuntimeError` if it does not compile."""
+Load = Callable[[], Engine]
+"""Raises `RuntimeError` if the model does not compile, `StartError` if the engine cannot be had."""
 
-_WORTH = 0.9  # of the time in f32; a smaller gain may be noise, and does not pay for the rounding
-_ROUNDS = 3
+_WORTH = 0.9  # of the time in OpenVINO's f32; a smaller gain may be noise, and does not pay for bf16's rounding
+_ROUNDS = 5
+# Nearly all their multiplications are in the convolutions that ncnn does with fewer: 3x3, with a stride of 1. Others
+# gained nothing: ResNet-50, MobileNetV3, EfficientNet.
+_FASTER_IN_NCNN = {"resnet18", "resnet34"}
 
 
 class Comparison(BaseModel):
-    """The fastest inference in f32 and bf16, None if it does not compile, and whether bf16 passes the golden image."""
+    """The fastest inference in OpenVINO's f32 and in bf16 or ncnn, and whether the latter passes the golden image.
+
+    Both times of the others are None if the model does not compile.
+    """
 
     f32_ms: float
-    bf16_ms: float | None
+    bf16_ms: float | None = None
+    ncnn_ms: float | None = None
     golden: bool
 
     @property
-    def bf16(self) -> bool:
-        """Whether bf16 is right and worth it."""
-        return self.golden and self.bf16_ms is not None and self.bf16_ms <= _WORTH * self.f32_ms
+    def is_worth_it(self) -> bool:
+        """Whether the other is right and fast enough."""
+        other = self.bf16_ms or self.ncnn_ms
+        return self.golden and other is not None and other <= _WORTH * self.f32_ms
 
 
 _COMPARISONS = TypeAdapter(dict[str, Comparison])
@@ -48,11 +62,12 @@ _COMPARISONS = TypeAdapter(dict[str, Comparison])
 def load_model(
     entry: Entry, classes: int, engine: str, precision: str, data_dir: Path, threads: Threads
 ) -> tuple[Engine, Weights | None, Export | None, Comparison | None]:
-    """The engine, the final layer's weights if it explains, its export's record, and the comparison of f32 and bf16.
+    """The engine, the final layer's weights if it explains, its export's record, and the comparison that chose it.
 
     `engine` and `precision` may be `auto`. Raises `EngineUnavailable` or `ExportRefused`.
     """
-    engine = "openvino" if engine == "auto" else engine
+    auto = engine == "auto"
+    engine = "openvino" if auto else engine
     if engine not in ENGINES:
         raise EngineUnavailable(f"unknown engine {engine!r}; the engines are {', '.join(ENGINES)}")
     choice = ENGINES[engine]
@@ -77,57 +92,112 @@ def load_model(
         return engines.load(engine, place, threads), head, record, None
 
     load = partial(engines.load, engine, place, threads, precision=record.precision)
-    loaded, comparison = load_openvino(precision, load, record, data_dir)
+    loads: dict[str, Load] = {"f32": partial(load, bf16=False), "bf16": partial(load, bf16=True)}
+    if auto and record.precision == "f32" and entry.architecture in _FASTER_IN_NCNN:
+        loads["ncnn"] = partial(_load_ncnn, entry, classes, folders, threads)
+    loaded, comparison = load_allowed(precision, loads, record, data_dir)
     return loaded, head, record, comparison
 
 
-def load_openvino(precision: str, load: Load, record: Export, data_dir: Path) -> tuple[Engine, Comparison | None]:
-    """The engine; with `auto` and `int8`, in bf16 or f32 by comparison. Raises `EngineUnavailable` without bf16."""
-    from eyespot.vision.engines.openvino import has_bf16, platform
+def _load_ncnn(entry: Entry, classes: int, folders: list[Path], threads: Threads) -> Engine:
+    found = export.find(entry, classes, "ncnn", folders)
+    if not found:
+        if missing := [library for library in ("ncnn", "torch", "pnnx") if not find_spec(library)]:
+            raise EngineUnavailable(f"exporting for ncnn needs `pip install eyespot[models]`: no {missing[0]}")
+        found = exporter.make(entry, classes, folders[-1], "ncnn")
+    return engines.load("ncnn", found[0], threads)
 
-    if precision == "bf16" and not has_bf16():
+
+def load_allowed(
+    precision: str, loads: Mapping[str, Load], record: Export, data_dir: Path
+) -> tuple[Engine, Comparison | None]:
+    """The fastest engine that computes in this precision. Raises `EngineUnavailable` without bf16."""
+    bf16 = precision != "f32" and _has_bf16()
+    if precision == "bf16" and not bf16:
         raise EngineUnavailable("this processor has no bf16; set EYESPOT_PRECISION to auto, f32 or int8")
-    if precision in ("f32", "bf16") or not has_bf16():
-        try:
-            return load(bf16=precision == "bf16"), None
-        except RuntimeError as error:
-            raise EngineUnavailable(f"OpenVINO cannot run this model in {precision} on this processor") from error
-    return load_fastest(load, record, platform(), data_dir)
+    left_out = {"f32", "ncnn"} if precision == "bf16" else set() if bf16 else {"bf16"}
+    loads = {name: load for name, load in loads.items() if name not in left_out}
+    try:
+        if len(loads) > 1:
+            return load_fastest(loads, record, platform(), data_dir)
+        return next(iter(loads.values()))(), None
+    except RuntimeError as error:
+        number = precision.replace("auto", "f32")
+        raise EngineUnavailable(f"OpenVINO cannot run this model in {number} on this processor") from error
+
+
+def _has_bf16() -> bool:
+    from eyespot.vision.engines.openvino import has_bf16
+
+    return has_bf16()
+
+
+def platform() -> str:
+    """What a model's speed depends on: the processor, its instructions, the version of OpenVINO.
+
+    Read without OpenVINO, which takes 25 MB that a server with ncnn can save.
+    """
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*: (.*)", cpuinfo, re.MULTILINE)
+    # Virtual machines give different processors one name, and oneDNN can be told to leave instructions out.
+    flags = re.search("^(flags|Features).*", cpuinfo, re.MULTILINE)
+    limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    instructions = " ".join(filter(None, [f"{zlib.crc32(flags[0].encode() if flags else b''):08x}", *limits]))
+    return f"{model[1] if model else machine()} {instructions}, openvino {metadata.version('openvino')}"
 
 
 def load_fastest(
-    load: Load, record: Export, platform: str, data_dir: Path, clock: Clock = time.perf_counter
-) -> tuple[Engine, Comparison]:
-    """The engine in bf16 where that is right and worth it, else in f32; compared once for each platform and export."""
-    file, key = data_dir / "precision.json", f"{platform}, {record.identity}"
-    if comparison := _read(file).get(key):
+    loads: Mapping[str, Load], record: Export, platform: str, data_dir: Path, clock: Clock = time.perf_counter
+) -> tuple[Engine, Comparison | None]:
+    """The first of the others that is right and worth it, else OpenVINO in f32."""
+    f32, comparison = cache(loads["f32"]), None
+    for name in list(loads)[1:]:
+        try:
+            engine, comparison = _compared(name, f32, loads[name], record, platform, data_dir / "precision.json", clock)
+        except StartError as error:
+            event(f"{name}_unavailable", reason=str(error))
+        else:
+            if engine:
+                return engine, comparison
+    return f32(), comparison
+
+
+def _compared(
+    name: str, f32: Load, other: Load, record: Export, platform: str, file: Path, clock: Clock
+) -> tuple[Engine | None, Comparison]:
+    """The other engine if it is right and worth it; compared once for each platform and export."""
+    library = f", ncnn {metadata.version('ncnn')}" if name == "ncnn" and find_spec("ncnn") else ""
+    key = f"{platform}{library}, {record.identity}"
+    if kept := _read(file).get(key):
         with contextlib.suppress(RuntimeError):  # it no longer compiles: compare again
-            return load(bf16=comparison.bf16), comparison
-    engine, comparison = _compare(load, record, clock)
+            return (other() if kept.is_worth_it else None), kept
+    engine, comparison = _compare(name, f32, other, record, clock)
     new = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # then the next start compares again
-        new.write_bytes(_COMPARISONS.dump_json({**_read(file), key: comparison}, indent=1))
+        new.write_bytes(_COMPARISONS.dump_json({**_read(file), key: comparison}, indent=1, exclude_none=True))
         new.replace(file)
-    event("precision_compared", precision=engine.precision, **comparison.model_dump())
+    chosen = engine or f32()
+    event(
+        "precision_compared", engine=chosen.name, precision=chosen.precision, **comparison.model_dump(exclude_none=True)
+    )
     return engine, comparison
 
 
-def _compare(load: Load, record: Export, clock: Clock) -> tuple[Engine, Comparison]:
+def _compare(name: str, f32: Load, load: Load, record: Export, clock: Clock) -> tuple[Engine | None, Comparison]:
     pixels = export.golden_pixels(record.recipe)
 
     def fastest_ms(*engines: Engine) -> list[float]:
         return [round(min(seconds) * 1000, 1) for seconds in time_each(engines, pixels, _ROUNDS, False, clock)]
 
-    f32 = load(bf16=False)
     try:
-        bf16 = load(bf16=True)
-    except RuntimeError as error:
-        event("bf16_unavailable", logging.WARNING, reason=" ".join(str(error).split()))
-        return f32, Comparison(f32_ms=fastest_ms(f32)[0], bf16_ms=None, golden=False)
-    f32_ms, bf16_ms = fastest_ms(f32, bf16)
-    golden = record.is_golden(softmax(bf16.infer(pixels)[0][0]), "bf16")
-    comparison = Comparison(f32_ms=f32_ms, bf16_ms=bf16_ms, golden=golden)
-    return (bf16 if comparison.bf16 else f32), comparison
+        other = load()
+    except (RuntimeError, ExportRefused) as error:
+        event(f"{name}_unavailable", logging.WARNING, reason=" ".join(str(error).split()))
+        return None, Comparison(f32_ms=fastest_ms(f32())[0], golden=False)
+    f32_ms, other_ms = fastest_ms(f32(), other)
+    golden = record.is_golden(softmax(other.infer(pixels)[0][0]), other.precision)
+    comparison = Comparison(f32_ms=f32_ms, golden=golden, **{f"{name}_ms": other_ms})
+    return (other if comparison.is_worth_it else None), comparison
 
 
 def _read(file: Path) -> dict[str, Comparison]:

@@ -51,7 +51,8 @@ def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
     try:
         return cast(Engine, pkgutil.resolve_name(choice.engine)(folder, threads, **options))
     except ModuleNotFoundError as error:
-        raise EngineUnavailable(f"the engine {name} needs `pip install eyespot[{choice.extra}]`: {error}") from error
+        what = f"eyespot[{choice.extra}]" if choice.extra else "eyespot"
+        raise EngineUnavailable(f"the engine {name} needs `pip install {what}`: {error}") from error
 
 
 def softmax(logits: Logits, temperature: float = 1) -> Confidences:

@@ -44,10 +44,25 @@ class Network(torch.nn.Module):
         return {**self.body.state_dict(), **self.neck.state_dict(), **head}
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.from_planes(pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
+
+    def from_planes(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same from the three colours as planes, float32 (n, 3, side, side), from 0 to 255."""
         # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do.
-        values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        features = self.body(values * self.scale - self.shift)
+        features = self.body(planes * self.scale - self.shift)
         return self.head(self.neck(features.mean((2, 3)))), features
+
+
+class FromPlanes(torch.nn.Module):
+    """A network that takes planes, for libraries that split pixels themselves."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.network.from_planes(planes)
 
 
 def build(architecture: str, classes: int) -> torch.nn.Module:

@@ -1,11 +1,8 @@
 """The default engine: OpenVINO on the CPU."""
 
 import mmap
-import os
-import re
 import sys
 import threading
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +18,6 @@ from eyespot.vision.engines import Answer, Features, Pixels, Threads  # noqa: E4
 def has_bf16() -> bool:
     """Whether OpenVINO says that this processor computes in bfloat16 natively."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def platform() -> str:
-    """What a model's speed depends on: the processor, its instructions, the version of OpenVINO."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = re.search("^(flags|Features).*", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    # Virtual machines give different processors one name, and oneDNN can be told to leave instructions out.
-    limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
-    instructions = " ".join(filter(None, [f"{zlib.crc32(flags[0].encode() if flags else b''):08x}", *limits]))
-    name = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
-    return f"{name} {instructions}, openvino {openvino.get_version()}"
 
 
 class OpenVinoEngine:

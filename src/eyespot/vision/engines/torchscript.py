@@ -25,9 +25,13 @@ class TorchScriptEngine(TorchEngine):
 
 def convert(network: torch.nn.Module, side: int, folder: Path) -> str:
     """Trace and freeze a torch network; the version of torch."""
-    image = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    save_traced(network, torch.zeros(1, side, side, 3, dtype=torch.uint8), folder / "model.pt")
+    return torch.__version__
+
+
+def save_traced(network: torch.nn.Module, image: torch.Tensor, path: Path) -> None:
+    """Write the frozen program of a network, for images like this one."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", _DEPRECATED)
         traced = torch.jit.trace(network, image)  # type: ignore[no-untyped-call]
-        torch.jit.save(torch.jit.freeze(traced), folder / "model.pt")
-    return torch.__version__
+        torch.jit.save(torch.jit.freeze(traced), path)
