@@ -115,7 +115,7 @@ def test_compose_hardens_and_limits_the_service(service: dict[str, Any]) -> None
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert (service["cpus"], service["mem_limit"]) == ("${CPUS:-2}", "${MEMORY:-1280m}")
+    assert (service["cpus"], service["mem_limit"]) == ("${CPUS:-2}", "${MEMORY:-1408m}")
     assert service["pids_limit"] > 0
     assert service["ports"] == ["127.0.0.1:8000:8000"]
     assert service["volumes"] == ["data:/data"]
