@@ -2,6 +2,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,6 +70,28 @@ def test_a_result_and_an_exception_come_back() -> None:
             assert await result(pool, lambda: "still here") == "still here"
 
     run(test())
+
+
+def test_a_result_is_freed_without_the_garbage_collector() -> None:
+    go = threading.Event()
+
+    class Result:
+        def __init__(self) -> None:
+            assert go.wait(30)
+
+    async def test() -> None:
+        with opened() as pool:
+            job = await start(pool, Result)
+            go.set()
+            freed = weakref.ref(await job.result())
+            del job
+            await until(lambda: freed() is None)  # the thread may still hold it
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
 
 
 def test_a_full_pool_refuses_at_once_and_says_when_to_come_back() -> None:

@@ -162,15 +162,19 @@ class WorkerPool:
         with self._lock:
             self._admitted[lane] += 1
         try:
-            future = self._executor.submit(self._work, job, function, *args)
+            job.call = self._executor.submit(self._work, job, function, *args)
         except RuntimeError as error:  # the executor was shut down
             self._thread_done(lane)
             if lane == "batch":
                 self._permits.release()
             raise Draining(retry_after=self.retry_after()) from error
-        future.add_done_callback(lambda _: self._thread_done(lane))  # in the thread
-        job.future = asyncio.wrap_future(future)
-        job.future.add_done_callback(lambda _: self._job_done(job, lane, key))  # in the event loop
+        loop, ended = asyncio.get_running_loop(), job.ended
+
+        def done(_: object) -> None:  # in the thread; with a reference to the job, it would be a cycle
+            self._thread_done(lane)
+            loop.call_soon_threadsafe(self._job_done, ended, lane, key)
+
+        job.call.add_done_callback(done)
         if key is not None:
             self.joinable[key] = job
         return job
@@ -201,13 +205,13 @@ class WorkerPool:
         with self._lock:
             self._admitted[lane] -= 1
 
-    def _job_done(self, job: Job[Any], lane: Lane, key: Key | None) -> None:
+    def _job_done(self, ended: asyncio.Future[None], lane: Lane, key: Key | None) -> None:
         if lane == "batch":
             self._permits.release()
-        if key is not None and self.joinable.get(key) is job:  # not a newer one, after `forget`
+        # Not a newer one, after `forget`.
+        if key is not None and (joinable := self.joinable.get(key)) and joinable.ended is ended:
             del self.joinable[key]
-        if not job.future.cancelled():
-            job.future.exception()  # mark it as retrieved, or asyncio logs a warning when every caller has left
+        ended.set_result(None)
 
     def _book_return(self) -> int:
         """Seconds until a client that is refused now should come back.

@@ -11,7 +11,7 @@ from eyespot.types import Crop, Explanation, ImageInfo
 from eyespot.vision.crop import crop_box
 from eyespot.web.api import body, language
 from eyespot.web.api.parameters import EXPLAIN_SCHEMA
-from eyespot.web.gate import header
+from eyespot.web.gate import disconnected, header
 
 _EXPLANATION = TypeAdapter(Explanation)
 
@@ -29,7 +29,7 @@ async def explain(request: Request) -> Response:
     trace: Trace = request.scope["state"]["trace"]
     draw = "application/json" not in (header(request.scope, b"accept") or "").lower()
     work = partial(classifier.explain, class_id=parameters.class_id, draw=draw)
-    scores = await recognizer.recognize(classifier, image, trace, request.receive, compute=work, reuse=False)
+    scores = await recognizer.recognize(classifier, image, trace, disconnected(request), compute=work, reuse=False)
     activation = scores.activation
     assert activation
     if activation.png:

@@ -18,7 +18,7 @@ from eyespot.web.api import many, messages, tensors
 from eyespot.web.api.image import Item, image_of, in_thread_if_large
 from eyespot.web.api.inference_types import Output, Values
 from eyespot.web.api.v2 import EMBEDDING, OUTPUTS, NamedModel, find_model
-from eyespot.web.gate import header
+from eyespot.web.gate import disconnected, header
 
 _JSON_LENGTH = messages.JSON_LENGTH_HEADER.lower().encode()
 _JSON_VALUES = 810_000  # four images of 224 x 224 as nested lists; each number takes up to 32 bytes of memory
@@ -89,7 +89,7 @@ async def _recognize(
         trace: Trace = request.state.trace
         image = await read(items.pop(), trace)
         request.state.facts["sha256"] = image.sha256
-        return [await recognize(image, trace, request.receive)]
+        return [await recognize(image, trace, disconnected(request))]
 
     async def work(item: Item, trace: Trace) -> Scores:
         return await recognize(await read(item, trace), trace, lane="batch")

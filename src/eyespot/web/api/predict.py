@@ -20,7 +20,7 @@ from eyespot.web.api import answer, body, language, many
 from eyespot.web.api.body import Body
 from eyespot.web.api.image import Item, image_of
 from eyespot.web.api.parameters import parse
-from eyespot.web.gate import header, problems
+from eyespot.web.gate import disconnected, header, problems
 
 NDJSON = "application/x-ndjson"
 _BATCH = TypeAdapter(Batch)
@@ -36,8 +36,7 @@ async def predict(request: Request) -> Response:
     recognizer.refuse_early()
     image, parameters, classifier = await body.read_one(request)
     trace: Trace = request.scope["state"]["trace"]
-    # `receive` returns when the client disconnects.
-    scores = await recognizer.recognize(classifier, image, trace, request.receive)
+    scores = await recognizer.recognize(classifier, image, trace, disconnected(request))
     return answer.recognition(request, classifier, image.sha256, scores, parameters)
 
 

@@ -121,6 +121,7 @@ class Protocol(HttpToolsProtocol):
         self._piece_bytes = max(_MIN_PIECE_BYTES, min(_PIECE_BYTES, _ALL_PIECES_BYTES // len(self.connections)))
         self._last_piece = self.loop.time()
         self.scope["state"]["arrived"] = time.monotonic()  # it may wait behind other requests
+        self.scope["state"]["disconnected"] = self.loop.create_future()
         super().on_headers_complete()
         self.headers = []  # for the trailers; the scope has the other list
 
@@ -188,6 +189,9 @@ class Protocol(HttpToolsProtocol):
 def _disconnect(cycle: RequestResponseCycle) -> None:
     cycle.disconnected = True
     cycle.message_event.set()
+    disconnected = cycle.scope["state"]["disconnected"]
+    if not disconnected.done():
+        disconnected.set_result(None)
 
 
 def _problem(refusal: Refusal) -> Response:
