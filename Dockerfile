@@ -63,7 +63,7 @@ ARG MODEL
 WORKDIR /srv/eyespot
 COPY --from=weights /srv/eyespot .
 # The data folder of this one run is the manifest's, so that the export lands beside it, where the server looks first.
-# That for ncnn, 47 MB, serves processors where ncnn is faster, whatever the builder's own is.
+# The ncnn export, 47 MB, is for processors where ncnn is faster; the builder's need not be one.
 RUN case "$MODEL" in resnet18) engines="openvino ncnn";; *) engines=openvino;; esac \
     && for engine in $engines; do \
         EYESPOT_MODEL="$MODEL" EYESPOT_ENGINE="$engine" EYESPOT_DATA_DIR=weights /opt/models/bin/eyespot classify \

@@ -90,7 +90,7 @@ class Job(Generic[T]):
         if watch:
             watch.add_done_callback(wake)
         try:
-            # A caller never cancels the job: the place belongs to the thread.
+            # A caller never cancels the job: its place belongs to the thread.
             await woken
             if self.ended.done():
                 return self._outcome()

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     engine: EngineName = Field(
         "auto",
         description="Library that runs the model; `auto` is openvino, or ncnn if measured to be faster; torch is the "
-        "reference, the others are extras.",
+        "reference. torch, onnxruntime and torchscript are extras.",
     )
     precision: Literal["auto", "f32", "bf16", "int8"] = Field(
         "auto",

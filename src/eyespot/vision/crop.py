@@ -106,7 +106,7 @@ def crop(image: Image.Image, box: Box, scale: float, recipe: Recipe) -> Image.Im
 
 
 def _rgb_around(image: Image.Image, box: Box, around: int) -> Image.Image:
-    """An image of the same size, RGB within `around` pixels of the box; elsewhere unwritten, where it takes no memory.
+    """An image of the same size: RGB within `around` pixels of the box, unwritten elsewhere, which takes no memory.
 
     The size stays because resizing a part of the image rounds differently in the last bits. The conversion goes in
     bands because it makes up to two more bitmaps.

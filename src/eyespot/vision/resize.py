@@ -1,4 +1,4 @@
-"""Resizing a box of an RGB image, with antialiasing, to the pixels that Pillow gives."""
+"""Resizing a box of an RGB image, with antialiasing, to nearly the pixels that Pillow gives."""
 
 import math
 
@@ -16,13 +16,13 @@ _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 
 
 def reach(box: Box, size: Size) -> int:
-    """How many pixels around the box count: 2 on each side for bicubic, of the source or of the result if larger."""
+    """How many pixels around the box bicubic reads: 2 on each side, of the source or of the result, the larger."""
     left, top, right, bottom = box
     return math.ceil(2 * max(1, (right - left) / size[0], (bottom - top) / size[1])) + 1
 
 
 def resize(image: Image.Image, box: Box, size: Size, interpolation: str) -> Image.Image:
-    """The box of the image in another size; `interpolation` is bilinear or bicubic."""
+    """The box of the image, resized; `interpolation` is bilinear or bicubic."""
     return (_with_pillow if Resizer is None else _with_simd)(image, box, size, interpolation)
 
 
@@ -31,10 +31,10 @@ def _with_pillow(image: Image.Image, box: Box, size: Size, interpolation: str) -
 
 
 def _with_simd(image: Image.Image, box: Box, size: Size, interpolation: str) -> Image.Image:
-    """With the processor's vector instructions: a quarter of the time.
+    """With vector instructions, in a quarter of Pillow's time.
 
-    In two calls, because this library would resize the height first, which Pillow does for tall images only: 15 % of
-    the values of other photographs would differ from Pillow's. So 3 % do, nearly all by 1.
+    Two calls, because the library resizes the height first, which Pillow does only for tall images. In one call, 15 %
+    of the values of other photographs would differ from Pillow's; this way 3 % do, nearly all by 1.
     """
     left, top, right, bottom = box
     around = reach(box, size)

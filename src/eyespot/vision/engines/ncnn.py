@@ -15,7 +15,7 @@ from eyespot.vision.engines import Answer, Logits, Pixels, Threads
 if TYPE_CHECKING:
     from eyespot.vision.engines.network import Network
 
-# With these it would compute in fp16 where it can, or keep two more copies of the weights, 78 MB, to be 2 % faster.
+# These would use fp16 where possible, or keep two more copies of the weights (78 MB) for a gain of 2 %.
 _OFF = [f"use_{name}" for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic")]
 _OFF += [f"use_winograd{name}_convolution" for name in ("43", "63")]
 
@@ -27,14 +27,14 @@ class NcnnEngine:
     precision = "f32"
 
     def __init__(self, folder: Path, threads: Threads) -> None:
-        # Memory for each image at once, 23 MB; ncnn's own pool, which all share, grew by 90 MB under load.
+        # One pool per concurrent image, 23 MB each; ncnn's shared pool grew by 90 MB under load.
         self._pools: queue.LifoQueue[ncnn.Allocator] = queue.LifoQueue()
         for _ in range(threads.streams):
             pool = ncnn.PoolAllocator()
-            pool.set_size_compare_ratio(0.5)  # no block is used for less than half of it
+            pool.set_size_compare_ratio(0.5)  # reuse a block only for at least half its size
             self._pools.put(pool)
         self._shared = _load(folder, threads.threads)
-        # The weights are laid out for a number of threads.
+        # Weights are laid out for a fixed number of threads.
         same = threads.latency_threads == threads.threads
         self._latency = self._shared if same else _load(folder, threads.latency_threads)
 
@@ -54,7 +54,7 @@ def _load(folder: Path, threads: int) -> ncnn.Net:
         setattr(net.opt, option, False)
     net.opt.num_threads = threads
     if net.load_param(str(folder / "model.param")) or net.load_model(str(folder / "model.bin")):
-        raise EngineUnavailable("ncnn cannot load this network; set EYESPOT_ENGINE to openvino")
+        raise EngineUnavailable("ncnn cannot load this model; set EYESPOT_ENGINE=openvino")
     return net
 
 
@@ -66,7 +66,7 @@ def _run(net: ncnn.Net, pool: ncnn.Allocator, image: Pixels, features: bool) -> 
     extractor.set_workspace_allocator(pool)
     extractor.input("in0", ncnn.Mat.from_pixels(image, ncnn.Mat.PixelType.PIXEL_RGB, width, height))
     outputs = []
-    for name in ("out1", "out0") if features else ("out0",):  # on the way to logits, ncnn would free the features
+    for name in ("out1", "out0") if features else ("out0",):  # extracting the logits first would free the features
         status, values = extractor.extract(name)
         if status:
             raise RuntimeError(f"ncnn could not compute {name}: status {status}")
@@ -75,7 +75,7 @@ def _run(net: ncnn.Net, pool: ncnn.Allocator, image: Pixels, features: bool) -> 
 
 
 def convert(network: "Network", side: int, folder: Path) -> str:
-    """Translate a torch network with its weights in float32; the version of ncnn. Raises `ExportRefused`."""
+    """Convert a torch network in float32; the version of ncnn. Raises `ExportRefused`."""
     import pnnx
     import torch
 
@@ -89,5 +89,5 @@ def convert(network: "Network", side: int, folder: Path) -> str:
     done = subprocess.run([pnnx.EXEC_PATH, "traced.pt", *options], cwd=folder, capture_output=True)  # noqa: S603
     (folder / "traced.pt").unlink()
     if done.returncode:
-        raise ExportRefused(f"pnnx cannot translate this network: it ended with {done.returncode}")
+        raise ExportRefused(f"pnnx cannot convert this model: exit status {done.returncode}")
     return str(ncnn.__version__)

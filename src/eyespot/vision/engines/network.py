@@ -47,14 +47,14 @@ class Network(torch.nn.Module):
         return self.from_planes(pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format))
 
     def from_planes(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same from the three colours as planes, float32 (n, 3, side, side), from 0 to 255."""
+        """The same from planar RGB, float32 (n, 3, side, side), 0 to 255."""
         # (x / 255 - mean) / std, as torchvision's ToTensor and Normalize do.
         features = self.body(planes * self.scale - self.shift)
         return self.head(self.neck(features.mean((2, 3)))), features
 
 
 class FromPlanes(torch.nn.Module):
-    """A network that takes planes, for libraries that split pixels themselves."""
+    """A network that takes planar RGB, for libraries that convert pixels themselves."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

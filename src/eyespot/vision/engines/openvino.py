@@ -56,7 +56,7 @@ class OpenVinoEngine:
         request = self._own.requests[exclusive]
         outputs: list[list[Features]] = [[], []]
         for image in pixels:
-            # `infer` takes 0.1 ms more if it is given the image, or copies its outputs.
+            # Passing the image to `infer`, or letting it copy outputs, costs 0.1 ms.
             request.get_input_tensor().data[:] = image
             request.infer(share_outputs=True)
             for index in range(1 + features):  # copies, because the request overwrites its tensors

@@ -30,7 +30,7 @@ def convert(network: torch.nn.Module, side: int, folder: Path) -> str:
 
 
 def save_traced(network: torch.nn.Module, image: torch.Tensor, path: Path) -> None:
-    """Write the frozen program of a network, for images like this one."""
+    """Trace a network with this image, freeze it and save it."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", _DEPRECATED)
         traced = torch.jit.trace(network, image)  # type: ignore[no-untyped-call]
