@@ -63,7 +63,7 @@ def _logging_as_before() -> Iterator[None]:
 def data_dir(pytestconfig: pytest.Config) -> Path:
     """A data folder with the export of the packaged network; it outlives the run, until the exporting code changes."""
     vision = ROOT / "src" / "eyespot" / "vision"
-    names = ("export.py", "exporter.py", "preprocess.py", "crop.py")
+    names = ("export.py", "exporter.py", "preprocess.py", "crop.py", "resize.py")
     sources = [*(vision / name for name in names), *sorted((vision / "engines").glob("*.py")), export.SAMPLE]
     code = b"".join(path.read_bytes() for path in sources)
     folder = pytestconfig.cache.mkdir(f"data-{hashlib.sha256(code).hexdigest()[:12]}")

@@ -8,9 +8,10 @@ import sys
 
 # Huge pages save 2 to 4 % of processor time per image. glibc reads this only when a process starts, so the server
 # re-executes itself under the same process id.
-if sys.platform == "linux" and sys.orig_argv[-1] == "serve" and "GLIBC_TUNABLES" not in os.environ:
+if sys.platform == "linux" and sys.argv[1:] == sys.orig_argv[-1:] == ["serve"] and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+    with contextlib.suppress(OSError, ValueError):  # forbidden, or Python does not know its own path
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 # For process 1, which this is in a container, the kernel drops a signal that has no handler; the imports take a second.
 if os.getpid() == 1:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from copy import copy
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from eyespot.errors import DeadlineExceeded, Draining, Refusal
 
@@ -78,31 +78,18 @@ class Job(Generic[T]):
             Draining: the pool was closed before the job started.
         """
         watch = asyncio.ensure_future(disconnected()) if disconnected else None
-        loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-
-        def wake(_: object = None) -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        timer = loop.call_later(self._deadline_seconds, wake)
-        self.ended.add_done_callback(wake)
-        if watch:
-            watch.add_done_callback(wake)
+        awaited: list[asyncio.Future[Any]] = [self.ended, watch] if watch else [self.ended]
         try:
             # A caller never cancels the job: its place belongs to the thread.
-            await woken
+            await asyncio.wait(awaited, timeout=self._deadline_seconds, return_when=asyncio.FIRST_COMPLETED)
             if self.ended.done():
                 return self._outcome()
             if watch and watch.done():
                 raise ClientDisconnected
         finally:
-            timer.cancel()
-            self.ended.remove_done_callback(wake)
             with self._lock:
                 self.waiters -= 1
             if watch:
-                watch.remove_done_callback(wake)
                 watch.cancel()
         raise self._late()
 

@@ -1,6 +1,7 @@
 """Who gets a worker thread, and when: capacity, the two lanes, joinable jobs, deadlines."""
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -172,7 +173,8 @@ class WorkerPool:
 
         def done(_: object) -> None:  # in the thread; with a reference to the job, it would be a cycle
             self._thread_done(lane)
-            loop.call_soon_threadsafe(self._job_done, ended, lane, key)
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self._job_done, ended, lane, key)
 
         job.call.add_done_callback(done)
         if key is not None:
@@ -183,6 +185,7 @@ class WorkerPool:
         """Runs in a worker thread."""
         if not job.start():
             self._metrics.images_cancelled.inc()
+            del function, args  # the traceback would keep the image in memory
             raise NotStarted
         started = self._clock()
         with self._lock:

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,8 @@ def test_ncnn_is_chosen_if_bf16_is_not_and_it_is_faster_and_right(
     assert machine.loaded == loaded
 
 
-@pytest.mark.parametrize(
-    ("ncnn", "chosen", "later"), [(25, "ncnn", ["ncnn"]), (31, "f32", ["f32"]), (REFUSED, "f32", ["f32"])]
-)
-def test_a_later_start_loads_the_winner_alone(
-    ncnn: float | Exception, chosen: str, later: list[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("ncnn", "chosen", "later"), [(25, "ncnn", ["ncnn"]), (31, "f32", ["f32"])])
+def test_a_later_start_loads_the_winner_alone(ncnn: float, chosen: str, later: list[str], tmp_path: Path) -> None:
     machine = Machine(33, 32, ncnn, others=ALL)
     machine.choose(tmp_path)
     machine.loaded.clear()
@@ -187,15 +184,40 @@ def test_a_later_start_loads_the_winner_alone(
     assert machine.loaded == later
 
 
-def test_a_library_that_is_missing_is_logged_and_tried_again(tmp_path: Path, events: Events) -> None:
-    machine = Machine(33, ncnn=MISSING, others=("ncnn",))
+def test_an_engine_that_loads_but_fails_does_not_stop_the_server(tmp_path: Path, events: Events) -> None:
+    class Failing(Timed):
+        def infer(self, *_: object, **__: object) -> tuple[Logits, None]:
+            raise RuntimeError("ncnn could not compute out0: status -100")
+
+    loads = {"f32": Machine(33).loads["f32"], "ncnn": lambda: Failing("ncnn", "f32", 25, 3, [0.0])}
+    chosen, _ = loader.load_fastest(loads, RECORD, "this processor", tmp_path)
+    assert chosen.name == "openvino"
+    assert events()[0][0] == "ncnn_unavailable"
+
+
+def test_a_comparison_that_other_programs_disturbed_is_made_again(tmp_path: Path) -> None:
+    machine, seconds = Machine(33, 17), chain([33, 17], repeat(60))
+
+    def disturbed() -> float:
+        machine.now[0] += next(seconds)
+        return machine.now[0]
+
+    loader.load_fastest(machine.loads, RECORD, "this processor", tmp_path, clock=disturbed)
+    machine.loaded.clear()
+    assert machine.choose(tmp_path) == "bf16"
+    assert machine.loaded == ["bf16", "f32"]
+
+
+@pytest.mark.parametrize("why", [MISSING, REFUSED])  # an exporter that was killed is refused too
+def test_what_cannot_be_had_is_logged_and_tried_again(why: Exception, tmp_path: Path, events: Events) -> None:
+    machine = Machine(33, ncnn=why, others=("ncnn",))
     assert machine.choose(tmp_path) == "f32"
-    assert events() == [("ncnn_unavailable", {"reason": str(MISSING)})]
+    assert events() == [("ncnn_unavailable", {"reason": str(why)})]
     machine.times["ncnn"] = 25
     assert machine.choose(tmp_path) == "ncnn"
     figures = {"engine": "ncnn", "precision": "f32", "f32_ms": 33.0, "ncnn_ms": 25.0, "golden": True}
     assert events()[1:] == [("precision_compared", figures)]
-    machine.times["ncnn"] = MISSING  # with its export
+    machine.times["ncnn"] = why  # with its export
     assert machine.choose(tmp_path) == "f32"
     assert len(events()) == 3
 
@@ -256,7 +278,7 @@ def test_bf16_by_name_is_an_error_if_it_is_unavailable(data_dir: Path) -> None:
         with pytest.raises(EngineUnavailable, match="cannot run this model in bf16"):
             loader.load_allowed("bf16", Machine(31, None).loads, RECORD, data_dir)
     else:
-        with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
+        with pytest.raises(EngineUnavailable, match="this processor has no bf16"):
             Classifier.open(MANIFEST, "efficientnet-lite0", precision="bf16", data_dir=data_dir)
 
 

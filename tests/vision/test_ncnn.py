@@ -61,7 +61,7 @@ def test_pixels_need_not_be_contiguous(folder: Path) -> None:
 @pytest.mark.parametrize("param", [NETWORK.replace("Pooling", "Guessing"), NETWORK[:20], ""])
 def test_a_network_that_ncnn_cannot_load_is_an_error_with_a_remedy(folder: Path, param: str) -> None:
     (folder / "model.param").write_text(param)
-    with pytest.raises(EngineUnavailable, match=r"^ncnn cannot load this network; set EYESPOT_ENGINE to openvino$"):
+    with pytest.raises(EngineUnavailable, match=r"^ncnn cannot load this model; set EYESPOT_ENGINE=openvino$"):
         load(folder)
 
 
@@ -90,7 +90,7 @@ def test_without_its_library_it_says_what_to_install(folder: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        ("exit 3", r"could not be exported: pnnx cannot translate this network: it ended with 3$"),
+        ("exit 3", r"could not be exported: pnnx cannot convert this model: exit status 3$"),
         ("echo 7767517 > model.param; : > model.bin", "could not be exported: ncnn cannot load this network"),
     ],
 )

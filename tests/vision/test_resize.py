@@ -23,8 +23,11 @@ def differences(image: Image.Image, box: resize.Box, side: int, interpolation: s
 @simd
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("name", ["coffee", "rocket", "astronaut", "chelsea"])
-def test_photographs_get_the_pixels_that_pillow_gives_them(name: str, interpolation: str) -> None:
+@pytest.mark.parametrize("tall", [False, True])
+def test_photographs_get_the_pixels_that_pillow_gives_them(name: str, tall: bool, interpolation: str) -> None:
     image = makers.photograph(name).convert("RGB")
+    if tall:
+        image = image.transpose(Image.Transpose.TRANSPOSE)
     width, height = image.size
     found = differences(image, (30.4, 20.7, width - 25.3, height - 21.9), 224, interpolation)
     assert found.max() <= 2

@@ -29,7 +29,12 @@ Run = Callable[[Task], EngineFigures]
 
 DECODED = [("JPEG", 500), ("JPEG", 1600), ("JPEG", 4000), ("PNG", 1000), ("WEBP", 1000)]  # width, of 4:3
 # The heap of `eyespot serve`: see eyespot/__main__.py.
-_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2097152", "MALLOC_TRIM_THRESHOLD_": "16777216"}
+_HEAP = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "2097152",
+    "MALLOC_TRIM_THRESHOLD_": "16777216",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
 def run(task: Task) -> EngineFigures:

@@ -1,8 +1,7 @@
 """Loads a model into an engine: from its export or its torch weights, in the precision that is best here.
 
 Some processors that have bf16 are slower in it, and on some OpenVINO reports bf16 but cannot compile the model. In f32,
-ncnn is faster than OpenVINO on x86, where a network has the convolutions for it. So they are chosen between by
-measuring.
+ncnn is faster than OpenVINO on most x86 processors, for networks of mainly 3x3 convolutions. So `auto` measures them.
 """
 
 import contextlib
@@ -17,11 +16,12 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from platform import machine
+from statistics import median
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eyespot.choices import ENGINES
-from eyespot.errors import EngineUnavailable, ExportRefused, StartError
+from eyespot.errors import EngineUnavailable, StartError
 from eyespot.telemetry import event
 from eyespot.vision import engines, export, exporter
 from eyespot.vision.engines import Clock, Engine, Threads, Weights, softmax, time_each
@@ -29,19 +29,21 @@ from eyespot.vision.export import Export
 from eyespot.vision.weights import Entry
 
 Load = Callable[[], Engine]
-"""Raises `RuntimeError` if the model does not compile, `StartError` if the engine cannot be had."""
+"""Raises `RuntimeError` if the model does not compile, `StartError` if the engine is unavailable."""
 
 _WORTH = 0.9  # of the time in OpenVINO's f32; a smaller gain may be noise, and does not pay for bf16's rounding
 _ROUNDS = 5
-# Nearly all their multiplications are in the convolutions that ncnn does with fewer: 3x3, with a stride of 1. Others
-# gained nothing: ResNet-50, MobileNetV3, EfficientNet.
+_STEADY = 1.3  # median over fastest round; other programs disturb a comparison in which it is larger
+_FILE = "precision.json"
+# Nearly all their multiplications are in 3x3 convolutions of stride 1, where Winograd's method saves most. ResNet-50,
+# MobileNetV3 and EfficientNet gained nothing.
 _FASTER_IN_NCNN = {"resnet18", "resnet34"}
 
 
 class Comparison(BaseModel):
-    """The fastest inference in OpenVINO's f32 and in bf16 or ncnn, and whether the latter passes the golden image.
+    """The fastest inference in OpenVINO's f32 and in bf16 or ncnn, and whether the latter recognises the golden image.
 
-    Both times of the others are None if the model does not compile.
+    The alternative's time is None if the model does not compile.
     """
 
     f32_ms: float
@@ -51,8 +53,8 @@ class Comparison(BaseModel):
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether the other is right and fast enough."""
-        other = self.bf16_ms or self.ncnn_ms
+        """Whether the alternative is right and fast enough."""
+        other = self.ncnn_ms if self.bf16_ms is None else self.bf16_ms
         return self.golden and other is not None and other <= _WORTH * self.f32_ms
 
 
@@ -115,14 +117,11 @@ def load_allowed(
     bf16 = precision != "f32" and _has_bf16()
     if precision == "bf16" and not bf16:
         raise EngineUnavailable("this processor has no bf16; set EYESPOT_PRECISION to auto, f32 or int8")
-    left_out = {"f32", "ncnn"} if precision == "bf16" else set() if bf16 else {"bf16"}
-    loads = {name: load for name, load in loads.items() if name not in left_out}
+    names = ["bf16"] if precision == "bf16" else [name for name in loads if bf16 or name != "bf16"]
     try:
-        if len(loads) > 1:
-            return load_fastest(loads, record, platform(), data_dir)
-        return next(iter(loads.values()))(), None
+        return load_fastest({name: loads[name] for name in names}, record, platform(), data_dir)
     except RuntimeError as error:
-        number = precision.replace("auto", "f32")
+        number = precision if precision == "bf16" else record.precision
         raise EngineUnavailable(f"OpenVINO cannot run this model in {number} on this processor") from error
 
 
@@ -149,59 +148,62 @@ def platform() -> str:
 def load_fastest(
     loads: Mapping[str, Load], record: Export, platform: str, data_dir: Path, clock: Clock = time.perf_counter
 ) -> tuple[Engine, Comparison | None]:
-    """The first of the others that is right and worth it, else OpenVINO in f32."""
-    f32, comparison = cache(loads["f32"]), None
-    for name in list(loads)[1:]:
+    """The first alternative that is right and worth it, else what `loads` begins with."""
+    (_, first), *others = ((name, cache(load)) for name, load in loads.items())
+    comparison = None
+    for name, load in others:
+        library = f", ncnn {metadata.version('ncnn')}" if name == "ncnn" and find_spec("ncnn") else ""
+        key = f"{platform}{library}, {record.identity}"
         try:
-            engine, comparison = _compared(name, f32, loads[name], record, platform, data_dir / "precision.json", clock)
-        except StartError as error:
+            comparison = _kept(data_dir, key, load) or _compare(name, first, load, record, data_dir, key, clock)
+            if comparison.is_worth_it:
+                return load(), comparison
+        except StartError as error:  # no library, or no export: the next start tries again
             event(f"{name}_unavailable", reason=str(error))
-        else:
-            if engine:
-                return engine, comparison
-    return f32(), comparison
+    return first(), comparison
 
 
-def _compared(
-    name: str, f32: Load, other: Load, record: Export, platform: str, file: Path, clock: Clock
-) -> tuple[Engine | None, Comparison]:
-    """The other engine if it is right and worth it; compared once for each platform and export."""
-    library = f", ncnn {metadata.version('ncnn')}" if name == "ncnn" and find_spec("ncnn") else ""
-    key = f"{platform}{library}, {record.identity}"
-    if kept := _read(file).get(key):
-        with contextlib.suppress(RuntimeError):  # it no longer compiles: compare again
-            return (other() if kept.is_worth_it else None), kept
-    engine, comparison = _compare(name, f32, other, record, clock)
-    new = file.with_name(f"{file.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # then the next start compares again
-        new.write_bytes(_COMPARISONS.dump_json({**_read(file), key: comparison}, indent=1, exclude_none=True))
-        new.replace(file)
-    chosen = engine or f32()
-    event(
-        "precision_compared", engine=chosen.name, precision=chosen.precision, **comparison.model_dump(exclude_none=True)
-    )
-    return engine, comparison
+def _kept(data_dir: Path, key: str, load: Load) -> Comparison | None:
+    """The comparison of an earlier start, unless its winner no longer compiles."""
+    comparison = _read(data_dir).get(key)
+    with contextlib.suppress(RuntimeError):
+        if comparison and comparison.is_worth_it:
+            load()
+        return comparison
+    return None
 
 
-def _compare(name: str, f32: Load, load: Load, record: Export, clock: Clock) -> tuple[Engine | None, Comparison]:
+def _compare(name: str, f32: Load, load: Load, record: Export, data_dir: Path, key: str, clock: Clock) -> Comparison:
+    """Time both, keep the result for later starts, and log it. Raises `StartError` if the other cannot be had."""
     pixels = export.golden_pixels(record.recipe)
-
-    def fastest_ms(*engines: Engine) -> list[float]:
-        return [round(min(seconds) * 1000, 1) for seconds in time_each(engines, pixels, _ROUNDS, False, clock)]
-
+    golden, engines = False, []
     try:
         other = load()
-    except (RuntimeError, ExportRefused) as error:
+        golden = record.is_golden(softmax(other.infer(pixels)[0][0]), other.precision)
+        engines = [other]
+    except RuntimeError as error:
         event(f"{name}_unavailable", logging.WARNING, reason=" ".join(str(error).split()))
-        return None, Comparison(f32_ms=fastest_ms(f32())[0], golden=False)
-    f32_ms, other_ms = fastest_ms(f32(), other)
-    golden = record.is_golden(softmax(other.infer(pixels)[0][0]), other.precision)
-    comparison = Comparison(f32_ms=f32_ms, golden=golden, **{f"{name}_ms": other_ms})
-    return (other if comparison.is_worth_it else None), comparison
+    seconds = time_each([f32(), *engines], pixels, _ROUNDS, False, clock)
+    times = {f"{n}_ms": round(min(each) * 1000, 1) for n, each in zip(("f32", name), seconds, strict=False)}
+    comparison = Comparison(golden=golden, **times)
+    if all(median(each) <= _STEADY * min(each) for each in seconds):  # otherwise the next start compares again
+        _keep(data_dir, key, comparison)
+    chosen = load() if comparison.is_worth_it else f32()
+    facts = comparison.model_dump(exclude_none=True)
+    event("precision_compared", engine=chosen.name, precision=chosen.precision, **facts)
+    return comparison
 
 
-def _read(file: Path) -> dict[str, Comparison]:
+def _keep(data_dir: Path, key: str, comparison: Comparison) -> None:
+    file = data_dir / _FILE
+    new = file.with_name(f"{_FILE}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # then the next start compares again
+        new.write_bytes(_COMPARISONS.dump_json({**_read(data_dir), key: comparison}, indent=1, exclude_none=True))
+        new.replace(file)
+
+
+def _read(data_dir: Path) -> dict[str, Comparison]:
     try:
-        return _COMPARISONS.validate_json(file.read_bytes())
+        return _COMPARISONS.validate_json((data_dir / _FILE).read_bytes())
     except (OSError, ValidationError):
         return {}

@@ -33,9 +33,11 @@ def _with_pillow(image: Image.Image, box: Box, size: Size, interpolation: str) -
 def _with_simd(image: Image.Image, box: Box, size: Size, interpolation: str) -> Image.Image:
     """With vector instructions, in a quarter of Pillow's time.
 
-    Two calls, because the library resizes the height first, which Pillow does only for tall images. In one call, 15 %
-    of the values of other photographs would differ from Pillow's; this way 3 % do, nearly all by 1.
+    The library resizes the height first, and Pillow 13 does so only where that saves work. In Pillow's order, 1 % of a
+    photograph's values differ from Pillow's, by 1; in the other, 15 % or more.
     """
+    if image.height - size[1] > 2 * max(image.width - size[0], 0):
+        return _resize(image, box, size, interpolation)
     left, top, right, bottom = box
     around = reach(box, size)
     first, end = max(math.floor(top) - around, 0), min(math.ceil(bottom) + around, image.height)

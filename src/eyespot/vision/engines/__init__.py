@@ -50,7 +50,7 @@ def load(name: str, folder: Path, threads: Threads, **options: Any) -> Engine:
     choice = ENGINES[name]
     try:
         return cast(Engine, pkgutil.resolve_name(choice.engine)(folder, threads, **options))
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         what = f"eyespot[{choice.extra}]" if choice.extra else "eyespot"
         raise EngineUnavailable(f"the engine {name} needs `pip install {what}`: {error}") from error
 
