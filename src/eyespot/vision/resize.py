@@ -33,8 +33,8 @@ def _with_pillow(image: Image.Image, box: Box, size: Size, interpolation: str) -
 def _with_simd(image: Image.Image, box: Box, size: Size, interpolation: str) -> Image.Image:
     """With vector instructions, in a quarter of Pillow's time.
 
-    The library resizes the height first, and Pillow 13 does so only where that saves work. In Pillow's order, 1 % of a
-    photograph's values differ from Pillow's, by 1; in the other, 15 % or more.
+    The library resizes the height first, and Pillow 13 does so only where that saves work. In Pillow's order, 0.3 % of
+    the values of photographs differ from Pillow's, nearly all by 1; in the other, 15 % or more.
     """
     if image.height - size[1] > 2 * max(image.width - size[0], 0):
         return _resize(image, box, size, interpolation)
