@@ -19,7 +19,8 @@ NPM_PACKAGES := openapi-typescript@7.13.0 typescript@5.9.3 axe-core@4.14.1 @kube
 QUICK := $(addprefix tests/,client web/api web/gate test_settings.py test_telemetry.py vision/test_classifier.py \
 	vision/test_fetch.py vision/test_ncnn.py vision/test_preprocess.py vision/test_resize.py vision/test_weights.py \
 	memory/test_audit_table.py memory/test_cache.py memory/test_breaker.py memory/test_rate_limiter.py \
-	memory/test_uploads.py cli/test_classify.py cli/test_main.py cli/test_parquet.py cli/test_xmp.py cli/test_bench.py::test_a_real_measurement_its_json_and_its_chart \
+	memory/test_uploads.py cli/test_classify.py cli/test_main.py cli/test_parquet.py cli/test_xmp.py \
+	cli/test_bench.py::test_a_real_measurement_its_json_and_its_chart \
 	cli/test_evaluate.py::test_figures_are_printed_and_a_report_is_written whole/test_curl.py whole/test_start.py)
 
 .PHONY: serve test install lint format manual test-all lowest lock licences audit clean
