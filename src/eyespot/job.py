@@ -30,9 +30,9 @@ class Job(Generic[T]):
     """
 
     def __init__(self, deadline_seconds: float, lock: threading.Lock, clock: Clock) -> None:
-        self.call: Future[T]  # set by the pool
-        # Set by the pool in the event loop, once the call has ended. `asyncio.wrap_future` would copy the outcome as
-        # well, at 15 µs a job.
+        self.future: Future[T]  # set by the pool
+        # Set by the pool, in the event loop, when `future` is done. `asyncio.wrap_future` would also copy the outcome:
+        # 15 µs per job.
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started: float | None = None  # clock time
         self.waiters = 1
@@ -63,11 +63,11 @@ class Job(Generic[T]):
     def on_result(self, callback: Callable[[T], None]) -> None:
         """Call `callback` with the result if the call succeeds, even when every caller has left."""
 
-        def ended(_: object) -> None:
-            if not self.call.cancelled() and not self.call.exception():
-                callback(self.call.result())
+        def settled(_: object) -> None:
+            if not self.future.cancelled() and not self.future.exception():
+                callback(self.future.result())
 
-        self.ended.add_done_callback(ended)
+        self.ended.add_done_callback(settled)
 
     async def result(self, disconnected: Disconnected | None = None) -> T:
         """What the call returned or raised. Each caller, the first one included, must call this once.
@@ -94,14 +94,14 @@ class Job(Generic[T]):
         raise self._late()
 
     def _outcome(self) -> T:
-        if self.call.cancelled():
+        if self.future.cancelled():
             raise Draining(retry_after=1)
-        error = self.call.exception()
+        error = self.future.exception()
         if isinstance(error, NotStarted):
             raise self._late()
         if isinstance(error, Refusal):
             raise copy(error)  # one traceback shared by all callers would keep all their images in memory
-        return self.call.result()
+        return self.future.result()
 
     def _late(self) -> DeadlineExceeded:
         limit = self._deadline_seconds

@@ -163,7 +163,7 @@ class WorkerPool:
         with self._lock:
             self._admitted[lane] += 1
         try:
-            job.call = self._executor.submit(self._work, job, function, *args)
+            job.future = self._executor.submit(self._work, job, function, *args)
         except RuntimeError as error:  # the executor was shut down
             self._thread_done(lane)
             if lane == "batch":
@@ -171,12 +171,12 @@ class WorkerPool:
             raise Draining(retry_after=self.retry_after()) from error
         loop, ended = asyncio.get_running_loop(), job.ended
 
-        def done(_: object) -> None:  # in the thread; with a reference to the job, it would be a cycle
+        def done(_: object) -> None:  # in the thread; a reference to the job would make a cycle
             self._thread_done(lane)
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._job_done, ended, lane, key)
 
-        job.call.add_done_callback(done)
+        job.future.add_done_callback(done)
         if key is not None:
             self.joinable[key] = job
         return job
@@ -211,7 +211,7 @@ class WorkerPool:
     def _job_done(self, ended: asyncio.Future[None], lane: Lane, key: Key | None) -> None:
         if lane == "batch":
             self._permits.release()
-        # Not a newer one, after `forget`.
+        # After `forget` there may be a newer job.
         if key is not None and (joinable := self.joinable.get(key)) and joinable.ended is ended:
             del self.joinable[key]
         ended.set_result(None)

@@ -29,8 +29,8 @@ _PRUNE_SECONDS = 3600
 _READERS = 2
 _MAX_READS = 10  # waiting
 # After a batch, more rows may gather: a transaction costs as much as five rows do, and the interpreter's lock. A row
-# that comes alone does not wait. The time grows with the batch: an answer from the cache takes about as long as that
-# for each row. With 5 ms after every batch, two clients had a third of this rate, and eight three quarters.
+# that comes alone does not wait. The wait per row is about the time of a cached answer; a fixed 5 ms cut the rate of
+# such answers to a third with two clients, and to three quarters with eight.
 _GATHER_SECONDS = 0.0003
 _MAX_GATHER_SECONDS = 0.005
 

@@ -25,7 +25,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 def disconnected(request: Request) -> Callable[[], Awaitable[object]]:
     """What returns when the client has closed its connection; to be called once.
 
-    `Protocol` has a future for it. Below another server only `receive` tells, which takes a task of its own: 30 µs.
+    `Protocol` sets a future. Under another server only `receive` reports it, which needs its own task: 30 µs.
     """
     future = request.scope["state"].get("disconnected")
     return (lambda: future) if future else request.receive
