@@ -132,9 +132,9 @@ def serve_files(
             thread.join()
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait for that, half a minute at most."""
-    deadline = time.monotonic() + 30
+def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for that, so many seconds at most."""
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)

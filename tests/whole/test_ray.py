@@ -132,7 +132,7 @@ def test_a_job_that_is_stopped_and_loses_a_node_has_every_answer_once(
 ) -> None:
     found = tmp_path / "found"
     with cluster.job(tmp_path) as first:
-        until(lambda: len(parts(found)) > 1)
+        until(lambda: len(parts(found)) > 1, seconds=120)  # 10 on an idle machine
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=60)
     before = parts(found)
@@ -140,7 +140,7 @@ def test_a_job_that_is_stopped_and_loses_a_node_has_every_answer_once(
     assert re.search(r"^stopped after \d+ of 403 images; the same command continues$", said, re.MULTILINE)
 
     with cluster.job(tmp_path) as second:
-        until(lambda: len(parts(found)) > len(before) + 1)
+        until(lambda: len(parts(found)) > len(before) + 1, seconds=120)
         cluster.tell("kill")
         at_kill = parts(found)
         said, _ = second.communicate(timeout=120)
