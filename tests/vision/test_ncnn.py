@@ -91,7 +91,7 @@ def test_without_its_library_it_says_what_to_install(folder: Path, monkeypatch: 
     ("script", "told"),
     [
         ("exit 3", r"could not be exported: pnnx cannot convert this model: exit status 3$"),
-        ("echo 7767517 > model.param; : > model.bin", "could not be exported: ncnn cannot load this network"),
+        ("echo 7767517 > model.param; : > model.bin", "could not be exported: ncnn cannot load this model"),
     ],
 )
 def test_a_failed_conversion_is_told_and_leaves_nothing(
