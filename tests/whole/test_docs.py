@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from eyespot.vision.export import SAMPLE
+from eyespot.vision.resize import Resizer
 from tests.serving import EYESPOT, ROOT, Served, serve_process, shown_on_terminal
 
+REL = 0 if Resizer else 0.01  # where cykooz.resizer has no wheel, Pillow resizes, and rounds a few values otherwise
 DOCUMENTS = ["openapi.md", "README.md", "README.zh-CN.md"]
 # A confidence, also before a class ("0.99:967:espresso"), or a number in a list, such as a row of a map.
 FLOAT = re.compile(r'("confidence": ?|(?<=\[)|(?<=, )|(?<=")(?=[\d.]+:))(-?\d+\.\d{1,6})(?!\d)')
@@ -54,7 +56,7 @@ def same(said: str, is_: str) -> None:
     texts = [VARYING.sub(r"\1\2*", FLOAT.sub(r"\1*", text)) for text in (said, is_)]
     assert texts[0] == texts[1]
     numbers = [[float(number) for _, number in FLOAT.findall(text)] for text in (said, is_)]
-    assert numbers[0] == pytest.approx(numbers[1], rel=0.01, abs=0.01)
+    assert numbers[0] == pytest.approx(numbers[1], rel=REL, abs=0.01)
 
 
 @pytest.mark.needs("curl")
@@ -103,7 +105,8 @@ def test_programs_print_what_they_are_said_to(documented: Served, program: tuple
     _, code, output = program
     code = code.replace("localhost:8000", documented.url.removeprefix("http://"))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (told(done.stdout), done.stderr) == (told(output), "")
+    seen = told if REL else str
+    assert (seen(done.stdout), done.stderr) == (seen(output), "")
 
 
 def test_every_document_has_a_program() -> None:
